@@ -1,0 +1,16 @@
+# Finds what the project stands on. What is missing stops the configure step with one sentence.
+
+find_package(Threads REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(HWY REQUIRED IMPORTED_TARGET libhwy)
+find_package(nlohmann_json REQUIRED)
+find_package(CLI11 REQUIRED)
+pkg_check_modules(OPENBLAS REQUIRED IMPORTED_TARGET openblas)
+if(AFT_TESTS)
+  find_package(GTest REQUIRED)
+endif()
+if(AFT_TORCH)
+  find_package(tomlplusplus REQUIRED)
+  find_package(LibLZMA REQUIRED)
+  find_package(Torch REQUIRED)
+endif()

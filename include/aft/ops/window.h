@@ -1,0 +1,130 @@
+#pragma once
+
+#include <cstdint>
+
+#include "aft/ops/parallel.h"
+#include "aft/ops/state.h"
+
+// The windowed operator: AFT-simple, AFT-local and AFT-conv 1-D (Zhai et al. 2021, Eq. 4-6) are one kernel.
+//
+//   y[t,c] = gate(q[t,c]) * N/D     N = sum_t' e^(k[t',c] + w_h[t,t']) v[t',c]     D = sum_t' e^(k[t',c] + w_h[t,t'])
+//
+// with w_h[t,t'] = band[h, t, j] for t' = t - left + j inside the window [t - left, t + right] and 0 (not -inf) outside
+// it: connectivity stays global. Without a band every source has w = 0: AFT-simple. Causal: only t' <= t.
+// T is float or double; sums are kept in T. Every offset is an int64 count of elements.
+
+namespace aft::ops {
+
+enum class Gate : int32_t {
+  kSigmoid,  // Eq. 2
+  kRelu,     // the first version of the paper
+  kNone,     // y = N/D, q absent: the paper's ablation without query
+};
+
+/// A [B, T, width] tensor seen through strides: element (b, t, c) is data[b*batch_stride + t*time_stride + c].
+/// Rows of one tensor may lie inside another (q, k and v as views of one qkv tensor).
+template <typename T>
+struct Rows {
+  T* data = nullptr;
+  int64_t batch_stride = 0;
+  int64_t time_stride = 0;
+};
+
+/// Weights w: [H, rows, left + 1 + right], element (h, t, j) is data[h*head_stride + t*row_stride + j], j counting
+/// sources upward: t' = t - left + j. Rows are indexed by absolute position. Entries whose t' lies outside the
+/// sequence are ignored and get zero gradient. -inf forbids a pair.
+template <typename T>
+struct Band {
+  T* data = nullptr;
+  int64_t head_stride = 0;
+  int64_t row_stride = 0;  // 0: every position shares one row (conv1d)
+  int64_t rows = 0;        // length of the table; going past it throws (any length when row_stride is 0)
+};
+
+struct WindowShape {
+  int64_t batch = 0;         // B
+  int64_t time = 0;          // T
+  int64_t channels = 0;      // d
+  int64_t heads = 1;         // H, divides d; channel c belongs to head c / (d / H)
+  int64_t key_channels = 0;  // d, or H: one key per head
+  bool causal = true;
+  bool has_band = false;     // false: simple, left = right = 0
+  int64_t left = 0;          // reach of the window to earlier sources, >= 0
+  int64_t right = 0;         // reach to later sources, >= 0; 0 if causal
+  Gate gate = Gate::kSigmoid;
+};
+
+template <typename T>
+struct WindowForward {
+  WindowShape shape;
+  Rows<const T> q;  // [B, T, d]; unused with Gate::kNone
+  Rows<const T> k;  // [B, T, K]
+  Rows<const T> v;  // [B, T, d]
+  Rows<T> y;        // [B, T, d], must not overlap an input
+  Band<const T> band;
+  State<const T> initial_state;  // position null: neutral. Causal only
+  State<T> final_state;          // position null: not wanted. May be the initial state itself. Causal only
+  T* saved = nullptr;            // window_saved_size() elements for the backward, or null: not wanted
+};
+
+template <typename T>
+struct WindowBackward {
+  WindowShape shape;
+  Rows<const T> q, k, v;         // as in the forward
+  Rows<const T> grad_y;          // [B, T, d]
+  Rows<T> grad_q, grad_k, grad_v;  // overwritten; grad_q unused with Gate::kNone
+  Band<const T> band;
+  Band<T> grad_band;             // overwritten, all rows of the table; data null: not wanted
+  State<const T> initial_state;  // as in the forward
+  const T* saved = nullptr;      // what the forward wrote there
+  StateGrad<const T> grad_final_state;
+  StateGrad<T> grad_initial_state;  // overwritten; ring slots that held no source get 0
+};
+
+/// One position per batch row, the state edited in place. shape.time is ignored; the rows are read at t = 0.
+template <typename T>
+struct WindowStep {
+  WindowShape shape;
+  Rows<const T> q, k, v;
+  Rows<T> y;
+  Band<const T> band;
+  State<T> state;
+};
+
+/// Elements of T that the forward hands to the backward: the running sums at chunk boundaries, a few per cent of a
+/// tensor (0 where the backward needs nothing).
+template <typename T>
+int64_t window_saved_size(const WindowShape& shape);
+
+/// All throw aft::Error on a bad shape or a position past the table, before anything is written.
+/// Results do not depend on the number of threads or on the other batch rows, bit for bit.
+template <typename T>
+void window_forward(const WindowForward<T>& p, const ParallelFor& parallel = {});
+template <typename T>
+void window_backward(const WindowBackward<T>& p, const ParallelFor& parallel = {});
+template <typename T>
+void window_step(const WindowStep<T>& p, const ParallelFor& parallel = {});
+
+/// Writes the neutral state of `shape`.
+template <typename T>
+void window_state_init(const WindowShape& shape, State<T> state);
+
+/// The same mathematics straight from the equation in the accumulation type T (double, or long double as truth for
+/// double): slow, obvious, and separate from the kernels. `saved` is not used.
+template <typename T>
+void window_forward_reference(const WindowForward<T>& p);
+template <typename T>
+void window_backward_reference(const WindowBackward<T>& p);
+template <typename T>
+void window_step_reference(const WindowStep<T>& p);
+
+/// The certified fast path factors e^(k+w); rows that fail its certificate are redone exactly.
+struct RedoCount {
+  int64_t redone = 0;  // (row, channel) pairs of the window operator redone since the process began
+  int64_t total = 0;   // pairs computed
+};
+RedoCount window_redo_count();
+/// For tests: false leaves failed rows as they are, to show that the redo matters.
+void window_set_redo(bool enabled);
+
+}  // namespace aft::ops

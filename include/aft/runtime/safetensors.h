@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace aft {
+
+/// One tensor of a file or to be written: dense, row-major, little-endian.
+struct TensorView {
+  std::string dtype;  // safetensors' names: "F32", "F64", "I64", "U8", ...
+  std::vector<int64_t> shape;
+  const std::byte* data = nullptr;
+  size_t bytes = 0;
+};
+
+/// A safetensors file, mapped read-only. Opening checks the header for length, JSON, types, shapes, overflow, overlaps
+/// and holes before anything is used; a truncated, corrupted or foreign file throws aft::Error.
+class SafetensorsFile {
+ public:
+  explicit SafetensorsFile(const std::filesystem::path& path);
+  ~SafetensorsFile();
+  SafetensorsFile(SafetensorsFile&&) noexcept;
+  SafetensorsFile& operator=(SafetensorsFile&&) noexcept;
+
+  [[nodiscard]] const std::map<std::string, TensorView>& tensors() const;
+  [[nodiscard]] const std::map<std::string, std::string>& metadata() const;
+
+ private:
+  struct Mapping;
+  std::unique_ptr<Mapping> mapping_;
+};
+
+/// Writes to a temporary name in the same folder, syncs file and folder, renames: a reader sees the old file or the
+/// whole new one. A failed write (a full disk) throws aft::Error, removes the temporary and leaves the old file.
+void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
+                       const std::map<std::string, std::string>& metadata);
+
+/// The same promise for any bytes.
+void write_file_atomically(const std::filesystem::path& path, const void* data, size_t bytes);
+
+}  // namespace aft
