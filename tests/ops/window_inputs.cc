@@ -147,7 +147,9 @@ WindowInputs<T> make_inputs(const WindowCase& c) {
       in.initial.den.push_back(neutral ? T(0) : T(0.7 + 3 * r.uniform()));
     }
     for (int64_t i = 0; i < s.channels; ++i) {
-      in.initial.num.push_back(T(in.initial.den[b * s.key_channels + key_channel(s, i)]) * value());
+      const T den = in.initial.den[b * s.key_channels + key_channel(s, i)];
+      const T v = value();
+      in.initial.num.push_back(den == 0 ? T(0) : den * v);
     }
     for (int64_t slot = 0; slot < s.left; ++slot) {
       // The source in `slot`: the last one before position that is congruent to it.

@@ -206,7 +206,7 @@ WindowOutputs<T> run_kernel(const WindowInputs<T>& in, const RunOptions& options
   backward.grad_k = grads.k;
   backward.grad_v = grads.v;
   backward.band = weights;
-  backward.grad_band = grad_band.band;
+  if (options.grad_band) backward.grad_band = grad_band.band;
   backward.saved = saved;
   if (has_initial) {
     backward.initial_state = as_const(initial.state);

@@ -70,6 +70,7 @@ struct WindowOutputs {
 struct RunOptions {
   ParallelFor parallel = {};
   bool backward = true;
+  bool grad_band = true;     // false: the band's gradient is not wanted
   bool alias_state = false;  // final_state is the initial state's own memory
   int64_t shift = 1;         // elements between the start of the buffers and the first row
 };
