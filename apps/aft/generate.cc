@@ -64,7 +64,9 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   command->add_option("--top-k", options->sampler.top_k, "Draw from the K most likely bytes; 0: from all")
       ->capture_default_str();
-  command->add_option("--seed", options->sampler.seed, "The same seed writes the same text")->capture_default_str();
+  command->add_option("--seed", options->sampler.seed, "The same seed writes the same text")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--threads", options->threads, "0: as many as the machine runs")->capture_default_str();
   command->footer(
       "Past the model's context it reads the last half of the context again and goes on.\n"

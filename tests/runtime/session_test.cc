@@ -112,7 +112,7 @@ TEST(NaiveModel, HandWorkedCase) {
   config.heads = 1;
   logits = test::naive_logits(config, t, ab);
   EXPECT_NEAR(logits[256], normalised(-1 + 0.0, 1 + 0.8413447461), 1e-6);
-  // Query ln 9 / r on key channel 0 and width 2: scores +-(ln 9 / r) ln 3 / sqrt(2) for b's query of sign -1.
+  // A query of -1 at b on channel 0, width 2: scores -+ln 3 / sqrt(2).
   t["blocks.0.mixer.qkv.weight"][0] = 1.0F / r;
   logits = test::naive_logits(config, t, ab);
   const double ratio = std::exp(-2 * std::log(3.0) / std::sqrt(2.0));  // weight of a over weight of b
