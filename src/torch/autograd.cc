@@ -286,7 +286,7 @@ void in_place_autograd(const c10::OperatorHandle& op, c10::DispatchKeySet keys, 
          "torch.no_grad(), or the form that returns its result");
   }
   op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
-  for (const Tensor& t : written) torch::autograd::increment_version(t);
+  for (const Tensor& t : written) torch::autograd::impl::bump_version(t);
 }
 
 TORCH_LIBRARY_IMPL(aft, Autograd, m) {
