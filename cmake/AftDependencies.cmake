@@ -1,5 +1,5 @@
 # Finds what the project stands on. What is missing stops the configure step with one sentence saying what to install.
-# Leaves AFT_TORCH at ON or OFF, and AFT_PYTHON at the interpreter of the tests (empty: none).
+# Leaves AFT_TORCH at ON or OFF.
 
 set(missing "")
 
@@ -31,14 +31,15 @@ endif()
 
 include(AftPython)
 if(AFT_TORCH)
-  include(AftTorch)
-  if(Torch_FOUND)
+  find_package(AftTorch 2.11 QUIET)
+  if(AftTorch_FOUND)
+    set(AFT_TORCH ON)
+    include(AftUseTorch)
+    message(STATUS "LibTorch ${AftTorch_VERSION} (${AftTorch_BUILD}) from ${AftTorch_ROOT}")
     find_package(tomlplusplus QUIET)
     aft_need(tomlplusplus_FOUND libtomlplusplus-dev)
     find_package(LibLZMA QUIET)
     aft_need(LIBLZMA_FOUND liblzma-dev)
-    set(AFT_TORCH ON)
-    message(STATUS "LibTorch ${Torch_VERSION} from ${TORCH_INSTALL_PREFIX}")
   elseif(AFT_TORCH STREQUAL "AUTO")
     set(AFT_TORCH OFF)
     message(STATUS "LibTorch not found: building the torch-free part only (scripts/setup gets LibTorch)")
@@ -50,7 +51,7 @@ if(missing)
   message(FATAL_ERROR "Needed to build but not found: install with `apt-get install ${missing}`, or run scripts/setup, "
                       "which installs all that is missing.")
 endif()
-if(AFT_TORCH AND NOT Torch_FOUND)
+if(AFT_TORCH AND NOT AftTorch_FOUND)
   message(FATAL_ERROR "LibTorch was not found: run scripts/setup, which gets it, or `pip install torch==2.13.0` and pass "
                       "-DAFT_PYTHON=<that Python>, or build without it by -DAFT_TORCH=OFF.")
 endif()
