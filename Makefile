@@ -35,7 +35,7 @@ compare: setup  ## Train AFT-local and attention at three learning rates each, i
 	@scripts/compare
 
 bench: build  ## Time the operators against PyTorch and against copying (BENCH_ARGS=--json, ...)
-	@bench/run $(BENCH_ARGS)
+	@bench/ops_cpu.py $(BENCH_ARGS)
 
 format:  ## Format the C++ sources
 	@scripts/setup --no-torch --lint
