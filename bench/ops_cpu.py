@@ -6,22 +6,15 @@ import argparse
 import json
 import os
 import pathlib
-import sys
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-CHOSEN = ROOT / ".cache" / "python"  # the interpreter whose torch the build uses, written by scripts/setup
-
-if __name__ == "__main__" and CHOSEN.exists():
-    chosen = CHOSEN.read_text().strip()
-    if os.path.exists(chosen) and os.environ.get("AFT_BENCH_PYTHON") != chosen and sys.executable != chosen:
-        os.execve(chosen, [chosen, *sys.argv], {**os.environ, "AFT_BENCH_PYTHON": chosen})
-
 import statistics
 
+import chosen_python  # noqa: F401  (goes on in the Python whose torch the build uses)
 import torch
 
 import peers
 import timing
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # B, T, d: those of the published comparison, then one of 32 MiB a tensor.
 SHAPES = [(4, 1024, 256), (2, 2048, 512), (1, 4096, 512), (1, 16384, 256), (8, 2048, 512)]
