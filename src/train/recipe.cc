@@ -156,12 +156,17 @@ std::string toml_value(double value) {
   char buffer[40];
   const auto end = std::to_chars(buffer, buffer + sizeof(buffer), value).ptr;  // the shortest that reads back equal
   std::string text(buffer, end);
-  return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
+  if (text.find_first_of(".en") == std::string::npos) text += ".0";
+  return text;
 }
 std::string toml_value(const std::vector<double>& values) {
-  std::string text;
-  for (const double value : values) text += (text.empty() ? "" : ", ") + toml_value(value);
-  return "[" + text + "]";
+  std::string text = "[";
+  for (const double value : values) {
+    if (text.size() > 1) text += ", ";
+    text += toml_value(value);
+  }
+  text += ']';
+  return text;
 }
 
 }  // namespace
@@ -192,9 +197,9 @@ std::string to_toml(const Recipe& recipe) {
     const size_t dot = key.find('.');
     if (key.substr(0, dot) != section) {
       section = key.substr(0, dot);
-      text += (text.empty() ? "[" : "\n[") + section + "]\n";
+      text.append(text.empty() ? "[" : "\n[").append(section).append("]\n");
     }
-    text += key.substr(dot + 1) + " = " + toml_value(member) + "\n";
+    text.append(key.substr(dot + 1)).append(" = ").append(toml_value(member)).append("\n");
   });
   return text;
 }
