@@ -120,6 +120,9 @@ class AFTLocalImpl : public torch::nn::Module {
   torch::nn::Linear output{nullptr};
   torch::Tensor u;
   torch::Tensor v;
+
+ private:
+  [[nodiscard]] std::optional<torch::Tensor> bias(int64_t rows) const;
 };
 TORCH_MODULE(AFTLocal);
 
