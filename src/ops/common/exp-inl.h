@@ -80,10 +80,9 @@ HWY_INLINE hn::Vec<hn::ScalableTag<float>> ExpPolynomial(hn::ScalableTag<float> 
 HWY_INLINE hn::Vec<hn::ScalableTag<double>> ExpPolynomial(hn::ScalableTag<double> d,
                                                           hn::Vec<hn::ScalableTag<double>> g) {
   // Taylor to g^13: relative error 4e-18 on |g| <= ln(2)/2.
-  constexpr double kInverseFactorial[] = {1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800,
-                                          1.0 / 362880,     1.0 / 40320,     1.0 / 5040,     1.0 / 720,
-                                          1.0 / 120,        1.0 / 24,        1.0 / 6,        0.5,
-                                          1.0,              1.0};
+  constexpr double kInverseFactorial[] = {
+      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+      1.0 / 720,        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
   auto p = hn::Set(d, kInverseFactorial[0]);
   for (size_t i = 1; i < 14; ++i) p = hn::MulAdd(p, g, hn::Set(d, kInverseFactorial[i]));
   return p;

@@ -1,0 +1,250 @@
+#include <malloc.h>
+
+#include <CLI/CLI.hpp>
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "aft/error.h"
+#include "aft/train.h"
+#include "progress.h"
+
+namespace {
+
+constexpr int kOk = 0;
+constexpr int kFailed = 1;
+constexpr int kBadInput = 2;
+constexpr int kInterrupted = 130;  // as shells report a program that ended on Ctrl-C
+
+using Json = nlohmann::ordered_json;
+
+std::atomic<bool> stop_requested{false};
+
+void request_stop(int signal) {
+  stop_requested = true;
+  std::signal(signal, SIG_DFL);  // a second Ctrl-C ends at once
+}
+
+void print_json(const Json& json) { std::printf("%s\n", json.dump().c_str()); }
+
+/// Options of all subcommands; each uses its own.
+struct Arguments {
+  std::string recipe;
+  std::vector<std::string> set;
+  aft::TrainOptions train;
+  bool dry_run = false;
+  bool json = false;
+  std::string checkpoint;
+  std::string data;
+  std::string split = "valid";
+  int64_t threads = 0;
+  std::vector<std::string> runs;
+  std::string out;
+  std::string x = "step";
+};
+
+std::string megabytes(int64_t bytes) {
+  char text[64];
+  std::snprintf(text, sizeof(text), "%.1f MB", static_cast<double>(bytes) / 1e6);
+  return text;
+}
+
+int dry_run(const aft::Recipe& recipe, bool json) {
+  const auto estimate = aft::estimate_memory(recipe);
+  if (json) {
+    print_json({{"parameters", estimate.parameters},
+                {"state_bytes", estimate.state_bytes},
+                {"activation_bytes", estimate.activation_bytes},
+                {"recipe", aft::to_toml(recipe)}});
+    return kOk;
+  }
+  std::printf("# parameters: %lld\n", static_cast<long long>(estimate.parameters));
+  std::printf("# memory: %s weights, gradient and moments + about %s activations\n",
+              megabytes(estimate.state_bytes).c_str(), megabytes(estimate.activation_bytes).c_str());
+  std::printf("%s", aft::to_toml(recipe).c_str());
+  return kOk;
+}
+
+/// The command that goes on with this run, for the user to copy.
+std::string resume_command(const Arguments& arguments) {
+  std::string command = "aft-train train " + arguments.recipe;
+  for (const auto& text : arguments.set) command += " --set '" + text + "'";
+  return command + " --resume";
+}
+
+int train(const Arguments& arguments) {
+  const aft::Recipe recipe = aft::load_recipe(arguments.recipe, arguments.set);
+  aft::validate(recipe, true);
+  if (arguments.dry_run) return dry_run(recipe, arguments.json);
+  aft::TrainOptions options = arguments.train;
+  options.stop = &stop_requested;
+  aft::Trainer trainer(recipe, options);
+  std::signal(SIGINT, request_stop);
+  std::signal(SIGTERM, request_stop);
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is no reason to stop training
+  aft::TrainOutcome outcome;
+  try {
+    aft::Progress progress;
+    outcome = trainer.run(progress);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "aft-train: %s\n", error.what());
+    return kFailed;
+  }
+  if (arguments.json) {
+    Json json = {{"folder", recipe.run.folder}, {"step", outcome.step}, {"finished", outcome.finished}};
+    if (outcome.best_valid_bits) json["valid_bits_per_byte"] = *outcome.best_valid_bits;
+    if (outcome.test_bits) json["test_bits_per_byte"] = *outcome.test_bits;
+    print_json(json);
+  } else {
+    std::printf("%s at step %lld of %lld in %s", outcome.finished ? "finished" : "stopped",
+                static_cast<long long>(outcome.step), static_cast<long long>(recipe.train.steps),
+                recipe.run.folder.c_str());
+    if (outcome.best_valid_bits) std::printf("; best validation %.4f bits/byte", *outcome.best_valid_bits);
+    if (outcome.test_bits) std::printf("; test %.4f bits/byte", *outcome.test_bits);
+    std::printf("\n");
+  }
+  if (!outcome.finished) {
+    std::fprintf(stderr, "the checkpoint is written; go on with: %s\n", resume_command(arguments).c_str());
+    if (stop_requested) return kInterrupted;
+  }
+  return kOk;
+}
+
+/// The text to evaluate: a file or folder, or a split of the run's own data.
+std::span<const uint8_t> text_of(const Arguments& arguments, aft::Bytes& bytes, aft::DataSplits& splits) {
+  if (!arguments.data.empty()) return (bytes = aft::Bytes::load(arguments.data)).view();
+  const std::filesystem::path folder = arguments.checkpoint;
+  std::error_code error;
+  if (!std::filesystem::exists(folder / "recipe.toml", error)) {
+    throw aft::Error("--data: expected a file or folder, as " + arguments.checkpoint + " is not a run folder");
+  }
+  splits = aft::load_splits(aft::load_recipe(folder / "recipe.toml").data);
+  return arguments.split == "train" ? splits.train : arguments.split == "test" ? splits.test : splits.valid;
+}
+
+int eval(const Arguments& arguments) {
+  aft::Bytes bytes;
+  aft::DataSplits splits;
+  const auto text = text_of(arguments, bytes, splits);
+  if (text.size() < 2) throw aft::Error("eval: expected at least 2 bytes of text, got " + std::to_string(text.size()));
+  const auto result = aft::evaluate_checkpoint(arguments.checkpoint, text, arguments.threads);
+  if (!arguments.json) {
+    std::printf("%.4f bits per byte over %lld predicted bytes in %.1f s\n", result.bits_per_byte,
+                static_cast<long long>(result.predicted), result.seconds);
+  }
+  print_json({{"bits_per_byte", result.bits_per_byte},
+              {"bytes", result.bytes},
+              {"predicted", result.predicted},
+              {"seconds", result.seconds},
+              {"tokens_per_second", static_cast<double>(result.predicted) / std::max(1e-9, result.seconds)}});
+  return kOk;
+}
+
+int plot(const Arguments& arguments) {
+  std::vector<std::filesystem::path> folders(arguments.runs.begin(), arguments.runs.end());
+  std::filesystem::path png = arguments.out;
+  if (png.empty()) png = folders.size() == 1 ? folders[0] / "loss.png" : "loss.png";
+  aft::plot_runs(folders, png, arguments.x);
+  std::printf("%s\n", png.c_str());
+  return kOk;
+}
+
+int init(const Arguments& arguments) {
+  const aft::Recipe recipe = aft::load_recipe(arguments.recipe, arguments.set);
+  aft::validate(recipe, false);
+  aft::write_untrained_model(recipe, arguments.out);
+  std::printf("%s\n", arguments.out.c_str());
+  return kOk;
+}
+
+void add_recipe(CLI::App& command, Arguments& arguments) {
+  command.add_option("RECIPE", arguments.recipe, "recipe (TOML), see docs/recipes.md")->required();
+  command.add_option("--set", arguments.set, "override a key: --set train.lr=1e-3 (may be repeated)")
+      ->allow_extra_args(false);
+}
+
+CLI::App* add_train(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand("train", "train a model");
+  add_recipe(*command, arguments);
+  command->add_flag("--resume", arguments.train.resume, "go on from the run folder's checkpoint (or begin)");
+  command->add_flag("--force", arguments.train.force, "replace an existing run");
+  command->add_option("--until", arguments.train.until, "stop after this step, with a checkpoint")
+      ->check(CLI::NonNegativeNumber);
+  command->add_flag("--dry-run", arguments.dry_run, "print parameters, memory and the resolved recipe; train nothing");
+  command->add_flag("--json", arguments.json, "print the outcome as JSON");
+  command->footer(
+      "Example: aft-train train recipes/quickstart.toml --set train.lr=1e-3\n"
+      "Exit code: 0 done, 1 the run failed, 2 bad input, 130 interrupted (with a checkpoint).");
+  return command;
+}
+
+CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand("eval", "bits per byte of a model on a text");
+  command->add_option("CHECKPOINT", arguments.checkpoint, "run folder or model file")->required();
+  command->add_option("--data", arguments.data, "file or folder, plain or .xz; default: the run's own data");
+  command->add_option("--split", arguments.split, "without --data: train, valid or test")
+      ->check(CLI::IsMember({"train", "valid", "test"}))
+      ->capture_default_str();
+  command->add_option("--threads", arguments.threads, "0: all")->check(CLI::Range(0, 4096));
+  command->add_flag("--json", arguments.json, "print nothing but the JSON line");
+  command->footer("Example: aft-train eval runs/quickstart --data book.txt\nThe last line of output is a JSON object.");
+  return command;
+}
+
+CLI::App* add_plot(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand("plot", "draw the curves of one or several runs");
+  command->add_option("RUN", arguments.runs, "run folders")->required();
+  command->add_option("--out", arguments.out, "PNG file; default: loss.png in the run folder, or here for several");
+  command->add_option("--x", arguments.x, "step, seconds or tokens")
+      ->check(CLI::IsMember({"step", "seconds", "tokens"}))
+      ->capture_default_str();
+  command->footer("Example: aft-train plot runs/a runs/b --x seconds --out both.png");
+  return command;
+}
+
+CLI::App* add_init(CLI::App& app, Arguments& arguments) {
+  auto* command = app.add_subcommand("init", "write an untrained model");
+  add_recipe(*command, arguments);
+  command->add_option("--out", arguments.out, "model file to write")->required();
+  command->footer("Example: aft-train init recipes/bench-aft-local-512.toml --out untrained.safetensors");
+  return command;
+}
+
+/// Activations of one step are a few megabytes each. By default glibc gives such blocks back to the kernel at once and
+/// takes fresh pages, to be zeroed, for the next one; keeping them makes a step of a small model far faster.
+void keep_freed_memory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20);
+  mallopt(M_TRIM_THRESHOLD, 1 << 30);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  keep_freed_memory();
+  CLI::App app("aft-train: trains attention-free transformers", "aft-train");
+  app.set_version_flag("--version", std::string("aft-train ") + AFT_VERSION);
+  app.require_subcommand(1);
+  Arguments arguments;
+  CLI::App* train_command = add_train(app, arguments);
+  CLI::App* eval_command = add_eval(app, arguments);
+  CLI::App* plot_command = add_plot(app, arguments);
+  add_init(app, arguments);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kOk : kBadInput;
+  }
+  try {
+    if (train_command->parsed()) return train(arguments);
+    if (eval_command->parsed()) return eval(arguments);
+    if (plot_command->parsed()) return plot(arguments);
+    return init(arguments);
+  } catch (const aft::Error& error) {
+    std::fprintf(stderr, "aft-train: %s\n", error.what());
+    return kBadInput;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "aft-train: %s\n", error.what());
+    return kFailed;
+  }
+}

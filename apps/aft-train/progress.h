@@ -1,0 +1,36 @@
+#pragma once
+
+#include <chrono>
+#include <string>
+
+#include "aft/train.h"
+
+namespace aft {
+
+/// Shows a run on standard error: a bar on a terminal, plain lines otherwise.
+class Progress : public TrainObserver {
+ public:
+  Progress();
+  ~Progress() override;
+  void step(const Metric& latest, int64_t steps) override;
+  void metric(const Metric& line, int64_t steps) override;
+  void note(const std::string& text) override;
+
+ private:
+  void print_line(const std::string& line);
+  void draw_bar(const Metric& latest, int64_t steps);
+  void clear_bar();
+  [[nodiscard]] double seconds_left(int64_t step, int64_t steps) const;
+
+  bool terminal_;
+  bool bar_drawn_ = false;
+  std::chrono::steady_clock::time_point began_;
+  std::chrono::steady_clock::time_point drawn_;
+  int64_t first_step_ = -1;  // of this part of the run
+  double smooth_bits_ = 0;   // exponential mean, for the eye
+};
+
+/// 83 -> "1:23", 4000 -> "1:06:40".
+std::string clock_text(double seconds);
+
+}  // namespace aft

@@ -1,0 +1,82 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "aft/runtime/model_config.h"
+
+// Models for LibTorch. Parameter names are those of the model file, so saving is writing named_parameters().
+
+namespace aft {
+
+/// What one mixer remembers between two chunks of a sequence; only the mixer that made it knows what each tensor is.
+struct MixerState {
+  std::vector<torch::Tensor> tensors;
+  [[nodiscard]] MixerState detach() const;
+};
+
+/// What a byte language model remembers: the number of positions read, and each layer's own state.
+struct ByteLMState {
+  int64_t position = 0;
+  std::vector<MixerState> layers;
+  /// The same values cut off the graph, for truncated back-propagation through time.
+  [[nodiscard]] ByteLMState detach() const;
+};
+
+/// A sequence mixer chosen by name; see src/models/mixers.h.
+struct Mixer;
+
+/// Byte language model of Zhai et al. 2021, section 4.2: pre-LayerNorm blocks of mixer and two-layer GELU MLP, learned
+/// positions, dropout on the embedding and on both residual branches.
+class ByteLMImpl : public torch::nn::Module {
+ public:
+  /// Throws aft::Error for an impossible configuration. Values are those of initialise(0).
+  explicit ByteLMImpl(const ModelConfig& config_);
+
+  /// Linear and embedding weights N(0, 0.02^2), those that end a residual branch divided by sqrt(2 layers); position
+  /// factors u, v N(0, 0.01^2); biases 0; norms 1 and 0. Drawn from a generator of its own.
+  void initialise(uint64_t seed);
+
+  /// bytes int64 [B, T], T at most config.context -> logits [B, T, 256] of each next byte.
+  torch::Tensor forward(const torch::Tensor& bytes);
+  /// Goes on from `state`; going past config.context throws aft::Error.
+  std::tuple<torch::Tensor, ByteLMState> forward(const torch::Tensor& bytes, const ByteLMState& state);
+  [[nodiscard]] ByteLMState initial_state(int64_t batch) const;
+
+  /// Calls `observe(name, value)` for what each part of the next forwards returns; an empty function stops it.
+  void observe(std::function<void(const std::string& name, const torch::Tensor& value)> observe);
+
+  const ModelConfig config;
+
+ private:
+  struct Block;
+  torch::Tensor run(const torch::Tensor& bytes, ByteLMState* state);
+  void saw(const std::string& name, const torch::Tensor& value) const;
+
+  torch::nn::Embedding token_{nullptr};
+  torch::nn::Embedding position_{nullptr};
+  std::vector<std::shared_ptr<Block>> blocks_;
+  torch::nn::LayerNorm norm_{nullptr};
+  torch::nn::Linear head_{nullptr};
+  std::function<void(const std::string&, const torch::Tensor&)> observe_;
+};
+TORCH_MODULE(ByteLM);
+
+/// Numbers in the model's parameters, without making it. Throws aft::Error if there are more than 2^53.
+int64_t parameter_count(const ModelConfig& config);
+
+/// Whether weight decay applies: the weights of linear layers, not embeddings, biases, norms or position factors.
+bool is_linear_weight(const std::string& parameter_name);
+
+/// Writes the model file (f32, config in the metadata), whole or not at all; loads one, or the weights of a trainer's
+/// checkpoint. Both throw aft::Error.
+void save_model(const ByteLM& model, const std::filesystem::path& path);
+ByteLM load_model(const std::filesystem::path& path);
+
+}  // namespace aft

@@ -1,0 +1,131 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <cstdint>
+#include <optional>
+#include <tuple>
+
+#include "aft/error.h"
+#include "aft/ops/window.h"
+
+// The operators and layers for LibTorch (libaft_torch.so). Every function calls the dispatcher: the same operators are
+// torch.ops.aft.* in Python, where docs/ops.md documents their schemas. Tensors are f32 or f64, on the CPU; bad input
+// throws aft::Error.
+
+namespace aft {
+
+using ops::Gate;
+
+/// What a causal layer remembers of the positions it has seen, as ops::State. Gradients flow through den, num and the
+/// ring; position and max are constants. Made by initial_state(), never by hand.
+struct State {
+  torch::Tensor position;    // int64 [B], rows may stand at different places
+  torch::Tensor max;         // [B, K]
+  torch::Tensor den;         // [B, K]
+  torch::Tensor num;         // [B, d]
+  torch::Tensor ring_key;    // [B, left, K], left 0 where there is no window
+  torch::Tensor ring_value;  // [B, left, d]
+
+  /// The same values, cut off the graph: what truncated back-propagation through time carries on.
+  [[nodiscard]] State detach() const;
+};
+
+/// The neutral state of `batch` rows before position 0. left is bias.size(-1) - 1 for local, 0 for simple and for an
+/// empty bias; key_channels is d, or the number of heads.
+State initial_state(int64_t batch, int64_t channels, int64_t key_channels, int64_t left,
+                    const torch::TensorOptions& options = {});
+
+/// AFT-simple: y[t] = gate(q[t]) * sum_t' e^k[t'] v[t'] / sum_t' e^k[t'] over t' <= t (all t' if not causal).
+/// q, v, y [B, T, d]; k [B, T, d] or [B, T, heads] (one key per head). q is std::nullopt with Gate::kNone only.
+torch::Tensor simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                     bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1);
+
+/// AFT-local: the weights become e^(k[t'] + bias[h, t, j]) inside the window, t' = t - left + j; e^k[t'] outside.
+/// bias [H, rows, J] or [rows, J] (H = 1), rows >= T, indexed by absolute position. Causal: left = J - 1, right = 0.
+/// Not causal: J odd, left = right = (J - 1) / 2. J = 0 is simple.
+torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                    const torch::Tensor& bias, bool causal = true, Gate gate = Gate::kSigmoid);
+
+/// The window's weights from their factors: bias[h, t, j] = u[h, t] . v[h, t - left + j], 0 outside the table.
+/// u, v [rows, d'] -> [rows, left + 1 + right], or [H, rows, d'] -> [H, rows, left + 1 + right].
+torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right = 0);
+
+/// Causal, going on from `state`: (y, the state after T more positions). The state given is left as it is.
+std::tuple<torch::Tensor, State> simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                        const torch::Tensor& v, const State& state, Gate gate = Gate::kSigmoid,
+                                        int64_t heads = 1);
+std::tuple<torch::Tensor, State> local(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                       const torch::Tensor& v, const torch::Tensor& bias, const State& state,
+                                       Gate gate = Gate::kSigmoid);
+
+/// One position (T = 1), `state` edited in place. Without gradient.
+torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                          State& state, Gate gate = Gate::kSigmoid, int64_t heads = 1);
+torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                         const torch::Tensor& bias, State& state, Gate gate = Gate::kSigmoid);
+
+/// How many (row, channel) pairs the exact redo took over, of all computed since the process began.
+ops::RedoCount redo_count();
+
+/// The layers. Call them as layer->forward(x): layer(x) does not see overloaded functions.
+namespace nn {
+
+struct AFTSimpleOptions {
+  int64_t channels = 0;  // d
+  bool causal = true;
+  Gate gate = Gate::kSigmoid;
+};
+
+/// AFT-simple between projections. Parameters: qkv.weight [3d, d] and .bias [3d] (rows: query, key, value; [2d, d] key,
+/// value with Gate::kNone), output.weight [d, d] and .bias [d].
+class AFTSimpleImpl : public torch::nn::Module {
+ public:
+  explicit AFTSimpleImpl(const AFTSimpleOptions& options_);
+
+  /// x [B, T, d] -> [B, T, d].
+  torch::Tensor forward(const torch::Tensor& x);
+  /// Causal only: goes on from `state`.
+  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  [[nodiscard]] State initial_state(int64_t batch) const;
+
+  AFTSimpleOptions options;
+  torch::nn::Linear qkv{nullptr};
+  torch::nn::Linear output{nullptr};
+};
+TORCH_MODULE(AFTSimple);
+
+struct AFTLocalOptions {
+  int64_t channels = 0;          // d
+  int64_t context = 0;           // T: rows of u and v, the longest sequence
+  int64_t window = 32;           // s: w is kept where t - s < t' <= t (not causal: |t - t'| < s); 0 is AFT-simple
+  int64_t factor_channels = 64;  // d'
+  bool causal = true;
+  Gate gate = Gate::kSigmoid;
+};
+
+/// AFT-local between projections, w[t, t'] = u_t . v_t'. Parameters: those of AFTSimple and u, v [T, d'], initialised
+/// N(0, 0.01^2) (present with window = 0 too, so that the names never depend on the window).
+class AFTLocalImpl : public torch::nn::Module {
+ public:
+  explicit AFTLocalImpl(const AFTLocalOptions& options_);
+
+  /// x [B, T, d] -> [B, T, d], T at most `context`.
+  torch::Tensor forward(const torch::Tensor& x);
+  /// Causal only: goes on from `state`; going past `context` throws.
+  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  [[nodiscard]] State initial_state(int64_t batch) const;
+
+  AFTLocalOptions options;
+  torch::nn::Linear qkv{nullptr};
+  torch::nn::Linear output{nullptr};
+  torch::Tensor u;
+  torch::Tensor v;
+
+ private:
+  [[nodiscard]] std::optional<torch::Tensor> bias(int64_t rows) const;
+};
+TORCH_MODULE(AFTLocal);
+
+}  // namespace nn
+}  // namespace aft

@@ -1,0 +1,148 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "aft/data.h"
+#include "aft/runtime/model_config.h"
+
+// The trainer: recipes, runs, evaluation and curves. No torch header is needed to use it.
+
+namespace aft {
+
+/// How a model is trained. Sizes are windows, lengths bytes (one byte is one token).
+struct TrainConfig {
+  int64_t steps = 1000;
+  int64_t batch = 8;              // windows in one forward and backward
+  int64_t accumulate = 1;         // forwards and backwards in one step
+  int64_t chunk = 0;              // > 0: truncated backpropagation, windows walked in chunks that hand on their state
+  double lr = 3e-3;               // highest learning rate
+  std::string schedule = "cosine";  // after the warm-up: cosine, inverse_sqrt (lr sqrt(warmup / step)), constant
+  int64_t warmup = 50;            // steps of linear rise
+  double min_lr_ratio = 0.1;      // cosine ends at, inverse_sqrt never falls below, lr times this
+  double weight_decay = 0.1;      // on linear weights only
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double clip = 1.0;              // largest norm of the whole gradient; 0: no clipping
+  int64_t seed = 1;
+  int64_t eval_every = 0;         // steps between validations; 0: at the end only
+  int64_t checkpoint_every = 100;  // 0: at the end only
+  int64_t log_every = 10;
+  int64_t threads = 0;            // 0: all the machine has
+};
+
+struct RunConfig {
+  std::string folder;  // default: runs/<name of the recipe file>
+};
+
+/// A whole run; together with its data it decides every bit of the result on one machine and number of threads.
+struct Recipe {
+  ModelConfig model;
+  DataConfig data;
+  TrainConfig train;
+  RunConfig run;
+};
+
+/// Reads TOML and applies `overrides` ("train.lr=1e-3", typed as in TOML; a bare word will do for text). Unknown keys,
+/// wrong types and anything validate() refuses throw aft::Error; an unknown key proposes the nearest known one.
+Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
+Recipe parse_recipe(const std::string& toml, const std::string& source, const std::vector<std::string>& overrides = {});
+
+/// Every key with its value: loading it gives the same recipe.
+std::string to_toml(const Recipe& recipe);
+
+/// Cross-checks the values; `data` is only checked if `with_data`. Throws aft::Error naming the key.
+void validate(const Recipe& recipe, bool with_data);
+
+/// Bytes that a run needs at its peak: parameters with gradient and two moments exactly, activations roughly.
+struct MemoryEstimate {
+  int64_t parameters = 0;  // numbers, not bytes
+  int64_t state_bytes = 0;
+  int64_t activation_bytes = 0;
+};
+MemoryEstimate estimate_memory(const Recipe& recipe);
+
+/// Learning rate of step 1, 2, ... steps.
+double learning_rate(const TrainConfig& config, int64_t step);
+
+/// One line of metrics.jsonl.
+struct Metric {
+  int64_t step = 0;
+  std::string split;           // train, valid, test
+  double bits_per_byte = 0;    // train: mean over the steps since the last train line
+  int64_t tokens = 0;          // bytes trained on so far
+  double tokens_per_second = 0;  // of training, or of the evaluation that gave this line
+  double lr = 0;
+  double seconds = 0;          // since training began, counted over all resumed parts
+};
+
+/// Hears what happens in a run; called from the thread that runs it.
+class TrainObserver {
+ public:
+  virtual ~TrainObserver() = default;
+  virtual void step(const Metric& /*latest*/, int64_t /*steps*/) {}
+  virtual void metric(const Metric& /*line*/, int64_t /*steps*/) {}
+  virtual void note(const std::string& /*text*/) {}
+};
+
+struct TrainOptions {
+  bool resume = false;  // go on from the checkpoint in the run folder, or begin if there is none yet
+  bool force = false;   // replace an existing run
+  int64_t until = 0;    // > 0: stop after this step, with a checkpoint, as if interrupted
+  const std::atomic<bool>* stop = nullptr;  // set from outside: stop after the current step, with a checkpoint
+};
+
+struct TrainOutcome {
+  bool finished = false;  // false: stopped early, with a checkpoint
+  int64_t step = 0;
+  std::optional<double> best_valid_bits;
+  std::optional<double> test_bits;
+};
+
+/// One run. The constructor checks recipe, folder, data and checkpoint and throws aft::Error for bad input; run() throws
+/// when the run itself fails (a full disk, a loss that is not finite) and leaves the last good checkpoint.
+///
+/// The folder holds recipe.toml, metrics.jsonl, checkpoint.safetensors (weights, moments, generator, position: one
+/// file, so it is always consistent), model.safetensors (the best by validation, else the last) and loss.png.
+class Trainer {
+ public:
+  Trainer(Recipe recipe, TrainOptions options);
+  ~Trainer();
+  TrainOutcome run(TrainObserver& observer);
+
+ private:
+  struct Run;
+  std::unique_ptr<Run> run_;
+};
+
+struct Evaluation {
+  double bits_per_byte = 0;  // total negative log2 likelihood / predicted; 0 where nothing is predicted
+  int64_t bytes = 0;
+  int64_t predicted = 0;
+  double seconds = 0;
+};
+
+/// `checkpoint`: a run folder or a model file. The text is cut into disjoint windows of `context` bytes (the last may be
+/// shorter), the state starts afresh in each, and every byte after the first of a window is predicted once.
+Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, std::span<const uint8_t> text, int64_t threads);
+
+/// Writes the model as it is before training.
+void write_untrained_model(const Recipe& recipe, const std::filesystem::path& path);
+
+/// The model file meant by a run folder or a file. Throws aft::Error if there is none.
+std::filesystem::path find_model_file(const std::filesystem::path& checkpoint);
+
+/// Draws the training and validation curves of one or several runs by gnuplot. x: "step", "seconds" or "tokens".
+/// Throws aft::Error if a run has no metrics, gnuplot is missing or fails.
+void plot_runs(const std::vector<std::filesystem::path>& folders, const std::filesystem::path& png,
+               const std::string& x = "step");
+bool gnuplot_exists();
+
+}  // namespace aft

@@ -1,0 +1,73 @@
+#include <cmath>
+#include <sstream>
+
+#include "aft/data.h"
+#include "aft/error.h"
+
+namespace aft {
+namespace {
+
+void require_bytes(std::span<const uint8_t> bytes, const std::string& key, const std::string& from) {
+  if (bytes.empty()) throw Error(key + ": expected at least one byte, " + from + " holds none; give more data");
+}
+
+}  // namespace
+
+void validate(const DataConfig& config) {
+  const bool files = !config.train.empty() || !config.valid.empty() || !config.test.empty();
+  if (config.path.empty() && config.train.empty()) {
+    throw Error("data.path: expected a file or folder (or data.train for a split by files), got nothing");
+  }
+  if (!config.path.empty() && files) {
+    throw Error("data.path: expected either data.path with data.split or data.train/valid/test, got both; remove one");
+  }
+  if (!config.path.empty()) {
+    double sum = 0;
+    bool good = config.split.size() == 3;
+    for (const double fraction : config.split) {
+      good = good && std::isfinite(fraction) && fraction >= 0;
+      sum += fraction;
+    }
+    if (!good || std::abs(sum - 1) > 1e-6 || config.split[0] <= 0) {
+      std::ostringstream got;
+      for (size_t i = 0; i < config.split.size(); ++i) got << (i ? ", " : "") << config.split[i];
+      throw Error(
+          "data.split: expected three fractions (train, valid, test), none negative, train above 0, sum 1, got [" +
+          got.str() + "]");
+    }
+  }
+}
+
+DataSplits load_splits(const DataConfig& config) {
+  validate(config);
+  DataSplits splits;
+  const auto load = [&](const std::string& path) {
+    splits.owners.push_back(Bytes::load(path));
+    return splits.owners.back().view();
+  };
+  if (config.path.empty()) {
+    splits.train = load(config.train);
+    require_bytes(splits.train, "data.train", config.train);
+    if (!config.valid.empty()) require_bytes(splits.valid = load(config.valid), "data.valid", config.valid);
+    if (!config.test.empty()) require_bytes(splits.test = load(config.test), "data.test", config.test);
+    return splits;
+  }
+  const auto all = load(config.path);
+  const auto total = static_cast<double>(all.size());
+  const auto boundary = [&](double fraction) {
+    // A fraction such as 0.9 is not exact; the small push keeps 0.9 of 10 bytes at 9.
+    return std::min(all.size(), static_cast<size_t>(std::floor(fraction * total + 1e-6)));
+  };
+  const size_t first = boundary(config.split[0]);
+  const size_t second = config.split[2] == 0 ? all.size() : boundary(config.split[0] + config.split[1]);
+  const size_t valid_begin = config.split[1] == 0 ? second : first;
+  splits.train = all.subspan(0, config.split[1] == 0 ? second : first);
+  splits.valid = all.subspan(valid_begin, second - valid_begin);
+  splits.test = all.subspan(second);
+  require_bytes(splits.train, "data.split", "the train part of " + config.path);
+  if (config.split[1] > 0) require_bytes(splits.valid, "data.split", "the valid part of " + config.path);
+  if (config.split[2] > 0) require_bytes(splits.test, "data.split", "the test part of " + config.path);
+  return splits;
+}
+
+}  // namespace aft

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <tuple>
+
+#include "aft/models.h"
+
+namespace aft {
+
+/// Causal multi-head softmax attention (Vaswani et al. 2017), the baseline. Parameters qkv and output as in AFTSimple.
+/// Its state is the cache of all keys and values so far, [B, heads, positions, d / heads] each.
+class AttentionImpl : public torch::nn::Module {
+ public:
+  AttentionImpl(int64_t channels_, int64_t heads_);
+
+  /// x [B, T, d] -> [B, T, d].
+  torch::Tensor forward(const torch::Tensor& x);
+  std::tuple<torch::Tensor, MixerState> forward(const torch::Tensor& x, const MixerState& state);
+  [[nodiscard]] MixerState initial_state(int64_t batch) const;
+
+  const int64_t channels;
+  const int64_t heads;
+  torch::nn::Linear qkv{nullptr};
+  torch::nn::Linear output{nullptr};
+};
+TORCH_MODULE(Attention);
+
+}  // namespace aft

@@ -1,0 +1,173 @@
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <cmath>
+
+#include "aft/error.h"
+#include "aft/models.h"
+#include "models/mixers.h"
+
+namespace aft {
+namespace {
+
+constexpr double kNormEps = 1e-5;
+
+torch::nn::LayerNorm layer_norm(int64_t channels) {
+  return torch::nn::LayerNorm(torch::nn::LayerNormOptions({channels}).eps(kNormEps));
+}
+
+struct EmbeddingImpl : torch::nn::Module {
+  explicit EmbeddingImpl(const ModelConfig& config)
+      : token(register_module("token", torch::nn::Embedding(config.vocabulary, config.channels))),
+        position(register_module("position", torch::nn::Embedding(config.context, config.channels))) {}
+  torch::nn::Embedding token;
+  torch::nn::Embedding position;
+};
+
+struct MLPImpl : torch::nn::Module {
+  explicit MLPImpl(const ModelConfig& config)
+      : up(register_module("up", torch::nn::Linear(config.channels, config.mlp_channels))),
+        down(register_module("down", torch::nn::Linear(config.mlp_channels, config.channels))) {}
+  torch::Tensor forward(const torch::Tensor& x) { return down(torch::gelu(up(x))); }
+  torch::nn::Linear up;
+  torch::nn::Linear down;
+};
+
+}  // namespace
+
+struct ByteLMImpl::Block : torch::nn::Module {
+  explicit Block(const ModelConfig& config)
+      : mixer_norm(register_module("mixer_norm", layer_norm(config.channels))),
+        mixer(make_mixer(config)),
+        mlp_norm(register_module("mlp_norm", layer_norm(config.channels))),
+        mlp(register_module("mlp", std::make_shared<MLPImpl>(config))) {
+    register_module("mixer", mixer.module);
+  }
+  torch::nn::LayerNorm mixer_norm;
+  Mixer mixer;
+  torch::nn::LayerNorm mlp_norm;
+  std::shared_ptr<MLPImpl> mlp;
+};
+
+MixerState MixerState::detach() const {
+  MixerState state = *this;
+  for (auto& tensor : state.tensors) tensor = tensor.detach();
+  return state;
+}
+
+ByteLMState ByteLMState::detach() const {
+  ByteLMState state{position, {}};
+  for (const auto& layer : layers) state.layers.push_back(layer.detach());
+  return state;
+}
+
+ByteLMImpl::ByteLMImpl(const ModelConfig& config_) : config(config_) {
+  validate(config);
+  parameter_count(config);  // throws for what no memory could hold
+  auto embedding = register_module("embedding", std::make_shared<EmbeddingImpl>(config));
+  token_ = embedding->token;
+  position_ = embedding->position;
+  auto blocks = register_module("blocks", torch::nn::ModuleList());
+  for (int64_t layer = 0; layer < config.layers; ++layer) {
+    blocks_.push_back(std::make_shared<Block>(config));
+    blocks->push_back(blocks_.back());
+  }
+  norm_ = register_module("norm", layer_norm(config.channels));
+  head_ = register_module("head", torch::nn::Linear(
+                                      torch::nn::LinearOptions(config.channels, config.vocabulary).bias(false)));
+  initialise(0);
+}
+
+void ByteLMImpl::initialise(uint64_t seed) {
+  const torch::NoGradGuard no_grad;
+  const auto generator = at::detail::createCPUGenerator(seed);
+  const double residual_scale = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
+  for (auto& item : named_parameters()) {
+    const std::string& name = item.key();
+    auto& value = item.value();
+    if (name.ends_with(".u") || name.ends_with(".v")) {
+      value.normal_(0, 0.01, generator);
+    } else if (name.ends_with("norm.weight")) {
+      value.fill_(1);
+    } else if (name.ends_with(".bias")) {
+      value.zero_();
+    } else {
+      const bool ends_branch = name.ends_with(".output.weight") || name.ends_with(".down.weight");
+      value.normal_(0, ends_branch ? 0.02 * residual_scale : 0.02, generator);
+    }
+  }
+}
+
+torch::Tensor ByteLMImpl::forward(const torch::Tensor& bytes) { return run(bytes, nullptr); }
+
+std::tuple<torch::Tensor, ByteLMState> ByteLMImpl::forward(const torch::Tensor& bytes, const ByteLMState& state) {
+  ByteLMState next = state;
+  auto logits = run(bytes, &next);
+  return {std::move(logits), std::move(next)};
+}
+
+torch::Tensor ByteLMImpl::run(const torch::Tensor& bytes, ByteLMState* state) {
+  if (bytes.dim() != 2 || bytes.scalar_type() != torch::kInt64) {
+    throw Error("bytes: expected an int64 tensor [B, T], got " + std::string(bytes.toString()) + " of " +
+                std::to_string(bytes.dim()) + " dimensions");
+  }
+  const int64_t time = bytes.size(1);
+  const int64_t begin = state ? state->position : 0;
+  if (begin + time > config.context) {
+    throw Error("bytes: expected positions below the context " + std::to_string(config.context) + ", got up to " +
+                std::to_string(begin + time - 1) + "; cut the text into windows of at most context bytes");
+  }
+  const auto drop = [&](const torch::Tensor& x) {
+    return config.dropout > 0 && is_training() ? torch::dropout(x, config.dropout, true) : x;
+  };
+  auto x = drop(token_(bytes) + position_->weight.narrow(0, begin, time));  // [B, T, d]
+  saw("embedding", x);
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    Block& block = *blocks_[i];
+    torch::Tensor mixed;
+    if (state) {
+      std::tie(mixed, state->layers[i]) = block.mixer.forward_from(block.mixer_norm(x), state->layers[i]);
+    } else {
+      mixed = block.mixer.forward(block.mixer_norm(x));
+    }
+    saw("blocks." + std::to_string(i) + ".mixer", mixed);
+    x = x + drop(mixed);
+    const auto lifted = block.mlp->forward(block.mlp_norm(x));
+    saw("blocks." + std::to_string(i) + ".mlp", lifted);
+    x = x + drop(lifted);
+  }
+  if (state) state->position = begin + time;
+  auto logits = head_(norm_(x));
+  saw("head", logits);
+  return logits;
+}
+
+ByteLMState ByteLMImpl::initial_state(int64_t batch) const {
+  ByteLMState state;
+  for (const auto& block : blocks_) state.layers.push_back(block->mixer.initial_state(batch));
+  return state;
+}
+
+void ByteLMImpl::observe(std::function<void(const std::string&, const torch::Tensor&)> observe) {
+  observe_ = std::move(observe);
+}
+
+void ByteLMImpl::saw(const std::string& name, const torch::Tensor& value) const {
+  if (observe_) observe_(name, value);
+}
+
+int64_t parameter_count(const ModelConfig& config) {
+  const auto d = static_cast<double>(config.channels);
+  const auto f = static_cast<double>(config.mlp_channels);
+  const double block = 4 * d + mixer_parameter_count(config) + 2 * d * f + f + d;
+  const double total = (2.0 * static_cast<double>(config.vocabulary) + static_cast<double>(config.context)) * d +
+                       static_cast<double>(config.layers) * block + 2 * d;
+  if (total > 9007199254740992.0) throw Error("model: expected at most 2^53 parameters; make it smaller");
+  return static_cast<int64_t>(total);
+}
+
+bool is_linear_weight(const std::string& parameter_name) {
+  return parameter_name.ends_with(".weight") && !parameter_name.ends_with("norm.weight") &&
+         !parameter_name.starts_with("embedding.");
+}
+
+}  // namespace aft

@@ -1,0 +1,88 @@
+#include "models/mixers.h"
+
+#include "aft/error.h"
+#include "aft/torch.h"
+#include "models/attention.h"
+
+namespace aft {
+namespace {
+
+MixerState pack(const State& state) {
+  return {{state.position, state.max, state.den, state.num, state.ring_key, state.ring_value}};
+}
+
+State unpack(const MixerState& state) {
+  const auto& t = state.tensors;
+  return {t[0], t[1], t[2], t[3], t[4], t[5]};
+}
+
+/// For the layers of aft/torch.h, whose state is aft::State.
+template <typename Holder>
+Mixer wrap_aft(Holder layer) {
+  return {layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
+          [layer](const torch::Tensor& x, const MixerState& state) mutable {
+            auto [y, next] = layer->forward(x, unpack(state));
+            return std::make_tuple(y, pack(next));
+          },
+          [layer](int64_t batch) { return pack(layer->initial_state(batch)); }};
+}
+
+Mixer make_aft_simple(const ModelConfig& config) {
+  nn::AFTSimpleOptions options;
+  options.channels = config.channels;
+  return wrap_aft(nn::AFTSimple(options));
+}
+
+Mixer make_aft_local(const ModelConfig& config) {
+  nn::AFTLocalOptions options;
+  options.channels = config.channels;
+  options.context = config.context;
+  options.window = config.window;
+  options.factor_channels = config.factor_channels;
+  return wrap_aft(nn::AFTLocal(options));
+}
+
+Mixer make_attention(const ModelConfig& config) {
+  Attention layer(config.channels, config.heads);
+  return {layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
+          [layer](const torch::Tensor& x, const MixerState& state) mutable { return layer->forward(x, state); },
+          [layer](int64_t batch) { return layer->initial_state(batch); }};
+}
+
+double no_factors(const ModelConfig& /*config*/) { return 0; }
+double local_factors(const ModelConfig& config) {
+  return 2.0 * static_cast<double>(config.context) * static_cast<double>(config.factor_channels);
+}
+
+struct Entry {
+  const char* name;
+  Mixer (*make)(const ModelConfig& config);
+  double (*own_parameters)(const ModelConfig& config);  // beside the qkv and output projections
+};
+
+// A new mixer is one line here.
+constexpr Entry kMixers[] = {
+    {"aft_simple", make_aft_simple, no_factors},
+    {"aft_local", make_aft_local, local_factors},
+    {"attention", make_attention, no_factors},
+};
+
+const Entry& find(const ModelConfig& config) {
+  std::string known;
+  for (const Entry& entry : kMixers) {
+    if (config.mixer == entry.name) return entry;
+    known += (known.empty() ? "" : ", ") + std::string(entry.name);
+  }
+  throw Error("model.mixer: expected one of " + known + ", got " + config.mixer);
+}
+
+}  // namespace
+
+Mixer make_mixer(const ModelConfig& config) { return find(config).make(config); }
+
+double mixer_parameter_count(const ModelConfig& config) {
+  const auto d = static_cast<double>(config.channels);
+  return 3 * d * d + 3 * d + d * d + d + find(config).own_parameters(config);
+}
+
+}  // namespace aft

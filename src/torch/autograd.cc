@@ -1,0 +1,319 @@
+// Gradients. The backward of every operator is an operator itself, so it can be traced, tested and timed alone.
+
+#include <torch/library.h>
+#include <torch/torch.h>
+
+#include <functional>
+#include <string>
+#include <tuple>
+
+#include "operators.h"
+
+namespace aft::dispatch {
+namespace {
+
+using at::Tensor;
+using at::TensorList;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using Below = at::AutoDispatchBelowADInplaceOrView;
+
+bool wants_gradient(const Tensor& t) { return t.defined() && (t.requires_grad() || t._fw_grad(/*level=*/0).defined()); }
+bool wants_gradient(const OptionalTensor& t) { return t.has_value() && wants_gradient(*t); }
+bool wants_gradient(TensorList list) {
+  return std::any_of(list.begin(), list.end(), [](const Tensor& t) { return wants_gradient(t); });
+}
+template <typename... Tensors>
+bool gradient_needed(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (wants_gradient(tensors) || ...);
+}
+
+OptionalTensor present(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
+// simple and local. Gradients of: q, k, v, bias.
+struct Window : Function<Window> {
+  static Tensor forward(AutogradContext* ctx, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                        const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads) {
+    const Below below;
+    auto [y, saved] =
+        bias.has_value() ? local_forward(q, k, v, *bias, causal, gate) : simple_forward(q, k, v, causal, gate, heads);
+    ctx->save_for_backward({q.value_or(Tensor()), k, v, bias.value_or(Tensor()), saved});
+    ctx->saved_data["causal"] = causal;
+    ctx->saved_data["gate"] = std::string(gate);
+    ctx->saved_data["heads"] = heads;
+    return y;
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
+    const variable_list t = ctx->get_saved_variables();
+    const bool causal = ctx->saved_data["causal"].toBool();
+    const std::string gate = ctx->saved_data["gate"].toStringRef();
+    const OptionalTensor q = present(t[0]);
+    Tensor grad_q, grad_k, grad_v, grad_bias;
+    if (t[3].defined()) {
+      std::tie(grad_q, grad_k, grad_v, grad_bias) = local_backward(grad_y[0], q, t[1], t[2], t[3], t[4], causal, gate);
+    } else {
+      std::tie(grad_q, grad_k, grad_v) =
+          simple_backward(grad_y[0], q, t[1], t[2], t[4], causal, gate, ctx->saved_data["heads"].toInt());
+    }
+    if (!q.has_value()) grad_q = Tensor();
+    return {grad_q, grad_k, grad_v, grad_bias, {}, {}, {}};
+  }
+};
+
+// The stateful forms. Gradients of: q, k, v, bias, den, num, ring_key, ring_value.
+struct WindowWithState : Function<WindowWithState> {
+  static variable_list forward(AutogradContext* ctx, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                               const OptionalTensor& bias, const Tensor& position, const Tensor& max, const Tensor& den,
+                               const Tensor& num, const Tensor& ring_key, const Tensor& ring_value,
+                               std::string_view gate, int64_t heads) {
+    const Below below;
+    auto [y, position_after, max_after, den_after, num_after, ring_key_after, ring_value_after, saved] =
+        window_with_state_forward(q, k, v, bias, {position, max, den, num, ring_key, ring_value}, gate, heads);
+    ctx->save_for_backward(
+        {q.value_or(Tensor()), k, v, bias.value_or(Tensor()), position, max, den, num, ring_key, ring_value, saved});
+    ctx->mark_non_differentiable({position_after, max_after});
+    ctx->saved_data["gate"] = std::string(gate);
+    ctx->saved_data["heads"] = heads;
+    return {y, position_after, max_after, den_after, num_after, ring_key_after, ring_value_after};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grad) {
+    const variable_list t = ctx->get_saved_variables();
+    const OptionalTensor q = present(t[0]);
+    const OptionalTensor bias = present(t[3]);
+    auto [grad_q, grad_k, grad_v, grad_bias, grad_den, grad_num, grad_ring_key, grad_ring_value] =
+        window_with_state_backward(grad[0], grad[3], grad[4], grad[5], grad[6], q, t[1], t[2], bias,
+                                   TensorList(t).slice(4, 6), t[10], ctx->saved_data["gate"].toStringRef(),
+                                   ctx->saved_data["heads"].toInt());
+    if (!q.has_value()) grad_q = Tensor();
+    if (!bias.has_value()) grad_bias = Tensor();
+    return {grad_q, grad_k, grad_v, grad_bias, {}, {}, grad_den, grad_num, grad_ring_key, grad_ring_value, {}, {}};
+  }
+};
+
+struct LocalBias : Function<LocalBias> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& u, const Tensor& v, int64_t left, int64_t right) {
+    const Below below;
+    ctx->save_for_backward({u, v});
+    ctx->saved_data["left"] = left;
+    ctx->saved_data["right"] = right;
+    return local_bias(u, v, left, right);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grad) {
+    const variable_list t = ctx->get_saved_variables();
+    auto [grad_u, grad_v] =
+        local_bias_backward(grad[0], t[0], t[1], ctx->saved_data["left"].toInt(), ctx->saved_data["right"].toInt());
+    return {grad_u, grad_v, {}, {}};
+  }
+};
+
+// An operator without a derivative: its results hang in the graph by a node that throws `message` when a gradient
+// arrives, and not before (create_graph=True alone is no error).
+struct NoDerivative : Function<NoDerivative> {
+  static variable_list forward(AutogradContext* ctx, TensorList inputs, const std::function<variable_list()>& run,
+                               const char* message) {
+    (void)inputs;
+    const Below below;
+    ctx->saved_data["message"] = std::string(message);
+    return run();
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list&) {
+    fail(ctx->saved_data["message"].toStringRef());
+  }
+};
+
+void append(variable_list& list, const Tensor& t) {
+  if (t.defined()) list.push_back(t);
+}
+void append(variable_list& list, const OptionalTensor& t) {
+  if (t.has_value()) append(list, *t);
+}
+void append(variable_list& list, TensorList ts) {
+  for (const Tensor& t : ts) append(list, t);
+}
+
+// Calls run() below autograd; where a gradient could be asked for, ties the result to NoDerivative.
+template <typename Run, typename... Tensors>
+auto without_derivative(const char* message, const Run& run, const Tensors&... inputs) {
+  if (!gradient_needed(inputs...)) {
+    const Below below;
+    return run();
+  }
+  variable_list list;
+  (append(list, inputs), ...);
+  const std::function<variable_list()> run_to_list = [&] {
+    return std::apply([](const auto&... t) { return variable_list{t...}; }, run());
+  };
+  const variable_list results = NoDerivative::apply(TensorList(list), run_to_list, message);
+  decltype(run()) tuple;
+  size_t i = 0;
+  std::apply([&](auto&... t) { ((t = results[i++]), ...); }, tuple);
+  return tuple;
+}
+
+constexpr char kNoSecond[] =
+    "double backward through an aft operator is not supported: take first derivatives only (no gradient of a "
+    "gradient), or write the expression in torch operations where second derivatives are needed";
+
+// ---- the schemas' names
+
+Tensor simple_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
+                       int64_t heads) {
+  if (gradient_needed(q, k, v)) return Window::apply(q, k, v, OptionalTensor(), causal, gate, heads);
+  const Below below;
+  return simple(q, k, v, causal, gate, heads);
+}
+
+Tensor local_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
+                      std::string_view gate) {
+  if (gradient_needed(q, k, v, bias)) return Window::apply(q, k, v, OptionalTensor(bias), causal, gate, int64_t{1});
+  const Below below;
+  return local(q, k, v, bias, causal, gate);
+}
+
+YAndState with_state_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                              TensorList state, std::string_view gate, int64_t heads) {
+  const variable_list r =
+      WindowWithState::apply(q, k, v, bias, state[0], state[1], state[2], state[3], state[4], state[5], gate, heads);
+  return {r[0], r[1], r[2], r[3], r[4], r[5], r[6]};
+}
+
+// A state of another length is left to the check below autograd.
+YAndState simple_with_state_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
+                                     std::string_view gate, int64_t heads) {
+  if (gradient_needed(q, k, v, state) && state.size() == 6) {
+    return with_state_autograd(q, k, v, {}, state, gate, heads);
+  }
+  const Below below;
+  return simple_with_state(q, k, v, state, gate, heads);
+}
+
+YAndState local_with_state_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
+                                    TensorList state, std::string_view gate) {
+  if (gradient_needed(q, k, v, bias, state) && state.size() == 6) {
+    return with_state_autograd(q, k, v, bias, state, gate, 1);
+  }
+  const Below below;
+  return local_with_state(q, k, v, bias, state, gate);
+}
+
+Tensor local_bias_autograd(const Tensor& u, const Tensor& v, int64_t left, int64_t right) {
+  if (gradient_needed(u, v)) return LocalBias::apply(u, v, left, right);
+  const Below below;
+  return local_bias(u, v, left, right);
+}
+
+std::tuple<Tensor, Tensor> simple_forward_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                                   bool causal, std::string_view gate, int64_t heads) {
+  return without_derivative(
+      "aft::simple_forward has no derivative: call aft::simple",
+      [&] { return simple_forward(q, k, v, causal, gate, heads); }, q, k, v);
+}
+
+std::tuple<Tensor, Tensor> local_forward_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                                  const Tensor& bias, bool causal, std::string_view gate) {
+  return without_derivative(
+      "aft::local_forward has no derivative: call aft::local",
+      [&] { return local_forward(q, k, v, bias, causal, gate); }, q, k, v, bias);
+}
+
+YStateSaved window_with_state_forward_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                               const OptionalTensor& bias, TensorList state, std::string_view gate,
+                                               int64_t heads) {
+  return without_derivative(
+      "aft::window_with_state_forward has no derivative: call aft::simple_with_state or aft::local_with_state",
+      [&] { return window_with_state_forward(q, k, v, bias, state, gate, heads); }, q, k, v, bias, state);
+}
+
+std::tuple<Tensor, Tensor, Tensor> simple_backward_autograd(const Tensor& grad_y, const OptionalTensor& q,
+                                                            const Tensor& k, const Tensor& v, const Tensor& saved,
+                                                            bool causal, std::string_view gate, int64_t heads) {
+  return without_derivative(
+      kNoSecond, [&] { return simple_backward(grad_y, q, k, v, saved, causal, gate, heads); }, grad_y, q, k, v);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> local_backward_autograd(const Tensor& grad_y, const OptionalTensor& q,
+                                                                   const Tensor& k, const Tensor& v, const Tensor& bias,
+                                                                   const Tensor& saved, bool causal,
+                                                                   std::string_view gate) {
+  return without_derivative(
+      kNoSecond, [&] { return local_backward(grad_y, q, k, v, bias, saved, causal, gate); }, grad_y, q, k, v, bias);
+}
+
+YStateSaved window_with_state_backward_autograd(const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num,
+                                                const Tensor& grad_ring_key, const Tensor& grad_ring_value,
+                                                const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                                const OptionalTensor& bias, TensorList state, const Tensor& saved,
+                                                std::string_view gate, int64_t heads) {
+  return without_derivative(
+      kNoSecond,
+      [&] {
+        return window_with_state_backward(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, bias,
+                                          state, saved, gate, heads);
+      },
+      grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, bias, state);
+}
+
+std::tuple<Tensor, Tensor> local_bias_backward_autograd(const Tensor& grad_bias, const Tensor& u, const Tensor& v,
+                                                        int64_t left, int64_t right) {
+  return without_derivative(
+      kNoSecond, [&] { return local_bias_backward(grad_bias, u, v, left, right); }, grad_bias, u, v);
+}
+
+// Constants, whatever k and v are.
+StateTensors initial_state_autograd(const Tensor& k, const Tensor& v, int64_t left) {
+  const Below below;
+  return initial_state(k, v, left);
+}
+
+// Operators that write into their arguments: no gradient passes, so asking for one is an error at once.
+void in_place_autograd(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
+  const auto& arguments = op.schema().arguments();
+  variable_list written;
+  bool asked = false;
+  const auto look = [&](const Tensor& t, bool is_written) {
+    asked = asked || gradient_needed(t);
+    if (is_written && t.defined()) written.push_back(t);
+  };
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const c10::IValue& value = torch::jit::peek(*stack, i, arguments.size());
+    const bool is_written = arguments[i].alias_info() != nullptr && arguments[i].alias_info()->isWrite();
+    if (value.isTensor()) look(value.toTensor(), is_written);
+    if (value.isTensorList()) {
+      for (const Tensor& t : value.toTensorVector()) look(t, is_written);
+    }
+  }
+  if (asked) {
+    fail(op.operator_name(),
+         " writes into its arguments and has no gradient, but one of them requires it: call it under ",
+         "torch.no_grad(), or the form that returns its result");
+  }
+  op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
+  for (const Tensor& t : written) torch::autograd::impl::bump_version(t);
+}
+
+TORCH_LIBRARY_IMPL(aft, Autograd, m) {
+  m.impl("simple", simple_autograd);
+  m.impl("simple_forward", simple_forward_autograd);
+  m.impl("simple_backward", simple_backward_autograd);
+  m.impl("simple_with_state", simple_with_state_autograd);
+  m.impl("local", local_autograd);
+  m.impl("local_forward", local_forward_autograd);
+  m.impl("local_backward", local_backward_autograd);
+  m.impl("local_with_state", local_with_state_autograd);
+  m.impl("window_with_state_forward", window_with_state_forward_autograd);
+  m.impl("window_with_state_backward", window_with_state_backward_autograd);
+  m.impl("initial_state", initial_state_autograd);
+  m.impl("local_bias", local_bias_autograd);
+  m.impl("local_bias_backward", local_bias_backward_autograd);
+  for (const char* name : {"simple.out", "simple_backward.out", "simple_step_", "local.out", "local_backward.out",
+                           "local_step_", "local_bias.out", "local_bias_backward.out"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&in_place_autograd>());
+  }
+}
+
+}  // namespace
+}  // namespace aft::dispatch

@@ -1,0 +1,76 @@
+// The public names and schemas (docs/ops.md). `(a!)` marks what an operator writes.
+
+#include <torch/library.h>
+
+TORCH_LIBRARY(aft, m) {
+  // AFT-simple.
+  m.def("simple(Tensor? q, Tensor k, Tensor v, *, bool causal=True, str gate=\"sigmoid\", int heads=1) -> Tensor");
+  m.def(
+      "simple.out(Tensor? q, Tensor k, Tensor v, *, bool causal=True, str gate=\"sigmoid\", int heads=1, "
+      "Tensor(a!) out) -> ()");
+  m.def(
+      "simple_forward(Tensor? q, Tensor k, Tensor v, *, bool causal=True, str gate=\"sigmoid\", int heads=1) "
+      "-> (Tensor y, Tensor saved)");
+  m.def(
+      "simple_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor saved, *, bool causal=True, "
+      "str gate=\"sigmoid\", int heads=1) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)");
+  m.def(
+      "simple_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor saved, *, bool causal=True, "
+      "str gate=\"sigmoid\", int heads=1, Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v) -> ()");
+  m.def(
+      "simple_with_state(Tensor? q, Tensor k, Tensor v, Tensor[] state, *, str gate=\"sigmoid\", int heads=1) "
+      "-> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, Tensor ring_key, Tensor ring_value)");
+  m.def(
+      "simple_step_(Tensor? q, Tensor k, Tensor v, Tensor(a!)[] state, *, str gate=\"sigmoid\", int heads=1) "
+      "-> Tensor");
+
+  // AFT-local.
+  m.def("local(Tensor? q, Tensor k, Tensor v, Tensor bias, *, bool causal=True, str gate=\"sigmoid\") -> Tensor");
+  m.def(
+      "local.out(Tensor? q, Tensor k, Tensor v, Tensor bias, *, bool causal=True, str gate=\"sigmoid\", "
+      "Tensor(a!) out) -> ()");
+  m.def(
+      "local_forward(Tensor? q, Tensor k, Tensor v, Tensor bias, *, bool causal=True, str gate=\"sigmoid\") "
+      "-> (Tensor y, Tensor saved)");
+  m.def(
+      "local_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor saved, *, bool causal=True, "
+      "str gate=\"sigmoid\") -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)");
+  m.def(
+      "local_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor saved, *, "
+      "bool causal=True, str gate=\"sigmoid\", Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v, "
+      "Tensor(d!) grad_bias) -> ()");
+  m.def(
+      "local_with_state(Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor[] state, *, str gate=\"sigmoid\") "
+      "-> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, Tensor ring_key, Tensor ring_value)");
+  m.def(
+      "local_step_(Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor(a!)[] state, *, str gate=\"sigmoid\") -> Tensor");
+
+  // What the gradients of the two stateful forms are made of; bias is absent for simple.
+  m.def(
+      "window_with_state_forward(Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor[] state, *, "
+      "str gate=\"sigmoid\", int heads=1) -> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, "
+      "Tensor ring_key, Tensor ring_value, Tensor saved)");
+  m.def(
+      "window_with_state_backward(Tensor grad_y, Tensor grad_den, Tensor grad_num, Tensor grad_ring_key, "
+      "Tensor grad_ring_value, Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor[] state, Tensor saved, *, "
+      "str gate=\"sigmoid\", int heads=1) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias, "
+      "Tensor grad_den, Tensor grad_num, Tensor grad_ring_key, Tensor grad_ring_value)");
+
+  // The neutral state for keys and values like k and v.
+  m.def(
+      "initial_state(Tensor k, Tensor v, int left=0) -> (Tensor position, Tensor max, Tensor den, Tensor num, "
+      "Tensor ring_key, Tensor ring_value)");
+
+  // Factors of AFT-local to the weights of its window.
+  m.def("local_bias(Tensor u, Tensor v, int left, int right=0) -> Tensor");
+  m.def("local_bias.out(Tensor u, Tensor v, int left, int right=0, *, Tensor(a!) out) -> ()");
+  m.def(
+      "local_bias_backward(Tensor grad_bias, Tensor u, Tensor v, int left, int right=0) "
+      "-> (Tensor grad_u, Tensor grad_v)");
+  m.def(
+      "local_bias_backward.out(Tensor grad_bias, Tensor u, Tensor v, int left, int right=0, *, Tensor(a!) grad_u, "
+      "Tensor(b!) grad_v) -> ()");
+
+  // (pairs redone exactly, pairs computed) since the process began.
+  m.def("redo_count() -> (int redone, int total)");
+}

@@ -1,0 +1,222 @@
+#include "window_arguments.h"
+
+#include <array>
+#include <string>
+
+#include "version_check.h"
+
+namespace aft::dispatch {
+namespace {
+
+std::string sizes_of(const at::Tensor& t) { return c10::str(t.sym_sizes()); }
+
+void check_floating(std::string_view op, std::string_view name, const at::Tensor& t) {
+  if (!t.defined()) fail("aft::", op, ": ", name, " must be a tensor, got none: pass one");
+  if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble) {
+    fail("aft::", op, ": ", name, " must be float32 or float64, got ", t.scalar_type(), ": convert it with .to()");
+  }
+}
+
+void check_dtype_device(std::string_view op, std::string_view name, const at::Tensor& t, std::string_view like_name,
+                        const at::Tensor& like) {
+  if (!t.defined()) fail("aft::", op, ": ", name, " must be a tensor, got none: pass one");
+  if (t.scalar_type() != like.scalar_type()) {
+    fail("aft::", op, ": ", name, " must have the dtype of ", like_name, ", ", like.scalar_type(), ", got ",
+         t.scalar_type(), ": convert it with .to()");
+  }
+  if (t.device() != like.device()) {
+    fail("aft::", op, ": ", name, " must be on the device of ", like_name, ", ", like.device(), ", got ", t.device(),
+         ": move it with .to()");
+  }
+}
+
+// Far beyond any sequence, and safe to add up.
+constexpr int64_t kLongestReach = int64_t{1} << 40;
+
+void check_reach(std::string_view op, std::string_view name, int64_t reach) {
+  if (reach < 0 || reach > kLongestReach) {
+    fail("aft::", op, ": ", name, " must be between 0 and 2^40, got ", reach,
+         ": pass how many positions the window reaches");
+  }
+}
+
+}  // namespace
+
+ops::WindowShape WindowSizes::shape() const {
+  ops::WindowShape s;
+  s.batch = batch.guard_int(__FILE__, __LINE__);
+  s.time = time.guard_int(__FILE__, __LINE__);
+  s.channels = channels.guard_int(__FILE__, __LINE__);
+  s.heads = heads.guard_int(__FILE__, __LINE__);
+  s.key_channels = key_channels.guard_int(__FILE__, __LINE__);
+  s.causal = causal;
+  s.has_band = span > 0;
+  s.left = left.guard_int(__FILE__, __LINE__);
+  s.right = right.guard_int(__FILE__, __LINE__);
+  s.gate = gate;
+  return s;
+}
+
+ops::LocalBiasShape LocalBiasSizes::shape() const {
+  return {heads.guard_int(__FILE__, __LINE__), rows.guard_int(__FILE__, __LINE__), width.guard_int(__FILE__, __LINE__),
+          left, right};
+}
+
+ops::Gate gate_from_name(std::string_view op, std::string_view name) {
+  if (name == "sigmoid") return ops::Gate::kSigmoid;
+  if (name == "relu") return ops::Gate::kRelu;
+  if (name == "none") return ops::Gate::kNone;
+  fail("aft::", op, ": gate must be \"sigmoid\", \"relu\" or \"none\", got \"", name, "\": choose one of the three");
+}
+
+std::string_view name_of_gate(ops::Gate gate) {
+  return gate == ops::Gate::kSigmoid ? "sigmoid" : gate == ops::Gate::kRelu ? "relu" : "none";
+}
+
+void check_same(std::string_view op, std::string_view name, const at::Tensor& tensor, std::string_view like_name,
+                const at::Tensor& like) {
+  check_dtype_device(op, name, tensor, like_name, like);
+  if (tensor.sym_sizes() != like.sym_sizes()) {
+    fail("aft::", op, ": ", name, " must have the shape of ", like_name, ", ", sizes_of(like), ", got ",
+         sizes_of(tensor), ": reshape it");
+  }
+}
+
+void check_shape(std::string_view op, std::string_view name, const at::Tensor& tensor, c10::SymIntArrayRef expected,
+                 const at::Tensor& v) {
+  check_dtype_device(op, name, tensor, "v", v);
+  if (tensor.sym_sizes() != expected) {
+    fail("aft::", op, ": ", name, " must have shape ", expected, ", got ", sizes_of(tensor),
+         ": allocate it with that shape");
+  }
+}
+
+WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
+                         const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads) {
+  check_torch_version();
+  WindowSizes s;
+  s.causal = causal;
+  s.gate = gate_from_name(op, gate);
+  check_floating(op, "v", v);
+  if (v.dim() != 3) {
+    fail("aft::", op, ": v must have three dimensions [batch, time, channels], got shape ", sizes_of(v),
+         ": add the missing ones with unsqueeze()");
+  }
+  s.batch = v.sym_size(0);
+  s.time = v.sym_size(1);
+  s.channels = v.sym_size(2);
+
+  if (s.gate == ops::Gate::kNone) {
+    if (q.has_value() && q->defined()) {
+      fail("aft::", op, ": q must be absent with gate \"none\", got a tensor of shape ", sizes_of(*q),
+           ": pass None, or another gate");
+    }
+  } else {
+    if (!q.has_value() || !q->defined()) {
+      fail("aft::", op, ": q must be a tensor with gate \"", gate, "\", got none: pass one, or gate=\"none\"");
+    }
+    check_same(op, "q", *q, "v", v);
+  }
+
+  s.heads = heads;
+  if (bias.has_value()) {
+    check_dtype_device(op, "bias", *bias, "v", v);
+    if (bias->dim() != 2 && bias->dim() != 3) {
+      fail("aft::", op, ": bias must have shape [heads, rows, J] or [rows, J], got ", sizes_of(*bias),
+           ": make it with aft::local_bias");
+    }
+    s.heads = bias->dim() == 3 ? bias->sym_size(0) : c10::SymInt(1);
+    s.span = bias->sym_size(-1);
+    if (bias->sym_size(-2) < s.time) {
+      fail("aft::", op, ": bias must have a row for each of the ", s.time, " positions, got ", bias->sym_size(-2),
+           " rows: shorten the sequence, or use a longer table");
+    }
+    if (s.span > 0) {
+      if (!causal && s.span % 2 == 0) {
+        fail("aft::", op, ": bias must have an odd number of columns J = 2 s - 1 if causal is false, got ", s.span,
+             ": reach as far to later positions as to earlier ones");
+      }
+      s.left = causal ? s.span - 1 : (s.span - 1) / 2;
+      s.right = causal ? c10::SymInt(0) : s.left;
+    }
+  }
+  if (s.heads < 1 || s.channels % s.heads != 0) {
+    fail("aft::", op, ": the number of heads must divide the ", s.channels, " channels of v, got ", s.heads,
+         ": change one of them");
+  }
+
+  check_dtype_device(op, "k", k, "v", v);
+  if (k.dim() != 3 || k.sym_size(0) != s.batch || k.sym_size(1) != s.time ||
+      (k.sym_size(2) != s.channels && k.sym_size(2) != s.heads)) {
+    fail("aft::", op, ": k must have shape ", sizes_of(v), " like v, or [", s.batch, ", ", s.time, ", ", s.heads,
+         "] with one key per head, got ", sizes_of(k), ": reshape it, or change the number of heads");
+  }
+  s.key_channels = k.sym_size(2);
+  return s;
+}
+
+void check_state(std::string_view op, const WindowSizes& s, const at::Tensor& v, at::TensorList state) {
+  if (state.size() != 6) {
+    fail("aft::", op, ": state must be the six tensors position, max, den, num, ring_key, ring_value, got ",
+         state.size(), ": make it with aft::initial_state");
+  }
+  if (!state[0].defined() || state[0].scalar_type() != at::kLong || state[0].dim() != 1 ||
+      state[0].sym_size(0) != s.batch || state[0].device() != v.device()) {
+    fail("aft::", op, ": state position must be int64 of shape [", s.batch, "] on ", v.device(), ", got ",
+         state[0].defined()
+             ? c10::str(state[0].scalar_type(), " of shape ", sizes_of(state[0]), " on ", state[0].device())
+             : std::string("none"),
+         ": make it with aft::initial_state");
+  }
+  const auto check = [&](size_t i, std::string_view name, std::initializer_list<c10::SymInt> expected) {
+    check_dtype_device(op, c10::str("state ", name), state[i], "v", v);
+    if (state[i].sym_sizes() != c10::SymIntArrayRef(expected)) {
+      fail("aft::", op, ": state ", name, " must have shape ", c10::SymIntArrayRef(expected), ", got ",
+           sizes_of(state[i]), ": make the state with aft::initial_state for the same channels and window");
+    }
+  };
+  check(1, "max", {s.batch, s.key_channels});
+  check(2, "den", {s.batch, s.key_channels});
+  check(3, "num", {s.batch, s.channels});
+  check(4, "ring_key", {s.batch, s.left, s.key_channels});
+  check(5, "ring_value", {s.batch, s.left, s.channels});
+}
+
+WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left) {
+  check_torch_version();
+  check_floating("initial_state", "v", v);
+  check_dtype_device("initial_state", "k", k, "v", v);
+  if (k.dim() != 3 || v.dim() != 3 || k.sym_size(0) != v.sym_size(0)) {
+    fail("aft::initial_state: k and v must have shapes [batch, time, key channels] and [batch, time, channels], got ",
+         sizes_of(k), " and ", sizes_of(v), ": pass what the operator will get");
+  }
+  check_reach("initial_state", "left", left);
+  WindowSizes s;
+  s.batch = v.sym_size(0);
+  s.channels = v.sym_size(2);
+  s.key_channels = k.sym_size(2);
+  s.span = left;
+  s.left = left;
+  return s;
+}
+
+LocalBiasSizes check_local_bias(std::string_view op, const at::Tensor& u, const at::Tensor& v, int64_t left,
+                                int64_t right) {
+  check_torch_version();
+  check_floating(op, "u", u);
+  if (u.dim() != 2 && u.dim() != 3) {
+    fail("aft::", op, ": u must have shape [rows, width] or [heads, rows, width], got ", sizes_of(u), ": reshape it");
+  }
+  check_same(op, "v", v, "u", u);
+  check_reach(op, "left", left);
+  check_reach(op, "right", right);
+  return {u.dim() == 3 ? u.sym_size(0) : c10::SymInt(1), u.sym_size(-2), u.sym_size(-1), left, right};
+}
+
+c10::SymDimVector local_bias_shape(const at::Tensor& u, int64_t left, int64_t right) {
+  c10::SymDimVector shape(u.sym_sizes().begin(), u.sym_sizes().end());
+  shape.back() = c10::SymInt(left) + 1 + right;
+  return shape;
+}
+
+}  // namespace aft::dispatch

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <optional>
+#include <string_view>
+
+#include "aft/error.h"
+#include "aft/ops/local_bias.h"
+#include "aft/ops/window.h"
+
+// What every implementation of an operator (CPU, Meta) asks of its arguments, in one place. Sizes are SymInt so that
+// the same lines serve torch.compile's symbolic shapes.
+
+namespace aft::dispatch {
+
+using OptionalTensor = std::optional<at::Tensor>;
+
+/// Throws aft::Error with the arguments printed one after another.
+template <typename... Args>
+[[noreturn]] void fail(const Args&... args) {
+  throw Error(c10::str(args...));
+}
+
+/// ops::WindowShape before its sizes are known as numbers.
+struct WindowSizes {
+  c10::SymInt batch, time, channels, heads, key_channels;
+  c10::SymInt span = 0;  // J, columns of the bias; 0: simple
+  c10::SymInt left = 0, right = 0;
+  bool causal = true;
+  ops::Gate gate = ops::Gate::kSigmoid;
+
+  [[nodiscard]] ops::WindowShape shape() const;
+};
+
+ops::Gate gate_from_name(std::string_view op, std::string_view name);
+std::string_view name_of_gate(ops::Gate gate);
+
+/// Checks q, k, v and bias of the operator named `op`. Heads are the bias's first size for local, `heads` for simple.
+WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
+                         const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads);
+
+/// Checks the six tensors of a state against the sizes of the call.
+void check_state(std::string_view op, const WindowSizes& sizes, const at::Tensor& v, at::TensorList state);
+
+/// Checks a tensor that must have the shape, dtype and device of `like`.
+void check_same(std::string_view op, std::string_view name, const at::Tensor& tensor, std::string_view like_name,
+                const at::Tensor& like);
+
+/// Checks that a tensor has this shape and the dtype and device of `v`.
+void check_shape(std::string_view op, std::string_view name, const at::Tensor& tensor, c10::SymIntArrayRef expected,
+                 const at::Tensor& v);
+
+/// The sizes of the state that initial_state(k, v, left) makes.
+WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left);
+
+struct LocalBiasSizes {
+  c10::SymInt heads, rows, width;
+  int64_t left = 0, right = 0;
+
+  [[nodiscard]] ops::LocalBiasShape shape() const;
+};
+
+LocalBiasSizes check_local_bias(std::string_view op, const at::Tensor& u, const at::Tensor& v, int64_t left,
+                                int64_t right);
+
+/// The shape of local_bias(u, ...): u's with its last size replaced by left + 1 + right.
+c10::SymDimVector local_bias_shape(const at::Tensor& u, int64_t left, int64_t right);
+
+}  // namespace aft::dispatch

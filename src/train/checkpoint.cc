@@ -1,0 +1,120 @@
+#include "train/checkpoint.h"
+
+#include <map>
+#include <nlohmann/json.hpp>
+
+#include "aft/error.h"
+#include "aft/runtime/safetensors.h"
+
+namespace aft {
+namespace {
+
+constexpr const char* kFormat = "aft-checkpoint";
+constexpr const char* kFormatVersion = "1";
+
+struct Part {
+  const char* prefix;
+  const torch::Tensor& (Optimizer::*flat)() const;
+};
+constexpr Part kParts[] = {{"weights.", &Optimizer::weight},
+                           {"first_moment.", &Optimizer::first_moment},
+                           {"second_moment.", &Optimizer::second_moment}};
+
+TensorView view_of(const torch::Tensor& tensor, const char* dtype) {
+  return {dtype, tensor.sizes().vec(), static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
+}
+
+std::string to_json(const RunState& state) {
+  nlohmann::ordered_json json = {{"step", state.step},
+                                 {"position", state.position},
+                                 {"evaluated", state.evaluated},
+                                 {"seconds", state.seconds},
+                                 {"loss_sum", state.loss_sum},
+                                 {"loss_count", state.loss_count},
+                                 {"data_checksum", state.data_checksum}};
+  if (state.best_valid_bits) json["best_valid_bits"] = *state.best_valid_bits;
+  return json.dump();
+}
+
+RunState state_from_json(const std::string& text) {
+  const auto json = nlohmann::json::parse(text);
+  RunState state;
+  json.at("step").get_to(state.step);
+  json.at("position").get_to(state.position);
+  json.at("evaluated").get_to(state.evaluated);
+  json.at("seconds").get_to(state.seconds);
+  json.at("loss_sum").get_to(state.loss_sum);
+  json.at("loss_count").get_to(state.loss_count);
+  json.at("data_checksum").get_to(state.data_checksum);
+  if (json.contains("best_valid_bits")) state.best_valid_bits = json.at("best_valid_bits").get<double>();
+  return state;
+}
+
+const TensorView& find(const SafetensorsFile& file, const std::filesystem::path& path, const std::string& name,
+                       const torch::Tensor& into, const char* dtype) {
+  const auto it = file.tensors().find(name);
+  if (it == file.tensors().end()) throw Error(path.string() + ": the tensor " + name + " is missing");
+  if (it->second.dtype != dtype || c10::IntArrayRef(it->second.shape) != into.sizes()) {
+    throw Error(path.string() + ": " + name + ": type or shape does not fit the recipe's model");
+  }
+  return it->second;
+}
+
+void copy_into(const TensorView& view, const torch::Tensor& into) {
+  std::copy_n(view.data, view.bytes, static_cast<std::byte*>(into.mutable_data_ptr()));
+}
+
+}  // namespace
+
+void save_checkpoint(const std::filesystem::path& path, const ModelConfig& config, const std::string& recipe_toml,
+                     const RunState& state, const Optimizer& optimizer, const torch::Generator& generator) {
+  std::map<std::string, TensorView> views;
+  for (const Part& part : kParts) {
+    for (const FlatEntry& entry : optimizer.entries()) {
+      views[part.prefix + entry.name] = view_of(Optimizer::slice((optimizer.*part.flat)(), entry), "F32");
+    }
+  }
+  const auto generator_state = generator.get_state();
+  views["generator"] = view_of(generator_state, "U8");
+  write_safetensors(path, views,
+                    {{"format", kFormat},
+                     {"format_version", kFormatVersion},
+                     {"library_version", AFT_VERSION},
+                     {"config", to_json(config)},
+                     {"recipe", recipe_toml},
+                     {"state", to_json(state)}});
+}
+
+CheckpointHeader read_checkpoint_header(const std::filesystem::path& path) {
+  const SafetensorsFile file(path);
+  const auto& metadata = file.metadata();
+  const auto value = [&](const char* key) {
+    const auto it = metadata.find(key);
+    return it == metadata.end() ? std::string() : it->second;
+  };
+  if (value("format") != kFormat || value("format_version") != kFormatVersion) {
+    throw Error(path.string() + ": expected a checkpoint of format " + kFormat + " " + kFormatVersion + ", got " +
+                value("format") + " " + value("format_version"));
+  }
+  try {
+    return {value("recipe"), state_from_json(value("state"))};
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(path.string() + ": the checkpoint's state cannot be read: " + error.what());
+  }
+}
+
+void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator& generator) {
+  const SafetensorsFile file(path);
+  auto generator_state = generator.get_state();
+  const TensorView& saved_generator = find(file, path, "generator", generator_state, "U8");
+  for (const Part& part : kParts) {
+    for (const FlatEntry& entry : optimizer.entries()) {
+      const auto into = Optimizer::slice((optimizer.*part.flat)(), entry);
+      copy_into(find(file, path, part.prefix + entry.name, into, "F32"), into);
+    }
+  }
+  copy_into(saved_generator, generator_state);
+  generator.set_state(generator_state);
+}
+
+}  // namespace aft

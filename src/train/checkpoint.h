@@ -1,0 +1,40 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+#include "aft/models.h"
+#include "train/optimizer.h"
+
+namespace aft {
+
+/// What a run needs to go on, beside weights and moments.
+struct RunState {
+  int64_t step = 0;
+  int64_t position = 0;  // windows visited, over all epochs
+  bool evaluated = true;  // false: stopped before the validation that was due at this step
+  double seconds = 0;    // of training so far
+  double loss_sum = 0;   // bits per byte of the steps since the last train line
+  int64_t loss_count = 0;
+  std::optional<double> best_valid_bits;
+  uint64_t data_checksum = 0;  // of the training split
+};
+
+/// One file holds everything that must agree: weights, moments, generator and state. Written whole or not at all.
+void save_checkpoint(const std::filesystem::path& path, const ModelConfig& config, const std::string& recipe_toml,
+                     const RunState& state, const Optimizer& optimizer, const torch::Generator& generator);
+
+/// Recipe and state alone. Throws aft::Error for a file that is no checkpoint.
+struct CheckpointHeader {
+  std::string recipe_toml;
+  RunState state;
+};
+CheckpointHeader read_checkpoint_header(const std::filesystem::path& path);
+
+/// Restores weights, moments and generator; the model must be the one of the checkpoint's recipe.
+void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator& generator);
+
+}  // namespace aft

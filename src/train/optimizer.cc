@@ -1,0 +1,84 @@
+#include "train/optimizer.h"
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+
+#include "train/adamw.h"
+
+namespace aft {
+namespace {
+
+constexpr int64_t kAlign = 16;     // elements: every parameter starts on a cache line, as if allocated alone
+constexpr int64_t kGrain = 16384;  // elements a thread takes at least
+
+template <typename T>
+void update_range(const AdamWStep& step, int64_t begin, int64_t end, const torch::Tensor& gradient,
+                  const torch::Tensor& weight, const torch::Tensor& first, const torch::Tensor& second) {
+  const auto* g = gradient.const_data_ptr<T>();
+  auto* w = weight.mutable_data_ptr<T>();
+  auto* m = first.mutable_data_ptr<T>();
+  auto* v = second.mutable_data_ptr<T>();
+  at::parallel_for(begin, end, kGrain, [&](int64_t from, int64_t to) {
+    adamw_update<T>(step, to - from, g + from, w + from, m + from, v + from);
+  });
+}
+
+}  // namespace
+
+Optimizer::Optimizer(ByteLM model) : model_(std::move(model)) {
+  const torch::NoGradGuard no_grad;
+  const auto parameters = model_->named_parameters();
+  int64_t size = 0;
+  for (const auto& item : parameters) entries_.push_back({item.key(), item.value().sizes().vec(), 0, item.value().numel()});
+  for (const bool decays : {true, false}) {
+    for (auto& entry : entries_) {
+      if (is_linear_weight(entry.name) != decays) continue;
+      entry.offset = size;
+      size += (entry.count + kAlign - 1) / kAlign * kAlign;
+    }
+    if (decays) decayed_ = size;
+  }
+  const auto options = parameters.begin()->value().options().requires_grad(false);
+  weight_ = torch::zeros({size}, options);
+  gradient_ = torch::zeros({size}, options);
+  first_moment_ = torch::zeros({size}, options);
+  second_moment_ = torch::zeros({size}, options);
+  for (const auto& entry : entries_) {
+    torch::Tensor parameter = parameters[entry.name];
+    const auto view = slice(weight_, entry);
+    view.copy_(parameter);
+    parameter.set_data(view);
+    parameter.mutable_grad() = slice(gradient_, entry);
+  }
+}
+
+torch::Tensor Optimizer::slice(const torch::Tensor& flat, const FlatEntry& entry) {
+  return flat.narrow(0, entry.offset, entry.count).view(entry.shape);
+}
+
+void Optimizer::clear_gradient() { gradient_.zero_(); }
+
+double Optimizer::gradient_norm() const { return at::linalg_vector_norm(gradient_, 2).item<double>(); }
+
+void Optimizer::update(const TrainConfig& config, int64_t step, double norm) {
+  AdamWStep adamw;
+  adamw.step = step;
+  adamw.lr = learning_rate(config, step);
+  adamw.beta1 = config.beta1;
+  adamw.beta2 = config.beta2;
+  adamw.eps = config.eps;
+  if (config.clip > 0 && norm > config.clip) adamw.gradient_scale = config.clip / norm;
+  for (const bool decays : {true, false}) {
+    adamw.weight_decay = decays ? config.weight_decay : 0;
+    const int64_t begin = decays ? 0 : decayed_;
+    const int64_t end = decays ? decayed_ : weight_.numel();
+    if (weight_.scalar_type() == torch::kFloat32) {
+      update_range<float>(adamw, begin, end, gradient_, weight_, first_moment_, second_moment_);
+    } else {
+      update_range<double>(adamw, begin, end, gradient_, weight_, first_moment_, second_moment_);
+    }
+  }
+}
+
+}  // namespace aft

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <torch/torch.h>
+
+#include <string>
+#include <vector>
+
+#include "aft/models.h"
+#include "aft/train.h"
+
+namespace aft {
+
+/// One parameter's place in the flat buffers.
+struct FlatEntry {
+  std::string name;
+  std::vector<int64_t> shape;
+  int64_t offset = 0;
+  int64_t count = 0;
+};
+
+/// AdamW over a model's parameters, which become views of one flat tensor (f32 or f64), linear weights first: clipping
+/// and the update are one pass each, and a checkpoint is a list of slices.
+class Optimizer {
+ public:
+  explicit Optimizer(ByteLM model);
+
+  /// Sets all gradients to zero.
+  void clear_gradient();
+
+  /// Norm of the whole gradient.
+  [[nodiscard]] double gradient_norm() const;
+
+  /// Clips to config.clip, given the norm, and updates. `step` counts from 1.
+  void update(const TrainConfig& config, int64_t step, double norm);
+
+  /// In the order of the model.
+  [[nodiscard]] const std::vector<FlatEntry>& entries() const { return entries_; }
+  /// The entry's slice of one of the flat tensors below, in the entry's shape.
+  [[nodiscard]] static torch::Tensor slice(const torch::Tensor& flat, const FlatEntry& entry);
+
+  [[nodiscard]] const torch::Tensor& weight() const { return weight_; }
+  [[nodiscard]] const torch::Tensor& gradient() const { return gradient_; }
+  [[nodiscard]] const torch::Tensor& first_moment() const { return first_moment_; }
+  [[nodiscard]] const torch::Tensor& second_moment() const { return second_moment_; }
+
+ private:
+  ByteLM model_;
+  std::vector<FlatEntry> entries_;
+  int64_t decayed_ = 0;  // the first elements of the flat tensors, where weight decay applies
+  torch::Tensor weight_;
+  torch::Tensor gradient_;
+  torch::Tensor first_moment_;
+  torch::Tensor second_moment_;
+};
+
+}  // namespace aft

@@ -1,0 +1,239 @@
+#include <ATen/CPUGeneratorImpl.h>
+
+#include <chrono>
+#include <cmath>
+#include <numbers>
+
+#include "aft/error.h"
+#include "aft/models.h"
+#include "aft/runtime/safetensors.h"
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/run_folder.h"
+#include "train/training_step.h"
+
+namespace aft {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+}  // namespace
+
+struct Trainer::Run {
+  Run(Recipe recipe_, TrainOptions options_);
+  TrainOutcome run(TrainObserver& observer);
+
+ private:
+  void begin(TrainObserver& observer);
+  void train_one_step(TrainObserver& observer);
+  bool validate_model(TrainObserver& observer);  // false: stopped before it was done
+  void save();
+  void finish(TrainObserver& observer, TrainOutcome& outcome);
+
+  [[nodiscard]] bool stop_wanted() const {
+    return (options.stop && *options.stop) || (options.until > 0 && state.step >= options.until);
+  }
+  [[nodiscard]] bool due(int64_t every) const {
+    return state.step == recipe.train.steps || (every > 0 && state.step % every == 0);
+  }
+  [[nodiscard]] double seconds() const { return seconds_before + seconds_since(began); }
+  [[nodiscard]] int64_t tokens() const { return state.position * recipe.model.context; }
+  [[nodiscard]] std::string last_checkpoint() const;
+  void add_metric(const char* split, double bits, double rate, TrainObserver& observer);
+  void require_finite_weights() const;
+
+  Recipe recipe;
+  TrainOptions options;
+  RunFolder folder;
+  DataSplits data;
+  WindowOrder order;
+  RunState state;
+  bool resuming = false;
+  int64_t saved_step = -1;  // of the checkpoint on disk
+
+  ByteLM model{nullptr};
+  std::unique_ptr<Optimizer> optimizer;
+  torch::Generator generator;  // LibTorch's own: dropout draws from it
+  std::unique_ptr<MetricsFile> metrics;
+  Clock::time_point began;
+  double seconds_before = 0;
+  double logged_seconds = 0;  // of training steps since the last train line
+  int64_t logged_tokens = 0;
+};
+
+Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
+    : recipe((validate(recipe_, true), std::move(recipe_))),
+      options(options_),
+      folder(recipe.run.folder),
+      data((folder.check(options_.resume, options_.force), load_splits(recipe.data))),
+      order(static_cast<int64_t>(data.train.size()), recipe.model.context, static_cast<uint64_t>(recipe.train.seed)) {
+  if (options.resume && options.force) throw Error("--resume and --force: expected one of them, got both");
+  state.data_checksum = checksum(data.train);
+  std::error_code error;
+  if (!options.resume || !std::filesystem::exists(folder.checkpoint(), error)) return;
+  const auto header = read_checkpoint_header(folder.checkpoint());
+  check_same_run(parse_recipe(header.recipe_toml, folder.checkpoint().string()), recipe);
+  if (header.state.data_checksum != state.data_checksum) {
+    throw Error("data: the training bytes are not those of the run to resume; give the same data");
+  }
+  if (header.state.step > recipe.train.steps) {
+    throw Error("train.steps: expected at least " + std::to_string(header.state.step) +
+                ", the step of the run to resume, got " + std::to_string(recipe.train.steps));
+  }
+  state = header.state;
+  resuming = true;
+}
+
+void Trainer::Run::begin(TrainObserver& observer) {
+  folder.open();
+  if (!resuming) folder.clear();
+  const std::string toml = to_toml(recipe);
+  write_file_atomically(folder.recipe(), toml.data(), toml.size());
+  metrics = std::make_unique<MetricsFile>(folder.metrics(), state.step);
+
+  use_threads(recipe.train.threads);
+  model = ByteLM(recipe.model);
+  model->initialise(static_cast<uint64_t>(recipe.train.seed));
+  optimizer = std::make_unique<Optimizer>(model);
+  generator = at::detail::getDefaultCPUGenerator();
+  generator.set_current_seed(static_cast<uint64_t>(recipe.train.seed));
+  if (resuming) {
+    restore_checkpoint(folder.checkpoint(), *optimizer, generator);
+    saved_step = state.step;
+    observer.note("resumed at step " + std::to_string(state.step));
+  } else if (options.resume) {
+    observer.note("no checkpoint in " + folder.path().string() + " yet: beginning at step 0");
+  }
+  model->train();
+  seconds_before = state.seconds;
+  began = Clock::now();
+}
+
+TrainOutcome Trainer::Run::run(TrainObserver& observer) {
+  begin(observer);
+  TrainOutcome outcome;
+  bool stopped = !state.evaluated && !validate_model(observer);
+  while (!stopped && state.step < recipe.train.steps && !stop_wanted()) {
+    train_one_step(observer);
+    if (!data.valid.empty() && due(recipe.train.eval_every)) stopped = !validate_model(observer);
+    if (!stopped && due(recipe.train.checkpoint_every)) save();
+  }
+  outcome.finished = !stopped && state.step == recipe.train.steps;
+  if (saved_step != state.step || stopped) save();
+  outcome.step = state.step;
+  if (outcome.finished) finish(observer, outcome);
+  outcome.best_valid_bits = state.best_valid_bits;
+  return outcome;
+}
+
+void Trainer::Run::train_one_step(TrainObserver& observer) {
+  const auto step_began = Clock::now();
+  const int64_t step = state.step + 1;
+  const auto fail = [&](const NotFinite& what) {
+    throw Error("train: step " + std::to_string(step) + ": " + what.where + "; " + last_checkpoint() +
+                "; a lower train.lr, a longer train.warmup or a smaller train.clip may help");
+  };
+  StepResult result;
+  try {
+    result = compute_gradient(model, *optimizer, data.train, order, recipe, state.position);
+  } catch (const NotFinite& what) {
+    fail(what);
+  }
+  optimizer->update(recipe.train, step, result.gradient_norm);
+  state.step = step;
+  state.position += recipe.train.batch * recipe.train.accumulate;
+  const double bits = result.loss / std::numbers::ln2;
+  state.loss_sum += bits;
+  ++state.loss_count;
+  logged_seconds += seconds_since(step_began);
+  logged_tokens += recipe.train.batch * recipe.train.accumulate * recipe.model.context;
+  const double rate = static_cast<double>(logged_tokens) / std::max(1e-9, logged_seconds);
+  if (due(recipe.train.log_every)) {
+    add_metric("train", state.loss_sum / static_cast<double>(state.loss_count), rate, observer);
+    state.loss_sum = 0;
+    state.loss_count = 0;
+    logged_seconds = 0;
+    logged_tokens = 0;
+  }
+  observer.step({step, "train", bits, tokens(), rate, learning_rate(recipe.train, step), seconds()}, recipe.train.steps);
+}
+
+bool Trainer::Run::validate_model(TrainObserver& observer) {
+  state.evaluated = false;
+  const auto result = evaluate(model, data.valid, options.stop);
+  if (!result) return false;
+  state.evaluated = true;
+  if (!std::isfinite(result->bits_per_byte)) {
+    require_finite_weights();
+    throw Error("train: step " + std::to_string(state.step) + ": the validation loss is not finite; " + last_checkpoint());
+  }
+  add_metric("valid", result->bits_per_byte, static_cast<double>(result->predicted) / std::max(1e-9, result->seconds),
+             observer);
+  if (!state.best_valid_bits || result->bits_per_byte < *state.best_valid_bits) {
+    // The model first: a run killed in between finds a best model that is newer than it knows, never one too old.
+    require_finite_weights();
+    save_model(model, folder.model());
+    state.best_valid_bits = result->bits_per_byte;
+  }
+  return true;
+}
+
+void Trainer::Run::save() {
+  require_finite_weights();
+  if (data.valid.empty()) save_model(model, folder.model());
+  state.seconds = seconds();
+  save_checkpoint(folder.checkpoint(), recipe.model, to_toml(recipe), state, *optimizer, generator);
+  saved_step = state.step;
+}
+
+void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
+  if (!data.test.empty()) {
+    ByteLM best = load_model(folder.model());
+    const auto result = evaluate(best, data.test, options.stop);
+    if (!result) {
+      outcome.finished = false;
+      return;
+    }
+    outcome.test_bits = result->bits_per_byte;
+    add_metric("test", result->bits_per_byte, static_cast<double>(result->predicted) / std::max(1e-9, result->seconds),
+               observer);
+  }
+  if (!gnuplot_exists()) {
+    observer.note("gnuplot is not installed: no loss.png");
+    return;
+  }
+  try {
+    plot_runs({folder.path()}, folder.plot());
+  } catch (const Error& error) {
+    observer.note(error.what());  // the run itself is whole
+  }
+}
+
+void Trainer::Run::add_metric(const char* split, double bits, double rate, TrainObserver& observer) {
+  const Metric metric{state.step, split, bits, tokens(), rate, learning_rate(recipe.train, state.step), seconds()};
+  metrics->append(metric);
+  observer.metric(metric, recipe.train.steps);
+}
+
+std::string Trainer::Run::last_checkpoint() const {
+  return saved_step < 0 ? "there is no checkpoint yet"
+                        : "the last good checkpoint is step " + std::to_string(saved_step) + " in " +
+                              folder.checkpoint().string();
+}
+
+void Trainer::Run::require_finite_weights() const {
+  if (const auto name = first_non_finite(*optimizer, optimizer->weight())) {
+    throw Error("train: step " + std::to_string(state.step) + ": the weights are not finite, first in " + *name + "; " +
+                last_checkpoint() + "; a lower train.lr may help");
+  }
+}
+
+Trainer::Trainer(Recipe recipe, TrainOptions options) : run_(std::make_unique<Run>(std::move(recipe), options)) {}
+Trainer::~Trainer() = default;
+TrainOutcome Trainer::run(TrainObserver& observer) { return run_->run(observer); }
+
+}  // namespace aft

@@ -1,0 +1,85 @@
+#include <gtest/gtest.h>
+#include <lzma.h>
+
+#include "aft/data.h"
+#include "aft/error.h"
+#include "scratch.h"
+
+namespace aft {
+namespace {
+
+std::string compress(const std::string& text) {
+  std::string out(lzma_stream_buffer_bound(text.size()), '\0');
+  size_t size = 0;
+  EXPECT_EQ(LZMA_OK, lzma_easy_buffer_encode(1, LZMA_CHECK_CRC64, nullptr,
+                                             reinterpret_cast<const uint8_t*>(text.data()), text.size(),
+                                             reinterpret_cast<uint8_t*>(out.data()), &size, out.size()));
+  out.resize(size);
+  return out;
+}
+
+std::string load(const std::filesystem::path& path) {
+  const Bytes bytes = Bytes::load(path);
+  return {bytes.view().begin(), bytes.view().end()};
+}
+
+std::string long_text() {
+  std::string text;
+  for (int i = 0; i < 40000; ++i) text += std::to_string(i * 7919) + (i % 13 ? " " : "\n");
+  return text + std::string("\0\xff", 2);
+}
+
+std::string message(const std::filesystem::path& path) {
+  try {
+    Bytes::load(path);
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(Bytes, PlainFileIsReadAsItIs) {
+  const Scratch scratch;
+  EXPECT_EQ(load(scratch.write("a.txt", long_text())), long_text());
+  EXPECT_EQ(load(scratch.write("empty", "")), "");
+}
+
+TEST(Bytes, XzIsDecodedAlsoOfSeveralStreams) {
+  const Scratch scratch;
+  EXPECT_EQ(load(scratch.write("a.xz", compress(long_text()))), long_text());
+  EXPECT_EQ(load(scratch.write("b.xz", compress("one ") + compress("two"))), "one two");
+}
+
+TEST(Bytes, FolderIsJoinedInSortedOrderWithoutHiddenFiles) {
+  const Scratch scratch;
+  scratch.write("d/b.txt", "second ");
+  scratch.write("d/a.txt.xz", compress("first "));
+  scratch.write("d/c/z.txt", "third");
+  scratch.write("d/.hidden", "no");
+  scratch.write("d/.git/x", "no");
+  EXPECT_EQ(load(scratch.path() / "d"), "first second third");
+}
+
+TEST(Bytes, BadFilesAreNamed) {
+  const Scratch scratch;
+  const std::string whole = compress(long_text());
+  EXPECT_NE(message(scratch.path() / "none").find("no such file"), std::string::npos);
+  EXPECT_NE(message(scratch.write("cut.xz", whole.substr(0, whole.size() / 2))).find("truncated"), std::string::npos);
+  EXPECT_NE(message(scratch.write("plain.xz", "just text, long enough")).find("not an .xz"), std::string::npos);
+  std::string broken = whole;
+  broken[broken.size() / 2] ^= 1;
+  EXPECT_NE(message(scratch.write("broken.xz", broken)).find("corrupt"), std::string::npos);
+  EXPECT_NE(message(scratch.write("empty.xz", "")).find("empty.xz"), std::string::npos);
+}
+
+TEST(Checksum, TellsBytesApart) {
+  const uint8_t a[] = {1, 2, 3};
+  const uint8_t b[] = {1, 3, 2};
+  EXPECT_NE(checksum(a), checksum(b));
+  // CRC-64/XZ of "123456789", from the catalogue of parametrised CRC algorithms.
+  const std::string digits = "123456789";
+  EXPECT_EQ(checksum({reinterpret_cast<const uint8_t*>(digits.data()), digits.size()}), 0x995dc9bbdf1939faULL);
+}
+
+}  // namespace
+}  // namespace aft
