@@ -58,9 +58,7 @@ void add_generate(CLI::App& app) {
       "--prompt", options->prompt,
       "The text to continue; - reads it from standard input. Without it, what is piped in; else the start of a line");
   command->add_flag("--echo", options->echo, "Write the prompt first");
-  command->add_option("--tokens", options->tokens, "Bytes to write")
-      ->check(not_negative)
-      ->capture_default_str();
+  command->add_option("--tokens", options->tokens, "Bytes to write")->check(not_negative)->capture_default_str();
   command->add_option("--temperature", options->sampler.temperature, "0: always the most likely byte")
       ->capture_default_str();
   command->add_option("--top-p", options->sampler.top_p, "Draw from the fewest most likely bytes that reach this share")
