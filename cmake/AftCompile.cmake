@@ -1,4 +1,4 @@
-# How every target of the project is compiled.
+# How every target of the project is compiled and linked.
 
 set(CMAKE_CXX_STANDARD 20)
 set(CMAKE_CXX_STANDARD_REQUIRED ON)
@@ -9,11 +9,33 @@ set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/bin)
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
 set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/lib)
 
+# Installed programs find the project's libraries beside them and LibTorch where it was at build time.
+set(CMAKE_INSTALL_RPATH "$ORIGIN/../lib;$ORIGIN")
+set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON)
+
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
 endif()
 
-# Warnings are errors for our own code; -fno-math-errno lets sqrt and friends inline, and changes no value.
+# ccache takes a precompiled header only when told that its time stamp does not matter.
+find_program(AFT_CCACHE ccache)
+if(AFT_CCACHE AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER
+      ${CMAKE_COMMAND} -E env CCACHE_SLOPPINESS=pch_defines,time_macros CCACHE_BASEDIR=${PROJECT_SOURCE_DIR} ${AFT_CCACHE})
+endif()
+find_program(AFT_MOLD mold)
+if(AFT_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+if(AFT_SANITIZE)
+  add_compile_options(-fsanitize=${AFT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
+  add_link_options(-fsanitize=${AFT_SANITIZE})
+endif()
+
+# Warnings are errors for our own code; -fno-math-errno lets sqrt and friends inline, and changes no value. All of it is
+# for building only: an installed library asks nothing of its consumer's flags.
 add_library(aft_compile INTERFACE)
-target_compile_options(aft_compile INTERFACE -Wall -Wextra -Wshadow -Werror -fno-math-errno)
-target_include_directories(aft_compile INTERFACE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/src)
+target_compile_options(aft_compile INTERFACE $<BUILD_INTERFACE:-Wall;-Wextra;-Wshadow;-Werror;-fno-math-errno>)
+target_include_directories(aft_compile INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
+                                                 $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)

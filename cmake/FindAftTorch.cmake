@@ -3,45 +3,64 @@
 # Torch's own TorchConfig.cmake is not run: that of a CUDA build stops where no CUDA toolkit is installed, and this
 # project's torch layer needs the CPU libraries alone. Those are in every build, so one way serves both.
 #
-#   AFT_TORCH_ROOT       the folder holding include/ and lib/ (optional; else Torch_DIR, CMAKE_PREFIX_PATH and the
-#                        torch of AFT_PYTHON or python3 are looked at, in this order)
+# Looked at, in this order:
+#   AFT_TORCH_ROOT       the folder holding include/ and lib/
+#   AFT_PYTHON           a Python interpreter: its torch
+#   Torch_DIR, CMAKE_PREFIX_PATH (torch.utils.cmake_prefix_path), python3
+# Gives:
 #   AftTorch_VERSION     such as 2.13.0        AftTorch_BUILD   cpu, or the CUDA version such as 13.0
 #   AftTorch_ROOT        the folder found      AftTorch_LIBRARY_DIR
 
 include(FindPackageHandleStandardArgs)
 
+# The folder of a Python interpreter's torch, without importing it; empty if it has none.
+function(_aft_torch_of_python python result)
+  execute_process(
+    COMMAND "${python}" -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+    OUTPUT_VARIABLE folder OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  set(${result} "${folder}" PARENT_SCOPE)
+endfunction()
+
+set(AFT_TORCH_ROOT "" CACHE PATH "LibTorch: the folder holding include/ and lib/; empty: look for it")
+set(AFT_PYTHON "" CACHE FILEPATH "Python whose torch is used and that runs the Python tests; empty: look for it")
+
 set(_aft_candidates "")
 if(AFT_TORCH_ROOT)
   list(APPEND _aft_candidates "${AFT_TORCH_ROOT}")
+elseif(AFT_PYTHON)
+  _aft_torch_of_python("${AFT_PYTHON}" _aft_candidates)
 else()
   if(Torch_DIR)
     list(APPEND _aft_candidates "${Torch_DIR}/../../..")
   endif()
-  set(_aft_environment "$ENV{CMAKE_PREFIX_PATH}")
-  string(REPLACE ":" ";" _aft_environment "${_aft_environment}")
+  string(REPLACE ":" ";" _aft_environment "$ENV{CMAKE_PREFIX_PATH}")
   foreach(_aft_prefix IN LISTS CMAKE_PREFIX_PATH _aft_environment)
     # torch.utils.cmake_prefix_path is <root>/share/cmake; a plain prefix is the root itself.
     list(APPEND _aft_candidates "${_aft_prefix}/../.." "${_aft_prefix}")
   endforeach()
-  find_program(AFT_PYTHON NAMES python3 DOC "Python whose torch is used, and that runs the Python tests")
-  if(AFT_PYTHON)
-    execute_process(
-      COMMAND "${AFT_PYTHON}" -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
-      OUTPUT_VARIABLE _aft_python_torch OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-    if(_aft_python_torch)
-      list(APPEND _aft_candidates "${_aft_python_torch}")
-    endif()
+  find_program(_aft_python3 python3 NO_CACHE)
+  if(_aft_python3)
+    _aft_torch_of_python("${_aft_python3}" _aft_python_torch)
+    list(APPEND _aft_candidates ${_aft_python_torch})
   endif()
 endif()
 
 set(AftTorch_ROOT "")
 foreach(_aft_candidate IN LISTS _aft_candidates)
-  if(EXISTS "${_aft_candidate}/include/torch/csrc/api/include/torch/torch.h" AND EXISTS
-                                                                                 "${_aft_candidate}/lib/libtorch_cpu.so")
+  if(NOT AftTorch_ROOT
+     AND EXISTS "${_aft_candidate}/include/torch/csrc/api/include/torch/torch.h"
+     AND EXISTS "${_aft_candidate}/lib/libtorch_cpu.so")
     get_filename_component(AftTorch_ROOT "${_aft_candidate}" REALPATH)
-    break()
   endif()
 endforeach()
+
+if(NOT AFT_PYTHON AND AftTorch_ROOT)
+  # A wheel lies in <environment>/lib/python3.x/site-packages/torch.
+  get_filename_component(_aft_python "${AftTorch_ROOT}/../../../../bin/python3" ABSOLUTE)
+  if(EXISTS "${_aft_python}")
+    set(AFT_PYTHON "${_aft_python}" CACHE FILEPATH "" FORCE)
+  endif()
+endif()
 
 if(AftTorch_ROOT)
   set(AftTorch_LIBRARY_DIR "${AftTorch_ROOT}/lib")

@@ -68,6 +68,7 @@ torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Ten
 /// How many (row, channel) pairs the exact redo took over, of all computed since the process began.
 ops::RedoCount redo_count();
 
+/// The layers. Call them as layer->forward(x): layer(x) does not see overloaded functions.
 namespace nn {
 
 struct AFTSimpleOptions {

@@ -263,6 +263,12 @@ std::tuple<Tensor, Tensor> local_bias_backward_autograd(const Tensor& grad_bias,
       kNoSecond, [&] { return local_bias_backward(grad_bias, u, v, left, right); }, grad_bias, u, v);
 }
 
+// Constants, whatever k and v are.
+StateTensors initial_state_autograd(const Tensor& k, const Tensor& v, int64_t left) {
+  const Below below;
+  return initial_state(k, v, left);
+}
+
 // Operators that write into their arguments: no gradient passes, so asking for one is an error at once.
 void in_place_autograd(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
   const auto& arguments = op.schema().arguments();
@@ -300,6 +306,7 @@ TORCH_LIBRARY_IMPL(aft, Autograd, m) {
   m.impl("local_with_state", local_with_state_autograd);
   m.impl("window_with_state_forward", window_with_state_forward_autograd);
   m.impl("window_with_state_backward", window_with_state_backward_autograd);
+  m.impl("initial_state", initial_state_autograd);
   m.impl("local_bias", local_bias_autograd);
   m.impl("local_bias_backward", local_bias_backward_autograd);
   for (const char* name : {"simple.out", "simple_backward.out", "simple_step_", "local.out", "local_backward.out",

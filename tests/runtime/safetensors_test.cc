@@ -29,6 +29,7 @@ class Safetensors : public testing::Test {
  protected:
   /// The message that a file of these bytes is refused with, "" if it opens.
   std::string refusal(const std::string& bytes) {
+    std::filesystem::remove(folder_ / "file");  // a file cut to nothing and written again is flushed to the disk
     test::write_all(folder_ / "file", bytes);
     try {
       const SafetensorsFile file(folder_ / "file");

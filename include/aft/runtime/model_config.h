@@ -12,13 +12,13 @@ struct ModelConfig {
   std::string mixer = "aft_local";  // aft_simple, aft_local, attention
   int64_t vocabulary = 256;
   int64_t layers = 4;
-  int64_t channels = 256;       // d
-  int64_t mlp_channels = 1024;  // width inside the two-layer MLP, 4 d in the paper
-  int64_t context = 256;        // T: length of the position tables
-  int64_t heads = 4;            // attention only
-  int64_t window = 32;          // aft_local: w is kept where 0 <= t - t' < window; 0 is aft_simple
+  int64_t channels = 256;        // d
+  int64_t mlp_channels = 1024;   // width inside the two-layer MLP, 4 d in the paper
+  int64_t context = 256;         // T: length of the position tables
+  int64_t heads = 4;             // attention only
+  int64_t window = 32;           // aft_local: w is kept where 0 <= t - t' < window; 0 is aft_simple
   int64_t factor_channels = 64;  // aft_local: d', width of the factors u and v
-  double dropout = 0.0;         // training only
+  double dropout = 0.0;          // training only
 };
 
 /// Throws aft::Error naming the field, what was expected and what came.

@@ -1,6 +1,6 @@
-#include "aft/ops/local_bias.h"
-
 #include <algorithm>
+
+#include "aft/ops/local_bias.h"
 
 namespace aft::ops {
 

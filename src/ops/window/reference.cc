@@ -72,9 +72,7 @@ struct Row {
     return s < 0 ? initial.ring_value[ring_value(s, c)]
                  : v_rows.data[b * v_rows.batch_stride + s * v_rows.time_stride + c];
   }
-  bool inside(int64_t t, int64_t s) const {
-    return shape.has_band && s >= t - shape.left && s <= t + shape.right;
-  }
+  bool inside(int64_t t, int64_t s) const { return shape.has_band && s >= t - shape.left && s <= t + shape.right; }
   int64_t band_index(int64_t t, int64_t s, int64_t c) const {
     return head(c) * band.head_stride + (position + t) * band.row_stride + s - t + shape.left;
   }
@@ -189,9 +187,8 @@ void window_forward_reference(const WindowForward<T>& p) {
       for (int64_t c = 0; c < s.channels; ++c) {
         T max, den, num;
         row.row_sums(t, c, max, den, num);
-        const T gate = s.gate == Gate::kNone
-                           ? T(1)
-                           : gate_value(s.gate, p.q.data[b * p.q.batch_stride + t * p.q.time_stride + c]);
+        const T gate =
+            s.gate == Gate::kNone ? T(1) : gate_value(s.gate, p.q.data[b * p.q.batch_stride + t * p.q.time_stride + c]);
         p.y.data[b * p.y.batch_stride + t * p.y.time_stride + c] = den == 0 ? T(0) : gate * (num / den);
       }
     }

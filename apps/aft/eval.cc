@@ -1,0 +1,60 @@
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdio>
+#include <memory>
+#include <string>
+
+#include "aft/runtime.h"
+#include "commands.h"
+#include "input.h"
+#include "output.h"
+
+namespace aft::app {
+namespace {
+
+struct Options {
+  std::string model;
+  std::string file;
+  bool json = false;
+  int64_t threads = 0;
+};
+
+void run(const Options& options) {
+  const std::vector<uint8_t> text = read_text(options.file);
+  const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
+  const runtime::Model model = runtime::Model::load(options.model, *pool);
+  const auto start = std::chrono::steady_clock::now();
+  const bool show = ::isatty(STDERR_FILENO) != 0;
+  const runtime::Evaluation result = runtime::evaluate(model, text, pool, [&](int64_t done) {
+    if (show) std::fprintf(stderr, "\r%3d %%", static_cast<int>(100 * done / static_cast<int64_t>(text.size())));
+  });
+  if (show) std::fprintf(stderr, "\r     \r");
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!options.json) {
+    write_out(fixed(result.bits_per_byte, 4) + " bits per byte over " + grouped(result.predicted) + " predicted of " +
+              grouped(result.bytes) + " bytes, in " + fixed(seconds, 1) + " s\n");
+  }
+  write_json({{"bits_per_byte", result.bits_per_byte},
+              {"bytes", result.bytes},
+              {"predicted", result.predicted},
+              {"seconds", seconds}});
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("eval", "Measure how well a model predicts a text, in bits per byte");
+  command->add_option("MODEL", options->model, "A model file or a run folder")->required();
+  command->add_option("FILE", options->file, "The text: any bytes, plain or .xz")->required();
+  command->add_flag("--json", options->json, "Only the last line: one JSON object");
+  command->add_option("--threads", options->threads, "0: as many as the machine runs")->capture_default_str();
+  command->footer(
+      "The text is cut into windows of the model's context, each read from the neutral state; in a window every byte\n"
+      "after the first is predicted once. The last line of output is a JSON object.\n"
+      "Example:\n  aft eval runs/quickstart data/valid.txt --json");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace aft::app

@@ -1,0 +1,56 @@
+#include <memory>
+#include <string>
+
+#include "aft/runtime/model_file.h"
+#include "commands.h"
+#include "output.h"
+
+namespace aft::app {
+namespace {
+
+struct Options {
+  std::string model;
+  bool json = false;
+};
+
+void run(const Options& options) {
+  const runtime::ModelFile file(options.model);
+  const ModelConfig& c = file.config();
+  const auto bytes = static_cast<int64_t>(std::filesystem::file_size(file.path()));
+  if (options.json) {
+    nlohmann::ordered_json tensors;
+    for (const auto& [name, tensor] : file.tensors()) tensors[name] = tensor.shape;
+    write_json({{"file", file.path().string()},
+                {"bytes", bytes},
+                {"format_version", 1},
+                {"library_version", file.library_version()},
+                {"parameters", file.parameters()},
+                {"config", nlohmann::ordered_json::parse(to_json(c))},
+                {"tensors", tensors}});
+    return;
+  }
+  std::string text = "file        " + file.path().string() + " (" + grouped(bytes) + " bytes, written by aft " +
+                     file.library_version() + ")\n";
+  text += "parameters  " + grouped(file.parameters()) + " (f32)\n";
+  text += "mixer       " + c.mixer;
+  if (c.mixer == "aft_local") {
+    text += ", window " + std::to_string(c.window) + ", factors of width " + std::to_string(c.factor_channels);
+  }
+  if (c.mixer == "attention") text += ", " + std::to_string(c.heads) + " heads";
+  text += "\nlayers      " + std::to_string(c.layers) + "\nchannels    " + std::to_string(c.channels) + " (MLP " +
+          std::to_string(c.mlp_channels) + ")\ncontext     " + grouped(c.context) + " bytes\n";
+  write_out(text);
+}
+
+}  // namespace
+
+void add_info(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("info", "Show what a model file holds");
+  command->add_option("MODEL", options->model, "A model file or a run folder")->required();
+  command->add_flag("--json", options->json, "One JSON object with config, parameters and the shape of every tensor");
+  command->footer("Example:\n  aft info runs/quickstart");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace aft::app

@@ -1,0 +1,183 @@
+// The split exponential and the running sum, for every SIMD target. Included by kernels inside foreach_target.
+
+#if defined(AFT_OPS_COMMON_EXP_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AFT_OPS_COMMON_EXP_INL_H_
+#undef AFT_OPS_COMMON_EXP_INL_H_
+#else
+#define AFT_OPS_COMMON_EXP_INL_H_
+#endif
+
+#include <cstring>
+#include <limits>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <typename T>
+struct FloatFormat;
+template <>
+struct FloatFormat<float> {
+  static constexpr int kMantissaBits = 23;
+  static constexpr float kBias = 127.0f;
+  static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+};
+template <>
+struct FloatFormat<double> {
+  static constexpr int kMantissaBits = 52;
+  static constexpr double kBias = 1023.0;
+  static constexpr double kMagic = 6755399441055744.0;
+};
+
+// Keys saturate here: e^k is right to +-65504 and finite beyond.
+template <typename T>
+constexpr T kKeyLimit = T(1 << 20);
+// Exponents start here instead of at -infinity: below any real key's, above 2^-200 times an absent one.
+template <typename T>
+constexpr T kExponentFloor = T(-1200000);
+
+// 2^n for integers n <= bias, 0 below the smallest normal exponent.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Pow2(D d, V n) {
+  using T = hn::TFromD<D>;
+  using F = FloatFormat<T>;
+  const hn::RebindToUnsigned<D> du;
+  const V biased = hn::Add(hn::Max(n, hn::Set(d, -F::kBias)), hn::Set(d, F::kMagic + F::kBias));
+  return hn::BitCast(d, hn::ShiftLeft<F::kMantissaBits>(hn::BitCast(du, biased)));
+}
+
+// Integer part of log2 |x| as a float; -bias for 0.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExponentOf(D d, V x) {
+  using T = hn::TFromD<D>;
+  using F = FloatFormat<T>;
+  const hn::RebindToUnsigned<D> du;
+  const auto field = hn::ShiftRight<F::kMantissaBits>(hn::BitCast(du, hn::Abs(x)));
+  const auto magic = hn::BitCast(du, hn::Set(d, F::kMagic));
+  return hn::Sub(hn::BitCast(d, hn::Or(field, magic)), hn::Set(d, F::kMagic + F::kBias));
+}
+
+// e^x = p * 2^n, n = round(x log2 e) an integer kept as a float, p in [2^-1/2, 2^1/2]. x = -inf: p = 0. +inf and NaN:
+// p = NaN. So p does not depend on any maximum, and every rescale is an exact power of two.
+template <class V>
+struct SplitExp {
+  V p, n;
+};
+
+HWY_INLINE hn::Vec<hn::ScalableTag<float>> ExpPolynomial(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>> g) {
+  // Minimax of e^g on |g| <= ln(2)/2 with value and slope 1 at 0: relative error 1.0e-7.
+  auto p = hn::Set(d, 8.3124981e-3f);
+  p = hn::MulAdd(p, g, hn::Set(d, 4.1890341e-2f));
+  p = hn::MulAdd(p, g, hn::Set(d, 1.6667116e-1f));
+  p = hn::MulAdd(p, g, hn::Set(d, 4.9999231e-1f));
+  p = hn::MulAdd(p, g, hn::Set(d, 1.0f));
+  return hn::MulAdd(p, g, hn::Set(d, 1.0f));
+}
+
+HWY_INLINE hn::Vec<hn::ScalableTag<double>> ExpPolynomial(hn::ScalableTag<double> d,
+                                                          hn::Vec<hn::ScalableTag<double>> g) {
+  // Taylor to g^13: relative error 4e-18 on |g| <= ln(2)/2.
+  constexpr double kInverseFactorial[] = {
+      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
+      1.0 / 720,        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
+  auto p = hn::Set(d, kInverseFactorial[0]);
+  for (size_t i = 1; i < 14; ++i) p = hn::MulAdd(p, g, hn::Set(d, kInverseFactorial[i]));
+  return p;
+}
+
+// x - n ln 2 without the error of the plain difference (1.7e-4 at x = 1e4 in f32).
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ReduceLn2(D d, V x, V n) {
+  using T = hn::TFromD<D>;
+#if HWY_NATIVE_FMA
+  constexpr T kHigh = T(0.693147180559945309417232);
+  constexpr T kLow = sizeof(T) == 4 ? T(-1.904654323148236e-09) : T(2.3190468138462996e-17);
+  return hn::NegMulAdd(n, hn::Set(d, kLow), hn::NegMulAdd(n, hn::Set(d, kHigh), x));
+#else
+  // Without FMA the products must be exact: ln 2 in pieces of few bits.
+  const V high = hn::NegMulAdd(n, hn::Set(d, T(0.6875)), x);
+  const V middle = hn::NegMulAdd(n, hn::Set(d, T(0.005615234375)), high);
+  return hn::NegMulAdd(n, hn::Set(d, T(3.194618494530941723e-5)), middle);
+#endif
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE SplitExp<V> Split(D d, V x) {
+  using T = hn::TFromD<D>;
+  const V limit = hn::Set(d, kKeyLimit<T>);
+  const auto absent = hn::Lt(x, hn::Neg(limit));
+  // The order of the operands lets NaN through; low - low is 0, or NaN for +inf and NaN.
+  const V low = hn::Max(hn::Neg(limit), x);
+  const V clamped = hn::Add(hn::Min(limit, low), hn::Sub(low, low));
+  const V magic = hn::Set(d, FloatFormat<T>::kMagic);
+  const V n = hn::Sub(hn::MulAdd(clamped, hn::Set(d, T(1.44269504088896340736)), magic), magic);
+  const V p = ExpPolynomial(d, ReduceLn2(d, clamped, n));
+  return {hn::IfThenZeroElse(absent, p), n};
+}
+
+// e^x for x <= 0, 0 below the normal range.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpNegative(D d, V x) {
+  const SplitExp<V> e = Split(d, x);
+  return hn::Mul(e.p, Pow2(d, e.n));
+}
+
+// A value whose key is absent is never looked at, whatever it holds.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V MaskAbsent(D d, V key, V value) {
+  return hn::IfThenZeroElse(hn::Lt(key, hn::Set(d, -kKeyLimit<hn::TFromD<D>>)), value);
+}
+
+// The monoid of the family: den = sum e^k 2^-max, num = sum e^k v 2^-max under their own maximum.
+template <class V>
+struct RunningSum {
+  V max, den, num;
+};
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void AddTerm(D d, RunningSum<V>& s, V n, V den_term, V num_term) {
+  if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(n, s.max)))) {
+    const V max = hn::Max(n, s.max);  // NaN n: keeps s.max
+    const V scale = Pow2(d, hn::Sub(s.max, max));
+    s.den = hn::Mul(s.den, scale);
+    s.num = hn::Mul(s.num, scale);
+    s.max = max;
+  }
+  const V scale = Pow2(d, hn::Sub(n, s.max));
+  s.den = hn::MulAdd(den_term, scale, s.den);
+  s.num = hn::MulAdd(num_term, scale, s.num);
+}
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void AddSource(D d, RunningSum<V>& s, V key, V value) {
+  const SplitExp<V> e = Split(d, key);
+  AddTerm(d, s, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, value)));
+}
+
+// Loads and stores of a vector of which only the first `count` lanes lie inside the row.
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE hn::Vec<D> LoadSome(D d, const T* from, int64_t count) {
+  if (HWY_LIKELY(count >= static_cast<int64_t>(hn::Lanes(d)))) return hn::LoadU(d, from);
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)] = {};
+  std::memcpy(lanes, from, static_cast<size_t>(count) * sizeof(T));
+  return hn::Load(d, lanes);
+}
+
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void StoreSome(hn::Vec<D> v, D d, T* to, int64_t count) {
+  if (HWY_LIKELY(count >= static_cast<int64_t>(hn::Lanes(d)))) {
+    hn::StoreU(v, d, to);
+    return;
+  }
+  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
+  hn::Store(v, d, lanes);
+  std::memcpy(to, lanes, static_cast<size_t>(count) * sizeof(T));
+}
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

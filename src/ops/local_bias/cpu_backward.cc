@@ -1,0 +1,167 @@
+// grad_u[t] = sum_j grad_band[t, j] v[t - left + j] and grad_v[t'] = sum_t grad_band[t, t' - t + left] u[t]: one
+// product of a band of coefficients with rows, read along its rows for u and along its diagonals for v. A tile of rows
+// x vectors stays in registers while the partners pass, so that a load of a partner serves kRows rows.
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/local_bias/cpu_backward.cc"
+#include <hwy/foreach_target.h>
+#include <hwy/highway.h>
+
+#include <algorithm>
+
+#include "aft/ops/local_bias.h"
+#include "ops/local_bias/banded_product.h"
+#include "ops/local_bias/check.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops {
+namespace HWY_NAMESPACE {
+namespace {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+constexpr int64_t kRows = 4;
+// 16 accumulators of AVX-512's 32 registers, 8 of AVX2's 16.
+constexpr int64_t kVectors = HWY_TARGET == HWY_AVX3 ? 4 : 2;
+
+// `rows` output rows from i0, `vectors` vectors of columns from c (the last one of `rest` lanes).
+template <int64_t vectors, typename T, class Load, class Store>
+HWY_INLINE void tile(const BandedProduct<T>& p, int64_t i0, int64_t rows, const Load load, const Store store) {
+  const hn::ScalableTag<T> d;
+  using V = decltype(hn::Zero(d));
+  V sum[kRows][vectors];
+  for (int64_t r = 0; r < kRows; ++r) {
+    for (int64_t x = 0; x < vectors; ++x) sum[r][x] = hn::Zero(d);
+  }
+  // Partners [begin, end), those rows only that see them.
+  const auto some_rows = [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t partner = begin; partner < end; ++partner) {
+      V row[vectors];
+      for (int64_t x = 0; x < vectors; ++x) row[x] = load(partner, x);
+      for (int64_t r = 0; r < kRows; ++r) {
+        if (r >= rows || partner < i0 + r - p.before || partner > i0 + r + p.after) continue;
+        const V w = hn::Set(d, p.coefficient(i0 + r, partner));
+        for (int64_t x = 0; x < vectors; ++x) sum[r][x] = hn::MulAdd(w, row[x], sum[r][x]);
+      }
+    }
+  };
+  const int64_t begin = std::max<int64_t>(0, i0 - p.before);
+  const int64_t end = std::min(p.count, i0 + rows + p.after);
+  // Every one of kRows rows sees the partners [common, uncommon); a short last tile takes the careful loop throughout.
+  const int64_t common = rows == kRows ? std::clamp(i0 + kRows - 1 - p.before, begin, end) : end;
+  const int64_t uncommon = std::clamp(i0 + p.after + 1, common, end);
+  some_rows(begin, common);
+  for (int64_t partner = common; partner < uncommon; ++partner) {
+    V row[vectors];
+    for (int64_t x = 0; x < vectors; ++x) row[x] = load(partner, x);
+    for (int64_t r = 0; r < kRows; ++r) {
+      const V w = hn::Set(d, p.coefficient(i0 + r, partner));
+      for (int64_t x = 0; x < vectors; ++x) sum[r][x] = hn::MulAdd(w, row[x], sum[r][x]);
+    }
+  }
+  some_rows(uncommon, end);
+  for (int64_t r = 0; r < kRows; ++r) {
+    if (r >= rows) break;
+    for (int64_t x = 0; x < vectors; ++x) store(i0 + r, x, sum[r][x]);
+  }
+}
+
+template <typename T>
+void product_rows(const BandedProduct<T>& p, int64_t begin, int64_t end) {
+  const hn::ScalableTag<T> d;
+  const int64_t lanes = hn::Lanes(d);
+  for (int64_t i0 = begin; i0 < end; i0 += kRows) {
+    const int64_t rows = std::min(kRows, end - i0);
+    int64_t c = 0;
+    const auto load = [&](int64_t partner, int64_t x)
+                          HWY_ATTR { return hn::LoadU(d, p.partners + partner * p.width + c + x * lanes); };
+    const auto store = [&](int64_t i, int64_t x, auto value)
+                           HWY_ATTR { hn::StoreU(value, d, p.out + i * p.width + c + x * lanes); };
+    for (; c + kVectors * lanes <= p.width; c += kVectors * lanes) tile<kVectors>(p, i0, rows, load, store);
+    for (; c + lanes <= p.width; c += lanes) tile<1>(p, i0, rows, load, store);
+    if (c == p.width) continue;
+    const int64_t rest = p.width - c;
+    const auto mask = hn::FirstN(d, static_cast<size_t>(rest));
+    tile<1>(
+        p, i0, rows,
+        [&](int64_t partner, int64_t) HWY_ATTR { return hn::MaskedLoad(mask, d, p.partners + partner * p.width + c); },
+        [&](int64_t i, int64_t, auto value) HWY_ATTR {
+          HWY_ALIGN T lane[HWY_MAX_BYTES / sizeof(T)];
+          hn::Store(value, d, lane);
+          std::copy_n(lane, rest, p.out + i * p.width + c);
+        });
+  }
+}
+
+void product_f32(const BandedProduct<float>& p, int64_t begin, int64_t end) { product_rows(p, begin, end); }
+void product_f64(const BandedProduct<double>& p, int64_t begin, int64_t end) { product_rows(p, begin, end); }
+
+}  // namespace
+}  // namespace HWY_NAMESPACE
+}  // namespace aft::ops
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace aft::ops {
+namespace {
+
+HWY_EXPORT(product_f32);
+HWY_EXPORT(product_f64);
+
+void product_rows(const BandedProduct<float>& p, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(product_f32)(p, begin, end);
+}
+void product_rows(const BandedProduct<double>& p, int64_t begin, int64_t end) {
+  HWY_DYNAMIC_DISPATCH(product_f64)(p, begin, end);
+}
+
+}  // namespace
+
+template <typename T>
+void local_bias_backward(const LocalBiasShape& s, const T* u, const T* v, const T* grad_band, T* grad_u, T* grad_v,
+                         const ParallelFor& parallel) {
+  check_local_bias_shape(s);
+  const int64_t span = s.left + 1 + s.right;
+  if (grad_v != nullptr) check_local_bias_array("u", u, s.heads * s.rows * s.width);
+  if (grad_u != nullptr) check_local_bias_array("v", v, s.heads * s.rows * s.width);
+  check_local_bias_array("grad_band", grad_band, s.heads * s.rows * span);
+  const int64_t tasks = (s.rows + kLocalBiasTaskRows - 1) / kLocalBiasTaskRows;
+  if (tasks == 0 || s.width == 0) return;
+  parallel.run(s.heads * tasks, [&](int64_t task) {
+    const int64_t first = task / tasks * s.rows;  // row 0 of the head
+    const int64_t begin = task % tasks * kLocalBiasTaskRows;
+    const int64_t end = std::min(s.rows, begin + kLocalBiasTaskRows);
+    const T* band = grad_band + first * span + s.left;  // entry (t, t') lies at t * span + t' - t
+    BandedProduct<T> product;
+    product.count = s.rows;
+    product.width = s.width;
+    if (grad_u != nullptr) {
+      product.out = grad_u + first * s.width;
+      product.partners = v + first * s.width;
+      product.coefficients = band;
+      product.out_stride = span - 1;
+      product.partner_stride = 1;
+      product.before = s.left;
+      product.after = s.right;
+      product_rows(product, begin, end);
+    }
+    if (grad_v != nullptr) {
+      product.out = grad_v + first * s.width;
+      product.partners = u + first * s.width;
+      product.coefficients = band;
+      product.out_stride = 1;
+      product.partner_stride = span - 1;
+      product.before = s.right;
+      product.after = s.left;
+      product_rows(product, begin, end);
+    }
+  });
+}
+
+template void local_bias_backward<float>(const LocalBiasShape&, const float*, const float*, const float*, float*,
+                                         float*, const ParallelFor&);
+template void local_bias_backward<double>(const LocalBiasShape&, const double*, const double*, const double*, double*,
+                                          double*, const ParallelFor&);
+
+}  // namespace aft::ops
+#endif

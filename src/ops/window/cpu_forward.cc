@@ -1,0 +1,245 @@
+// Forward and prefill of the windowed operator on the CPU. Cost and layout: README.md.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "aft/ops/window.h"
+#include "ops/common/scratch.h"
+#include "ops/window/check.h"
+#include "ops/window/plan.h"
+#include "ops/window/redo.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/window/cpu_forward.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "ops/common/exp-inl.h"
+#include "ops/window/gate-inl.h"
+#include "ops/window/stripe-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+template <class D>
+class ForwardTask {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+  ForwardTask(const WindowForward<T>& params, const WindowTask& window_task) : p(params), task(window_task) {
+    if (p.q.data != nullptr) q = p.q.data + task.batch * p.q.batch_stride + task.begin;
+    y = p.y.data + task.batch * p.y.batch_stride + task.begin;
+  }
+
+  void run() {
+    if (!p.shape.has_band) {
+      if (p.shape.causal) {
+        simple_causal();
+      } else {
+        simple_whole();
+      }
+    } else if (p.shape.causal) {
+      banded_causal();
+    } else {
+      banded_whole();
+    }
+  }
+
+ private:
+  const WindowForward<T>& p;
+  const WindowTask& task;
+  const T* q = nullptr;
+  T* y = nullptr;
+  D d;
+
+  void write_row(const Stripe<D>& s, int64_t t, int64_t j, V num, V den, V value_exponent) const {
+    const int64_t at = j * s.lanes;
+    const V query = p.shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
+    const V out = GatedRatio(d, p.shape.gate, query, num, den);
+    StoreSome(hn::Mul(out, Pow2(d, value_exponent)), d, y + t * p.y.time_stride + at, s.count(j));
+  }
+
+  void save_sums(const Stripe<D>& s, int64_t chunk) const {
+    if (p.saved == nullptr) return;
+    T* to = p.saved + (task.batch * chunk_count(p.shape) + chunk) * 3 * p.shape.channels + task.begin;
+    for (int64_t j = 0; j < s.vectors; ++j) {
+      for (int64_t i = 0; i < 3; ++i) {
+        StoreSome(hn::Load(d, s.sums + (j * 3 + i) * s.lanes), d, to + i * p.shape.channels + j * s.lanes, s.count(j));
+      }
+    }
+  }
+
+  Stripe<D> stripe(Scratch& scratch, int64_t window_rows, int64_t weight_rows, int64_t blocks) const {
+    return Stripe<D>(p.shape, task, p.k, p.v, p.band, p.initial_state, window_rows, weight_rows, blocks, scratch);
+  }
+
+  void simple_causal() {
+    const WindowShape& shape = p.shape;
+    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, 0, 0, 0));
+    Stripe<D> s = stripe(scratch, 0, 0, 0);
+    for (int64_t j = 0; j < s.vectors; ++j) s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * 3 * s.lanes);
+    const int64_t chunk = chunk_rows(shape);
+    for (int64_t t = 0; t < shape.time; t += kRows) {
+      if (t % chunk == 0) save_sums(s, t / chunk);
+      const int64_t rows = std::min(kRows, shape.time - t);
+      for (int64_t j = 0; j < s.vectors; ++j) {
+        RunningSum<V> sum = s.load_sums(s.sums + j * 3 * s.lanes);
+        for (int64_t r = 0; r < rows; ++r) {
+          const V key = s.load_key(s.sources.key(t + r), j);
+          AddSource(d, sum, key, s.load_value(s.sources.value(t + r), j));
+          write_row(s, t + r, j, sum.num, sum.den, hn::Zero(d));
+        }
+        s.store_sums(sum, s.sums + j * 3 * s.lanes);
+      }
+    }
+    write_state(s);
+  }
+
+  void simple_whole() {
+    const WindowShape& shape = p.shape;
+    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, 0, 0, 0));
+    Stripe<D> s = stripe(scratch, 0, 0, 0);
+    for (int64_t j = 0; j < s.vectors; ++j) {
+      RunningSum<V> sum = s.initial_sums({}, j);
+      for (int64_t t = 0; t < shape.time; ++t) {
+        AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
+      }
+      for (int64_t t = 0; t < shape.time; ++t) write_row(s, t, j, sum.num, sum.den, hn::Zero(d));
+    }
+  }
+
+  void banded_causal() {
+    const WindowShape& shape = p.shape;
+    const int64_t chunk = chunk_rows(shape);
+    const int64_t capacity = shape.left + chunk + kRows;
+    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, capacity, chunk, 0));
+    Stripe<D> s = stripe(scratch, capacity, chunk, 0);
+    s.redo = redo_enabled();
+    s.base = -shape.left;
+    for (int64_t j = 0; j < s.vectors; ++j) {
+      const RunningSum<V> sum = s.initial_sums(p.initial_state, j);
+      s.store_sums(sum, s.sums + j * 3 * s.lanes);
+      s.start_scale(j, sum);
+      s.preload(j, s.sources.first, 0);
+    }
+    for (int64_t begin = 0; begin < shape.time; begin += chunk) {
+      const int64_t end = std::min(begin + chunk, shape.time);
+      save_sums(s, begin / chunk);
+      s.prepare_rows(begin, end);
+      for (int64_t tb = begin; tb < end; tb += kRows) {
+        const int64_t rows = std::min(kRows, end - tb);
+        s.prepare_block(tb, rows, begin);
+        for (int64_t j = 0; j < s.vectors; ++j) {
+          s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
+            write_row(s, tb + r, j, row.num, row.den, row.value_exponent);
+          });
+        }
+      }
+      s.move_window(end - shape.left, end);
+    }
+    count_redone(s.redone, shape.time * s.width);
+    write_state(s);
+  }
+
+  void banded_whole() {
+    const WindowShape& shape = p.shape;
+    const int64_t blocks = (shape.time + kRows - 1) / kRows;
+    const int64_t capacity = shape.time + kRows;
+    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, capacity, shape.time, blocks));
+    Stripe<D> s = stripe(scratch, capacity, shape.time, blocks);
+    s.redo = redo_enabled();
+    s.prepare_whole();
+    for (int64_t tb = 0; tb < shape.time; tb += kRows) {
+      const int64_t rows = std::min(kRows, shape.time - tb);
+      s.prepare_block(tb, rows, 0);
+      for (int64_t j = 0; j < s.vectors; ++j) {
+        s.whole_block(j, tb, rows, 0, tb / kRows, [&](int64_t r, const RowSums<V>& row) {
+          write_row(s, tb + r, j, row.num, row.den, row.value_exponent);
+        });
+      }
+    }
+    count_redone(s.redone, shape.time * s.width);
+  }
+
+  // The sums stand at sources < T - left; the ring takes the last `left` raw keys and values. Positions are written
+  // after all tasks, which read them.
+  void write_state(const Stripe<D>& s) const {
+    const State<T>& out = p.final_state;
+    if (out.position == nullptr) return;
+    const WindowShape& shape = p.shape;
+    const int64_t key_width = s.key_per_head ? 1 : s.width;
+    const int64_t key_row = task.batch * shape.key_channels + (s.key_per_head ? task.head : task.begin);
+    for (int64_t j = 0; j < s.vectors; ++j) {
+      const RunningSum<V> sum = s.load_sums(s.sums + j * 3 * s.lanes);
+      StoreSome(sum.num, d, out.num + task.batch * shape.channels + task.begin + j * s.lanes, s.count(j));
+      if (s.key_per_head && j > 0) continue;
+      const V none = hn::Set(d, std::numeric_limits<T>::lowest());
+      const V max = hn::IfThenElse(hn::Gt(sum.max, hn::Set(d, kExponentFloor<T>)), sum.max, none);
+      const int64_t n = s.key_per_head ? 1 : s.count(j);
+      StoreSome(max, d, out.max + key_row + j * s.lanes, n);
+      StoreSome(sum.den, d, out.den + key_row + j * s.lanes, n);
+    }
+    const int64_t ring_row = task.batch * shape.left;
+    for (int64_t source = std::max(s.sources.first, shape.time - shape.left); source < shape.time; ++source) {
+      const int64_t slot = ring_row + s.sources.slot(source);
+      const T* key = s.sources.key(source);
+      const T* value = s.sources.value(source);
+      T* to_key = out.ring_key + slot * shape.key_channels + (s.key_per_head ? task.head : task.begin);
+      T* to_value = out.ring_value + slot * shape.channels + task.begin;
+      if (to_key == key) continue;  // the final state is the initial one, and this source stays where it is
+      std::copy(key, key + key_width, to_key);
+      std::copy(value, value + s.width, to_value);
+    }
+  }
+};
+
+void ForwardF32(const WindowForward<float>& p, const WindowTask& task) {
+  ForwardTask<hn::ScalableTag<float>>(p, task).run();
+}
+void ForwardF64(const WindowForward<double>& p, const WindowTask& task) {
+  ForwardTask<hn::ScalableTag<double>>(p, task).run();
+}
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace aft::ops {
+
+HWY_EXPORT(ForwardF32);
+HWY_EXPORT(ForwardF64);
+
+template <typename T>
+void window_forward(const WindowForward<T>& p, const ParallelFor& parallel) {
+  check_forward(p);
+  const WindowShape& shape = p.shape;
+  if (shape.channels > 0) {
+    const auto tasks = window_tasks(shape, split_channels<T>(shape, parallel.threads));
+    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+      if constexpr (sizeof(T) == 4) {
+        HWY_DYNAMIC_DISPATCH(ForwardF32)(p, tasks[i]);
+      } else {
+        HWY_DYNAMIC_DISPATCH(ForwardF64)(p, tasks[i]);
+      }
+    });
+  }
+  if (p.final_state.position == nullptr) return;
+  for (int64_t b = 0; b < shape.batch; ++b) {
+    p.final_state.position[b] = (p.initial_state.position != nullptr ? p.initial_state.position[b] : 0) + shape.time;
+  }
+}
+
+template <typename T>
+int64_t window_saved_size(const WindowShape& shape) {
+  return shape.causal ? shape.batch * chunk_count(shape) * 3 * shape.channels : 0;
+}
+
+template void window_forward<float>(const WindowForward<float>&, const ParallelFor&);
+template void window_forward<double>(const WindowForward<double>&, const ParallelFor&);
+template int64_t window_saved_size<float>(const WindowShape&);
+template int64_t window_saved_size<double>(const WindowShape&);
+
+}  // namespace aft::ops
+#endif

@@ -1,0 +1,82 @@
+// The gates and their slopes. Included by kernels inside foreach_target.
+
+#if defined(AFT_OPS_WINDOW_GATE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AFT_OPS_WINDOW_GATE_INL_H_
+#undef AFT_OPS_WINDOW_GATE_INL_H_
+#else
+#define AFT_OPS_WINDOW_GATE_INL_H_
+#endif
+
+#include "aft/ops/window.h"
+#include "hwy/highway.h"
+#include "ops/common/exp-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// gate = top / bottom with top <= 1 <= bottom <= 2 for the sigmoid: dividing once, nothing can overflow on the way.
+template <class V>
+struct GateFraction {
+  V top, bottom;
+};
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE GateFraction<V> SigmoidFraction(D d, V q) {
+  using T = hn::TFromD<D>;
+  const V one = hn::Set(d, T(1));
+  const V z = ExpNegative(d, hn::Neg(hn::Abs(q)));
+  return {hn::IfThenElse(hn::Lt(q, hn::Zero(d)), z, one), hn::Add(one, z)};
+}
+
+// max(q, 0), NaN kept.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V Relu(D d, V q) {
+  return hn::IfThenZeroElse(hn::Lt(q, hn::Zero(d)), q);
+}
+
+// gate(q) * num / den; 0 where den is 0: nothing was seen.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V GatedRatio(D d, Gate gate, V q, V num, V den) {
+  V top = num;
+  V bottom = den;
+  if (gate == Gate::kSigmoid) {
+    const GateFraction<V> g = SigmoidFraction(d, q);
+    top = hn::Mul(num, g.top);
+    bottom = hn::Mul(den, g.bottom);
+  } else if (gate == Gate::kRelu) {
+    top = hn::Mul(num, Relu(d, q));
+  }
+  return hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), hn::Div(top, bottom));
+}
+
+// Value and slope of the gate at q.
+template <class V>
+struct GateValue {
+  V value, slope;
+};
+
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE GateValue<V> EvaluateGate(D d, Gate gate, V q) {
+  using T = hn::TFromD<D>;
+  const V one = hn::Set(d, T(1));
+  if (gate == Gate::kSigmoid) {
+    // sigmoid = top / bottom, 1 - sigmoid = (1 or z, the other one) / bottom.
+    const V z = ExpNegative(d, hn::Neg(hn::Abs(q)));
+    const V inverse = hn::Div(one, hn::Add(one, z));
+    const auto negative = hn::Lt(q, hn::Zero(d));
+    const V value = hn::Mul(hn::IfThenElse(negative, z, one), inverse);
+    return {value, hn::Mul(value, hn::Mul(hn::IfThenElse(negative, one, z), inverse))};
+  }
+  if (gate == Gate::kRelu) {
+    const V zero = hn::Zero(d);
+    return {Relu(d, q), hn::IfThenElse(hn::Gt(q, zero), one, hn::IfThenZeroElse(hn::Le(q, zero), q))};
+  }
+  return {one, hn::Zero(d)};
+}
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

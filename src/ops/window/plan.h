@@ -1,0 +1,67 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "aft/ops/window.h"
+
+// How the windowed operator is cut into tasks and chunks. All of it depends on window, width, heads and dtype alone,
+// except the split of channels in split_channels, which changes no bit: channels never meet outside the band's
+// gradient.
+
+namespace aft::ops {
+
+/// Target rows computed together in registers. 2 and 8 measured slower: 2 is bound by loads, 8 by the rows' staggered
+/// windows and, on AVX2, by registers.
+constexpr int64_t kRows = 4;
+
+/// Channels of a task start at multiples of the widest vector, so that lanes group the same way on every split.
+template <typename T>
+constexpr int64_t kChannelAlign = 64 / static_cast<int64_t>(sizeof(T));
+
+/// Rows between two saved running sums: 3 / chunk of a tensor is saved for the backward.
+inline int64_t chunk_rows(const WindowShape& s) { return std::clamp<int64_t>((s.left + 63) / 64 * 64, 64, 256); }
+
+inline int64_t chunk_count(const WindowShape& s) { return (s.time + chunk_rows(s) - 1) / chunk_rows(s); }
+
+/// One batch row, one head, channels [begin, end).
+struct WindowTask {
+  int64_t batch, head, begin, end;
+};
+
+inline std::vector<WindowTask> window_tasks(const WindowShape& s, int64_t width) {
+  std::vector<WindowTask> tasks;
+  const int64_t head_width = s.channels / s.heads;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    for (int64_t h = 0; h < s.heads; ++h) {
+      for (int64_t c = 0; c < head_width; c += width) {
+        tasks.push_back({b, h, h * head_width + c, h * head_width + std::min(c + width, head_width)});
+      }
+    }
+  }
+  return tasks;
+}
+
+/// Channels per task where only the speed depends on it: whole rows unless threads would idle. A key that serves its
+/// whole head keeps the head together.
+template <typename T>
+int64_t split_channels(const WindowShape& s, int64_t threads) {
+  const int64_t width = s.channels / s.heads;
+  const bool key_per_head = s.key_channels != s.channels;
+  const int64_t rows = std::max<int64_t>(1, s.batch * s.heads);
+  if (key_per_head || rows >= threads) return width;
+  const int64_t pieces = (threads + rows - 1) / rows;
+  const int64_t piece = (width + pieces - 1) / pieces;
+  return (piece + kChannelAlign<T> - 1) / kChannelAlign<T> * kChannelAlign<T>;
+}
+
+/// Channels per task where the band's gradient sums over channels: the order of that sum hangs on it, so it is fixed.
+template <typename T>
+int64_t band_channels(const WindowShape& s) {
+  const int64_t width = s.channels / s.heads;
+  if (s.key_channels != s.channels) return width;
+  return std::min<int64_t>(width, 512 / static_cast<int64_t>(sizeof(T)));
+}
+
+}  // namespace aft::ops

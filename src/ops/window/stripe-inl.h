@@ -1,0 +1,525 @@
+// One stripe of the windowed operator: one batch row and the channels of one task, walked in blocks of kRows targets.
+// Forward and backward (which recomputes the forward) share it. Included by kernels inside foreach_target.
+//
+// Fast path: K = e^k 2^-M and KV = K v 2^-X are formed once per source, M being an exponent at or above that of every
+// key seen so far; w~ = e^w 2^-W once per pair, W the row's largest exponent (at least 0). Then a row is
+//   D = 2^(M + W) (sum w~ K + 2^-W outside),   N likewise with KV,
+// multiply-adds alone. A term is lost below 2^-126; if the row's D is at least kCertificate in that scale, what was
+// lost is below 2^-66 of it. Rows that fail are redone exactly from p and n of every pair (exact_row).
+//
+// Causality: M and X move only when a source exceeds them (then by kHeadroom more, so that it is rare), and the stored
+// K, KV are rescaled by an exact power of two. A row's scale hangs on the sources it may see, and each row adds its
+// sources in the same order on both paths, so a future key leaves earlier rows bitwise alone.
+
+#if defined(AFT_OPS_WINDOW_STRIPE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AFT_OPS_WINDOW_STRIPE_INL_H_
+#undef AFT_OPS_WINDOW_STRIPE_INL_H_
+#else
+#define AFT_OPS_WINDOW_STRIPE_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "aft/ops/window.h"
+#include "hwy/highway.h"
+#include "ops/common/exp-inl.h"
+#include "ops/common/scratch.h"
+#include "ops/window/plan.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <typename T>
+constexpr T kCertificate = sizeof(T) == 4 ? T(0x1p-52) : T(0x1p-800);
+template <typename T>
+constexpr T kHeadroom = T(8);
+
+// Keys and values of one batch row: source s in [first, T), local indices; s < 0 lie in the ring of the state.
+template <typename T>
+struct Sources {
+  const T* k = nullptr;  // at (b, 0, first key channel of the task)
+  const T* v = nullptr;  // at (b, 0, begin)
+  int64_t k_stride = 0, v_stride = 0;
+  const T* ring_k = nullptr;
+  const T* ring_v = nullptr;
+  int64_t ring_k_stride = 0, ring_v_stride = 0;
+  int64_t left = 0, position = 0;
+  int64_t first = 0;
+
+  int64_t slot(int64_t s) const { return (position + s) % left; }
+  const T* key(int64_t s) const { return s >= 0 ? k + s * k_stride : ring_k + slot(s) * ring_k_stride; }
+  const T* value(int64_t s) const { return s >= 0 ? v + s * v_stride : ring_v + slot(s) * ring_v_stride; }
+};
+
+// What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^(exponent + value_exponent).
+template <class V>
+struct RowSums {
+  V den, num, exponent, value_exponent;
+};
+
+// Weights of the rows of a chunk and, block by block, as the kernels want them.
+template <typename T>
+struct Weights {
+  int64_t span = 0;       // J = left + 1 + right
+  T* row = nullptr;       // [rows][J]: w~ = e^w 2^-W; 0 where the source does not exist
+  T* exponent = nullptr;  // [rows]: W
+  T* outside = nullptr;   // [rows]: 2^-W
+  T* block = nullptr;     // [left + right + kRows][kRows]: source i of the block against its targets
+};
+
+template <class D>
+class Stripe {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+  D d;
+  int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
+  WindowShape shape;
+  WindowTask task;
+  Sources<T> sources;
+  const T* band = nullptr;  // row of position 0 (local t = 0) of the head
+  int64_t band_stride = 0;
+  bool key_per_head = false;
+  int64_t width = 0;    // channels of the task
+  int64_t vectors = 0;  // vectors that hold them
+  int64_t capacity = 0;
+  int64_t base = 0;     // source in slot 0 of the window buffer
+  T* window = nullptr;  // [vectors][capacity][2][lanes]: K, KV
+  T* scale = nullptr;   // [vectors][2][lanes]: M, X
+  T* sums = nullptr;    // [vectors][3][lanes]: max, den, num of the sources before the window
+  T* after = nullptr;   // not causal: [blocks][vectors][3][lanes], sources after each block's window
+  T* exact = nullptr;   // [left + right + kRows][2]: p, n of a row's weights
+  Weights<T> weights;
+  int64_t keep_from = std::numeric_limits<int64_t>::max();  // the backward wants K and KV of its whole chunk rescaled
+  bool redo = true;
+  int64_t redone = 0;
+
+  static size_t bytes(const WindowShape& s, int64_t channels, int64_t capacity, int64_t weight_rows, int64_t blocks) {
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
+    const int64_t vectors = (channels + lanes - 1) / lanes;
+    const int64_t reach = s.left + s.right + kRows;
+    return Scratch::padded<T>(vectors * capacity * 2 * lanes) + Scratch::padded<T>(vectors * 2 * lanes) +
+           Scratch::padded<T>(vectors * 3 * lanes) + Scratch::padded<T>(blocks * vectors * 3 * lanes) +
+           Scratch::padded<T>(reach * 2) + Scratch::padded<T>(weight_rows * (s.left + 1 + s.right)) +
+           2 * Scratch::padded<T>(weight_rows) + Scratch::padded<T>(reach * kRows);
+  }
+
+  Stripe(const WindowShape& s, const WindowTask& t, const Rows<const T>& k, const Rows<const T>& v,
+         const Band<const T>& w, const State<const T>& state, int64_t window_rows, int64_t weight_rows, int64_t blocks,
+         Scratch& scratch)
+      : shape(s), task(t), key_per_head(s.key_channels != s.channels), capacity(window_rows) {
+    width = t.end - t.begin;
+    vectors = (width + lanes - 1) / lanes;
+    const int64_t key_begin = key_per_head ? t.head : t.begin;
+    sources.k = k.data + t.batch * k.batch_stride + key_begin;
+    sources.v = v.data + t.batch * v.batch_stride + t.begin;
+    sources.k_stride = k.time_stride;
+    sources.v_stride = v.time_stride;
+    sources.left = s.left;
+    if (state.position != nullptr) {
+      sources.position = state.position[t.batch];
+      sources.first = -std::min(sources.position, s.left);
+      sources.ring_k = state.ring_key + t.batch * s.left * s.key_channels + key_begin;
+      sources.ring_v = state.ring_value + t.batch * s.left * s.channels + t.begin;
+      sources.ring_k_stride = s.key_channels;
+      sources.ring_v_stride = s.channels;
+    }
+    if (s.has_band) {
+      band = w.data + t.head * w.head_stride + sources.position * w.row_stride;
+      band_stride = w.row_stride;
+    }
+    const int64_t reach = s.left + s.right + kRows;
+    window = scratch.take<T>(vectors * capacity * 2 * lanes);
+    scale = scratch.take<T>(vectors * 2 * lanes);
+    sums = scratch.take<T>(vectors * 3 * lanes);
+    after = scratch.take<T>(blocks * vectors * 3 * lanes);
+    exact = scratch.take<T>(reach * 2);
+    weights.span = s.left + 1 + s.right;
+    weights.row = scratch.take<T>(weight_rows * weights.span);
+    weights.exponent = scratch.take<T>(weight_rows);
+    weights.outside = scratch.take<T>(weight_rows);
+    weights.block = scratch.take<T>(reach * kRows);
+  }
+
+  int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
+  T* slot(int64_t j, int64_t source) const { return window + (j * capacity + source - base) * 2 * lanes; }
+
+  V load_key(const T* row, int64_t j) const {
+    return key_per_head ? hn::Set(d, *row) : LoadSome(d, row + j * lanes, count(j));
+  }
+  V load_value(const T* row, int64_t j) const { return LoadSome(d, row + j * lanes, count(j)); }
+
+  RunningSum<V> load_sums(const T* at) const {
+    return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes)};
+  }
+  void store_sums(const RunningSum<V>& s, T* at) const {
+    hn::Store(s.max, d, at);
+    hn::Store(s.den, d, at + lanes);
+    hn::Store(s.num, d, at + 2 * lanes);
+  }
+
+  // The running sums of the initial state, or none.
+  RunningSum<V> initial_sums(const State<const T>& state, int64_t j) const {
+    RunningSum<V> s = {hn::Set(d, kExponentFloor<T>), hn::Zero(d), hn::Zero(d)};
+    if (state.position == nullptr) return s;
+    const int64_t key_row = task.batch * shape.key_channels + (key_per_head ? task.head : task.begin);
+    const V max = load_key(state.max + key_row, j);
+    const auto seen = hn::Gt(max, s.max);
+    s.max = hn::Max(max, s.max);
+    s.den = hn::IfThenElseZero(seen, load_key(state.den + key_row, j));
+    s.num = hn::IfThenElseZero(seen, load_value(state.num + task.batch * shape.channels + task.begin, j));
+    return s;
+  }
+
+  // M and X before the first source of the window: those of the running sums, with headroom.
+  void start_scale(int64_t j, const RunningSum<V>& s) const {
+    T* at = scale + j * 2 * lanes;
+    const V floor = hn::Set(d, kExponentFloor<T>);
+    const V headroom = hn::Set(d, kHeadroom<T>);
+    hn::Store(hn::IfThenElse(hn::Gt(s.max, floor), hn::Add(s.max, headroom), floor), d, at);
+    const V exponent = hn::Min(ExponentOf(d, s.num), hn::Set(d, T(118)));
+    hn::Store(hn::Max(hn::Set(d, T(-100)), hn::Add(exponent, headroom)), d, at + lanes);
+  }
+
+  // Weights of local rows [begin, end); row r of the arrays is local row begin + r.
+  void prepare_rows(int64_t begin, int64_t end) {
+    const int64_t span = weights.span;
+    for (int64_t t = begin; t < end; ++t) {
+      const T* from = band + t * band_stride;
+      T* to = weights.row + (t - begin) * span;
+      // Sources that exist: first <= t - left + j < T.
+      const int64_t low = std::max<int64_t>(0, sources.first - (t - shape.left));
+      const int64_t high = std::min(span, shape.time - (t - shape.left));
+      for (int64_t j = 0; j < low; ++j) to[j] = 0;
+      V max = hn::Zero(d);
+      for (int64_t j = low; j < high; j += lanes) {
+        const int64_t n = std::min(lanes, high - j);
+        max = hn::Max(some(Split(d, LoadSome(d, from + j, n)).n, n), max);
+      }
+      const V w = hn::MaxOfLanes(d, max);
+      for (int64_t j = low; j < high; j += lanes) {
+        const int64_t n = std::min(lanes, high - j);
+        const SplitExp<V> e = Split(d, LoadSome(d, from + j, n));
+        StoreSome(hn::Mul(e.p, Pow2(d, hn::Sub(e.n, w))), d, to + j, n);
+      }
+      for (int64_t j = high; j < span; ++j) to[j] = 0;
+      weights.exponent[t - begin] = hn::GetLane(w);
+      weights.outside[t - begin] = hn::GetLane(Pow2(d, hn::Neg(w)));
+    }
+  }
+
+  // Block of targets [tb, tb + rows): source i (at tb - left + i) against target r. Outside a target's window its
+  // weight is 1. prepared = local row of weights.row's first row.
+  void prepare_block(int64_t tb, int64_t rows, int64_t prepared) {
+    const int64_t reach = shape.left + shape.right + kRows;
+    for (int64_t r = 0; r < kRows; ++r) {
+      T* to = weights.block + r;
+      if (r >= rows) {
+        for (int64_t i = 0; i < reach; ++i) to[i * kRows] = 0;
+        continue;
+      }
+      const T* from = weights.row + (tb + r - prepared) * weights.span;
+      const T outside = weights.outside[tb + r - prepared];
+      for (int64_t i = 0; i < r; ++i) to[i * kRows] = outside;
+      for (int64_t j = 0; j < weights.span; ++j) to[(j + r) * kRows] = from[j];
+      for (int64_t i = r + weights.span; i < reach; ++i) to[i * kRows] = outside;
+    }
+  }
+
+  // Stores K and KV of source s under the current scales.
+  void store_source(int64_t j, int64_t s, const SplitExp<V>& e, V value) const {
+    const T* at = scale + j * 2 * lanes;
+    const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, hn::Load(d, at))));
+    const V x = Pow2(d, hn::Neg(hn::Load(d, at + lanes)));
+    T* to = slot(j, s);
+    hn::Store(k, d, to);
+    hn::Store(hn::Mul(k, hn::Mul(value, x)), d, to + lanes);
+  }
+
+  bool exceeds_scale(int64_t j, V n, V value) const {
+    const T* at = scale + j * 2 * lanes;
+    const V bound = Pow2(d, hn::Add(hn::Load(d, at + lanes), hn::Set(d, T(1))));
+    return !hn::AllFalse(d, hn::Or(hn::Gt(n, hn::Load(d, at)), hn::Ge(hn::Abs(value), bound)));
+  }
+
+  // Raises M and X where source (n, value) exceeds them and rescales what is stored of the sources [begin, end).
+  void raise_scale(int64_t j, V n, V value, int64_t begin, int64_t end) const {
+    T* at = scale + j * 2 * lanes;
+    const V m0 = hn::Load(d, at);
+    const V x0 = hn::Load(d, at + lanes);
+    const V headroom = hn::Set(d, kHeadroom<T>);
+    const V m1 = hn::IfThenElse(hn::Gt(n, m0), hn::Add(n, headroom), m0);
+    const V exponent = hn::Min(ExponentOf(d, value), hn::Set(d, T(118)));
+    const V x1 = hn::IfThenElse(hn::Gt(exponent, x0), hn::Add(exponent, headroom), x0);
+    const V k_scale = Pow2(d, hn::Sub(m0, m1));
+    const V v_scale = Pow2(d, hn::Sub(x0, x1));
+    hn::Store(m1, d, at);
+    hn::Store(x1, d, at + lanes);
+    for (int64_t s = begin; s < end; ++s) {
+      T* to = slot(j, s);
+      hn::Store(hn::Mul(hn::Load(d, to), k_scale), d, to);
+      hn::Store(hn::Mul(hn::Mul(hn::Load(d, to + lanes), k_scale), v_scale), d, to + lanes);
+    }
+  }
+
+  // Stores the sources [begin, end), each after raising the scales to it.
+  void preload(int64_t j, int64_t begin, int64_t end) const {
+    for (int64_t s = begin; s < end; ++s) {
+      const V key = load_key(sources.key(s), j);
+      const V value = MaskAbsent(d, key, load_value(sources.value(s), j));
+      const SplitExp<V> e = Split(d, key);
+      if (exceeds_scale(j, e.n, value)) raise_scale(j, e.n, value, begin, s);
+      store_source(j, s, e, value);
+    }
+  }
+
+  // Not causal: one scale for the whole sequence, every source stored, the sums after each block's window.
+  void prepare_whole() {
+    prepare_rows(0, shape.time);
+    for (int64_t j = 0; j < vectors; ++j) {
+      V m = hn::Set(d, kExponentFloor<T>);
+      V x = hn::Set(d, T(-100));
+      for (int64_t s = 0; s < shape.time; ++s) {
+        const V key = load_key(sources.key(s), j);
+        const V value = MaskAbsent(d, key, load_value(sources.value(s), j));
+        m = hn::Max(Split(d, key).n, m);
+        x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), x);
+      }
+      hn::Store(m, d, scale + j * 2 * lanes);
+      hn::Store(x, d, scale + j * 2 * lanes + lanes);
+      for (int64_t s = 0; s < shape.time; ++s) {
+        const V key = load_key(sources.key(s), j);
+        store_source(j, s, Split(d, key), MaskAbsent(d, key, load_value(sources.value(s), j)));
+      }
+      RunningSum<V> sum = {hn::Set(d, kExponentFloor<T>), hn::Zero(d), hn::Zero(d)};
+      store_sums(sum, sums + j * 3 * lanes);
+      int64_t next = shape.time;
+      for (int64_t block = (shape.time - 1) / kRows; block >= 0; --block) {
+        while (next > (block + 1) * kRows + shape.right) {
+          --next;
+          AddSource(d, sum, load_key(sources.key(next), j), load_value(sources.value(next), j));
+        }
+        store_sums(sum, after + (block * vectors + j) * 3 * lanes);
+      }
+    }
+  }
+
+  // Moves the sources [begin, end) to the front of the buffers.
+  void move_window(int64_t begin, int64_t end) {
+    for (int64_t j = 0; j < vectors; ++j) {
+      const T* from = slot(j, begin);
+      T* to = window + j * capacity * 2 * lanes;
+      std::copy(from, from + (end - begin) * 2 * lanes, to);
+    }
+    base = begin;
+  }
+
+  // Causal block of targets tb .. tb + rows - 1 in vector j, their sources stored on the way. emit(r, row sums) is
+  // called for every row in order.
+  template <class Emit>
+  void causal_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, const Emit& emit) {
+    SplitExp<V> e[kRows];
+    V value[kRows];
+    bool raise = false;
+    for (int64_t r = 0; r < rows; ++r) {
+      const V key = load_key(sources.key(tb + r), j);
+      value[r] = MaskAbsent(d, key, load_value(sources.value(tb + r), j));
+      e[r] = Split(d, key);
+      raise = raise || exceeds_scale(j, e[r].n, value[r]);
+    }
+    T* sum_at = sums + j * 3 * lanes;
+    RunningSum<V> outside = load_sums(sum_at);
+    const int64_t begin = std::max(sources.first, tb - shape.left);
+    const int64_t skip = begin - (tb - shape.left);
+    const T* w = weights.block + skip * kRows;
+    if (HWY_LIKELY(!raise)) {
+      for (int64_t r = 0; r < rows; ++r) store_source(j, tb + r, e[r], value[r]);
+      for (int64_t r = rows; r < kRows; ++r) clear_source(j, tb + r);
+      V den[kRows], num[kRows];
+      accumulate(w, slot(j, begin), tb - begin, den, num);
+      triangle(weights.block + shape.left * kRows, slot(j, tb), den, num);
+      for (int64_t r = 0; r < rows; ++r) finish(j, tb, r, prepared, den[r], num[r], outside, nullptr, emit);
+    } else {
+      for (int64_t r = 0; r < rows; ++r) {
+        if (exceeds_scale(j, e[r].n, value[r])) raise_scale(j, e[r].n, value[r], std::min(begin, keep_from), tb + r);
+        store_source(j, tb + r, e[r], value[r]);
+        V den, num;
+        accumulate_row(w + r, slot(j, begin), tb + r + 1 - begin, den, num);
+        finish(j, tb, r, prepared, den, num, outside, nullptr, emit);
+      }
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t s = tb - shape.left + r;
+      if (s < sources.first) continue;
+      AddSource(d, outside, load_key(sources.key(s), j), load_value(sources.value(s), j));
+    }
+    store_sums(outside, sum_at);
+  }
+
+  // The same without `causal`: every source of the block's union is stored already; block = index into `after`.
+  template <class Emit>
+  void whole_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, int64_t block, const Emit& emit) {
+    T* sum_at = sums + j * 3 * lanes;
+    RunningSum<V> before = load_sums(sum_at);
+    const RunningSum<V> later = load_sums(after + (block * vectors + j) * 3 * lanes);
+    const int64_t begin = std::max<int64_t>(0, tb - shape.left);
+    const int64_t end = std::min(shape.time, tb + kRows + shape.right);
+    const T* w = weights.block + (begin - (tb - shape.left)) * kRows;
+    V den[kRows], num[kRows];
+    accumulate(w, slot(j, begin), end - begin, den, num);
+    for (int64_t r = 0; r < rows; ++r) finish(j, tb, r, prepared, den[r], num[r], before, &later, emit);
+    for (int64_t r = 0; r < rows; ++r) {
+      const int64_t s = tb - shape.left + r;
+      if (s >= 0) AddSource(d, before, load_key(sources.key(s), j), load_value(sources.value(s), j));
+    }
+    store_sums(before, sum_at);
+  }
+
+  void clear_source(int64_t j, int64_t s) const {
+    hn::Store(hn::Zero(d), d, slot(j, s));
+    hn::Store(hn::Zero(d), d, slot(j, s) + lanes);
+  }
+
+  // den[r] = sum_i w[i][r] x[i][0], num[r] = sum_i w[i][r] x[i][1], i ascending, for the kRows rows of a block.
+  HWY_INLINE void accumulate(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, int64_t n, V* den, V* num) const {
+    V d0 = hn::Zero(d), d1 = d0, d2 = d0, d3 = d0;
+    V n0 = d0, n1 = d0, n2 = d0, n3 = d0;
+    for (int64_t i = 0; i < n; ++i, w += kRows, x += 2 * lanes) {
+      const V k = hn::Load(d, x);
+      const V kv = hn::Load(d, x + lanes);
+      const V w0 = hn::Set(d, w[0]);
+      d0 = hn::MulAdd(w0, k, d0);
+      n0 = hn::MulAdd(w0, kv, n0);
+      const V w1 = hn::Set(d, w[1]);
+      d1 = hn::MulAdd(w1, k, d1);
+      n1 = hn::MulAdd(w1, kv, n1);
+      const V w2 = hn::Set(d, w[2]);
+      d2 = hn::MulAdd(w2, k, d2);
+      n2 = hn::MulAdd(w2, kv, n2);
+      const V w3 = hn::Set(d, w[3]);
+      d3 = hn::MulAdd(w3, k, d3);
+      n3 = hn::MulAdd(w3, kv, n3);
+    }
+    den[0] = d0, den[1] = d1, den[2] = d2, den[3] = d3;
+    num[0] = n0, num[1] = n1, num[2] = n2, num[3] = n3;
+  }
+
+  // One row of a block, w a column of its weights: the same sums in the same order.
+  void accumulate_row(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, int64_t n, V& den, V& num) const {
+    V d0 = hn::Zero(d), n0 = d0;
+    for (int64_t i = 0; i < n; ++i, w += kRows, x += 2 * lanes) {
+      const V w0 = hn::Set(d, w[0]);
+      d0 = hn::MulAdd(w0, hn::Load(d, x), d0);
+      n0 = hn::MulAdd(w0, hn::Load(d, x + lanes), n0);
+    }
+    den = d0;
+    num = n0;
+  }
+
+  // The block's own sources: source m is seen by the rows r >= m, and must not touch the others even as 0 * NaN.
+  HWY_INLINE void triangle(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, V* den, V* num) const {
+    for (int64_t m = 0; m < kRows; ++m, w += kRows, x += 2 * lanes) {
+      const V k = hn::Load(d, x);
+      const V kv = hn::Load(d, x + lanes);
+      for (int64_t r = m; r < kRows; ++r) {
+        const V weight = hn::Set(d, w[r]);
+        den[r] = hn::MulAdd(weight, k, den[r]);
+        num[r] = hn::MulAdd(weight, kv, num[r]);
+      }
+    }
+  }
+
+ private:
+  static V some(V v, int64_t n) {
+    const D tag;
+    return n >= static_cast<int64_t>(hn::Lanes(tag)) ? v
+                                                     : hn::IfThenElseZero(hn::FirstN(tag, static_cast<size_t>(n)), v);
+  }
+
+  void add_outside(const RunningSum<V>& s, V m, V v_scale, V weight, V& den, V& num) const {
+    const V scaled = hn::Mul(weight, Pow2(d, hn::Sub(s.max, m)));
+    den = hn::MulAdd(s.den, scaled, den);
+    num = hn::MulAdd(hn::Mul(s.num, v_scale), scaled, num);
+  }
+
+  // Adds what lies outside the block's union, checks the certificate and redoes the row if it fails.
+  template <class Emit>
+  HWY_INLINE void finish(int64_t j, int64_t tb, int64_t r, int64_t prepared, V den, V num, const RunningSum<V>& outside,
+                         const RunningSum<V>* later, const Emit& emit) {
+    const T* at = scale + j * 2 * lanes;
+    const V m = hn::Load(d, at);
+    const V x = hn::Load(d, at + lanes);
+    const V v_scale = Pow2(d, hn::Neg(x));
+    const V weight = hn::Set(d, weights.outside[tb + r - prepared]);
+    add_outside(outside, m, v_scale, weight, den, num);
+    if (later != nullptr) add_outside(*later, m, v_scale, weight, den, num);
+    RowSums<V> row = {den, num, hn::Add(m, hn::Set(d, weights.exponent[tb + r - prepared])), x};
+    const auto failed = hn::Lt(den, hn::Set(d, kCertificate<T>));  // NaN passes: redone it would be NaN again
+    if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
+      redone += static_cast<int64_t>(hn::CountTrue(d, failed));
+      const RowSums<V> right = exact_row(j, tb, r, outside, later);
+      row.den = hn::IfThenElse(failed, right.den, row.den);
+      row.num = hn::IfThenElse(failed, right.num, row.num);
+      row.exponent = hn::IfThenElse(failed, right.exponent, row.exponent);
+      row.value_exponent = hn::IfThenElse(failed, right.value_exponent, row.value_exponent);
+    }
+    emit(r, row);
+  }
+
+  // A row from p and n of every pair under the row's own maximum, the sources in the same order as on the fast path.
+  HWY_NOINLINE RowSums<V> exact_row(int64_t j, int64_t tb, int64_t r, const RunningSum<V>& outside,
+                                    const RunningSum<V>* later) const {
+    const int64_t t = tb + r;
+    const int64_t begin = std::max(sources.first, tb - shape.left);
+    const int64_t end = shape.causal ? t + 1 : std::min(shape.time, tb + kRows + shape.right);
+    exact_weights(t, begin, end);
+    return exact_sums(j, begin, end, outside, later);
+  }
+
+ public:
+  // p and n of the weights of target t on the sources [begin, end); 1 = 1 * 2^0 outside its window.
+  void exact_weights(int64_t t, int64_t begin, int64_t end) const {
+    const T* from = band + t * band_stride;
+    for (int64_t s = begin; s < end; ++s) {
+      const int64_t j = s - t + shape.left;
+      const bool inside = j >= 0 && j < weights.span;
+      const SplitExp<V> e = Split(d, hn::Set(d, inside ? from[j] : T(0)));
+      exact[(s - begin) * 2] = hn::GetLane(e.p);
+      exact[(s - begin) * 2 + 1] = hn::GetLane(e.n);
+    }
+  }
+
+  // D and N of the sources [begin, end) under the weights in `exact` and of what lies outside, under their own maximum.
+  RowSums<V> exact_sums(int64_t j, int64_t begin, int64_t end, const RunningSum<V>& outside,
+                        const RunningSum<V>* later) const {
+    V max = hn::Max(outside.max, hn::Set(d, kExponentFloor<T>));
+    if (later != nullptr) max = hn::Max(later->max, max);
+    for (int64_t s = begin; s < end; ++s) {
+      const SplitExp<V> e = Split(d, load_key(sources.key(s), j));
+      max = hn::Max(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
+    }
+    V den = hn::Zero(d), num = den;
+    for (int64_t s = begin; s < end; ++s) {
+      const V key = load_key(sources.key(s), j);
+      const SplitExp<V> e = Split(d, key);
+      const V n = hn::Sub(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
+      const V term = hn::Mul(hn::Mul(e.p, hn::Set(d, exact[(s - begin) * 2])), Pow2(d, n));
+      den = hn::Add(den, term);
+      num = hn::MulAdd(term, MaskAbsent(d, key, load_value(sources.value(s), j)), num);
+    }
+    const V one = hn::Set(d, T(1));
+    add_outside(outside, max, one, one, den, num);
+    if (later != nullptr) add_outside(*later, max, one, one, den, num);
+    return {den, num, max, hn::Zero(d)};
+  }
+};
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

@@ -1,0 +1,164 @@
+// Checks, the neutral state and the redo counter of the windowed operator: no arithmetic here.
+
+#include "aft/ops/window.h"
+
+#include <algorithm>
+#include <atomic>
+#include <limits>
+#include <string>
+
+#include "aft/error.h"
+#include "ops/window/check.h"
+#include "ops/window/redo.h"
+
+namespace aft::ops {
+namespace {
+
+std::atomic<int64_t> redone_rows{0};
+std::atomic<int64_t> total_rows{0};
+std::atomic<bool> redo{true};
+
+void require(bool ok, const std::string& message) {
+  if (!ok) throw Error(message);
+}
+
+std::string got(int64_t value) { return ", got " + std::to_string(value); }
+
+void check_shape(const WindowShape& s) {
+  require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
+  require(s.time >= 0, "time: expected at least 0" + got(s.time));
+  require(s.channels >= 0, "channels: expected at least 0" + got(s.channels));
+  require(s.heads >= 1 && s.channels % s.heads == 0,
+          "heads: expected a divisor of channels = " + std::to_string(s.channels) + got(s.heads));
+  require(s.key_channels == s.channels || s.key_channels == s.heads,
+          "key_channels: expected channels = " + std::to_string(s.channels) + " or heads = " + std::to_string(s.heads) +
+              got(s.key_channels));
+  require(s.left >= 0, "left: expected at least 0" + got(s.left));
+  require(s.right >= 0, "right: expected at least 0" + got(s.right));
+  require(!s.causal || s.right == 0, "right: expected 0 when causal" + got(s.right));
+  require(s.has_band || (s.left == 0 && s.right == 0),
+          "left, right: expected 0 without a band" + got(s.left + s.right));
+}
+
+template <typename T>
+void require_data(const Rows<T>& rows, const WindowShape& s, const char* name) {
+  require(rows.data != nullptr || s.batch * s.time * s.channels == 0,
+          std::string(name) + ": expected a tensor, got null");
+}
+
+template <typename T>
+void check_band(const Band<const T>& band, const WindowShape& s, const int64_t* positions) {
+  if (!s.has_band || s.batch == 0 || s.time == 0) return;
+  require(band.data != nullptr, "band: expected weights because has_band is set, got null");
+  if (band.row_stride == 0) return;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t position = positions == nullptr ? 0 : positions[b];
+    require(position <= band.rows - s.time,
+            "band: expected a row for every position up to " + std::to_string(position + s.time) + " (position " +
+                std::to_string(position) + " + time " + std::to_string(s.time) + ", batch row " + std::to_string(b) +
+                ")" + got(band.rows) + " rows; use a longer table or a shorter sequence");
+  }
+}
+
+template <typename T>
+void check_state(const State<T>& state, const WindowShape& s, const char* name) {
+  if (state.position == nullptr) return;
+  require(s.causal, std::string(name) + ": only a causal operator has a state; drop it or set causal");
+  if (s.batch * s.channels == 0) return;
+  require(state.max != nullptr && state.den != nullptr && state.num != nullptr,
+          std::string(name) + ": expected max, den and num, got null");
+  require(s.left == 0 || (state.ring_key != nullptr && state.ring_value != nullptr),
+          std::string(name) + ": expected a ring of " + std::to_string(s.left) + " keys and values, got null");
+}
+
+void check_positions(const int64_t* position, int64_t batch) {
+  if (position == nullptr) return;
+  for (int64_t b = 0; b < batch; ++b) {
+    require(position[b] >= 0, "state.position: expected at least 0" + got(position[b]));
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void check_forward(const WindowForward<T>& p) {
+  check_shape(p.shape);
+  if (p.shape.gate != Gate::kNone) require_data(p.q, p.shape, "q");
+  require_data(p.k, p.shape, "k");
+  require_data(p.v, p.shape, "v");
+  require_data(p.y, p.shape, "y");
+  check_state(p.initial_state, p.shape, "initial_state");
+  check_state(p.final_state, p.shape, "final_state");
+  check_positions(p.initial_state.position, p.shape.batch);
+  check_band(p.band, p.shape, p.initial_state.position);
+}
+
+template <typename T>
+void check_backward(const WindowBackward<T>& p) {
+  check_shape(p.shape);
+  if (p.shape.gate != Gate::kNone) {
+    require_data(p.q, p.shape, "q");
+    require_data(p.grad_q, p.shape, "grad_q");
+  }
+  require_data(p.k, p.shape, "k");
+  require_data(p.v, p.shape, "v");
+  require_data(p.grad_y, p.shape, "grad_y");
+  require_data(p.grad_k, p.shape, "grad_k");
+  require_data(p.grad_v, p.shape, "grad_v");
+  check_state(p.initial_state, p.shape, "initial_state");
+  check_positions(p.initial_state.position, p.shape.batch);
+  check_band(p.band, p.shape, p.initial_state.position);
+  require(p.saved != nullptr || window_saved_size<T>(p.shape) == 0,
+          "saved: expected what the forward saved, got null; run the forward with saved set");
+  require(p.shape.causal || (p.grad_final_state.den == nullptr && p.grad_final_state.num == nullptr),
+          "grad_final_state: only a causal operator has a state; drop it or set causal");
+  require(p.grad_band.data == nullptr || p.grad_band.row_stride == 0 || p.grad_band.rows == p.band.rows,
+          "grad_band: expected as many rows as the band, " + std::to_string(p.band.rows) + got(p.grad_band.rows));
+}
+
+template <typename T>
+void check_step(const WindowStep<T>& p) {
+  WindowShape s = p.shape;
+  s.time = 1;
+  check_shape(s);
+  require(s.causal, "causal: expected true for a step, got false; only a causal operator has a state");
+  if (s.gate != Gate::kNone) require_data(p.q, s, "q");
+  require_data(p.k, s, "k");
+  require_data(p.v, s, "v");
+  require_data(p.y, s, "y");
+  require(p.state.position != nullptr || s.batch == 0, "state: expected a state, got null");
+  check_state(p.state, s, "state");
+  check_positions(p.state.position, s.batch);
+  check_band(p.band, s, p.state.position);
+}
+
+template <typename T>
+void window_state_init(const WindowShape& s, State<T> state) {
+  std::fill_n(state.position, s.batch, int64_t{0});
+  std::fill_n(state.max, s.batch * s.key_channels, std::numeric_limits<T>::lowest());
+  std::fill_n(state.den, s.batch * s.key_channels, T(0));
+  std::fill_n(state.num, s.batch * s.channels, T(0));
+  if (s.left == 0) return;
+  std::fill_n(state.ring_key, s.batch * s.left * s.key_channels, T(0));
+  std::fill_n(state.ring_value, s.batch * s.left * s.channels, T(0));
+}
+
+RedoCount window_redo_count() { return {redone_rows.load(), total_rows.load()}; }
+void window_set_redo(bool enabled) { redo = enabled; }
+bool redo_enabled() { return redo.load(std::memory_order_relaxed); }
+
+void count_redone(int64_t redone, int64_t total) {
+  redone_rows.fetch_add(redone, std::memory_order_relaxed);
+  total_rows.fetch_add(total, std::memory_order_relaxed);
+}
+
+#define AFT_INSTANTIATE(T)                                   \
+  template void check_forward<T>(const WindowForward<T>&);   \
+  template void check_backward<T>(const WindowBackward<T>&); \
+  template void check_step<T>(const WindowStep<T>&);         \
+  template void window_state_init<T>(const WindowShape&, State<T>);
+AFT_INSTANTIATE(float)
+AFT_INSTANTIATE(double)
+#undef AFT_INSTANTIATE
+
+}  // namespace aft::ops

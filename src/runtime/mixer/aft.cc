@@ -1,0 +1,88 @@
+// AFT-simple and AFT-local: the windowed operator with its state.
+
+#include <vector>
+
+#include "aft/ops/window.h"
+#include "runtime/mixer/mixer.h"
+
+namespace aft::runtime {
+namespace {
+
+ops::WindowShape window_shape(const Weights& weights, int64_t batch) {
+  ops::WindowShape shape;
+  shape.batch = batch;
+  shape.channels = weights.config.channels;
+  shape.key_channels = weights.config.channels;
+  shape.has_band = weights.has_band;
+  shape.left = weights.left;
+  return shape;
+}
+
+class Aft final : public Mixer {
+ public:
+  Aft(const Weights& weights, const Block& block, int64_t batch)
+      : shape_(window_shape(weights, batch)),
+        position_(static_cast<size_t>(batch)),
+        sums_(static_cast<size_t>(3 * batch * shape_.channels)),
+        ring_(static_cast<size_t>(2 * batch * shape_.left * shape_.channels)) {
+    const int64_t d = shape_.channels;
+    state_.position = position_.data();
+    state_.max = sums_.data();
+    state_.den = sums_.data() + batch * d;
+    state_.num = sums_.data() + 2 * batch * d;
+    state_.ring_key = ring_.data();
+    state_.ring_value = ring_.data() + batch * shape_.left * d;
+    if (shape_.has_band) band_ = {block.band, 0, shape_.left + 1, weights.config.context};
+    Aft::reset();
+  }
+
+  void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {
+    const int64_t d = shape_.channels;
+    const auto part = [&](int64_t i) { return ops::Rows<const float>{qkv + i * d, time * 3 * d, 3 * d}; };
+    shape_.time = time;
+    if (time == 1) {
+      ops::WindowStep<float> step;
+      step.shape = shape_;
+      step.q = part(0);
+      step.k = part(1);
+      step.v = part(2);
+      step.y = {y, d, d};
+      step.band = band_;
+      step.state = state_;
+      ops::window_step(step, pool.parallel());
+      return;
+    }
+    ops::WindowForward<float> forward;
+    forward.shape = shape_;
+    forward.q = part(0);
+    forward.k = part(1);
+    forward.v = part(2);
+    forward.y = {y, time * d, d};
+    forward.band = band_;
+    forward.initial_state = {state_.position, state_.max, state_.den, state_.num, state_.ring_key, state_.ring_value};
+    forward.final_state = state_;
+    ops::window_forward(forward, pool.parallel());
+  }
+
+  void reset() override { ops::window_state_init(shape_, state_); }
+
+  [[nodiscard]] int64_t state_bytes() const override {
+    return static_cast<int64_t>(position_.size() * sizeof(int64_t) + (sums_.size() + ring_.size()) * sizeof(float));
+  }
+
+ private:
+  ops::WindowShape shape_;
+  std::vector<int64_t> position_;
+  std::vector<float> sums_;
+  std::vector<float> ring_;
+  ops::State<float> state_;
+  ops::Band<const float> band_;
+};
+
+}  // namespace
+
+std::unique_ptr<Mixer> make_aft(const Weights& weights, const Block& block, int64_t batch) {
+  return std::make_unique<Aft>(weights, block, batch);
+}
+
+}  // namespace aft::runtime

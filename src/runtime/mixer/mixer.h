@@ -1,0 +1,35 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+
+#include "aft/runtime/thread_pool.h"
+#include "runtime/weights.h"
+
+namespace aft::runtime {
+
+/// What mixes positions in one layer: the part between the qkv projection and the output projection, with its memory of
+/// the positions before. One object a layer and session. The session keeps to the context.
+class Mixer {
+ public:
+  Mixer() = default;
+  Mixer(const Mixer&) = delete;
+  Mixer& operator=(const Mixer&) = delete;
+  virtual ~Mixer() = default;
+
+  /// The next `time` positions: qkv [B, time, 3 d] (query, key, value) to y [B, time, d].
+  virtual void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) = 0;
+  /// Back to position 0.
+  virtual void reset() = 0;
+  /// Bytes remembered at this position.
+  [[nodiscard]] virtual int64_t state_bytes() const = 0;
+};
+
+/// The mixer that the config names, for one block.
+std::unique_ptr<Mixer> make_mixer(const Weights& weights, const Block& block, int64_t batch);
+
+// The makers that make_mixer() knows.
+std::unique_ptr<Mixer> make_aft(const Weights& weights, const Block& block, int64_t batch);
+std::unique_ptr<Mixer> make_attention(const Weights& weights, const Block& block, int64_t batch);
+
+}  // namespace aft::runtime

@@ -1,0 +1,119 @@
+#include "runtime/weights.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+
+#include "aft/ops/local_bias.h"
+
+namespace aft::runtime {
+namespace {
+
+constexpr size_t kHugePage = size_t{2} << 20;
+
+int64_t band_floats(const ModelConfig& config, int64_t left, bool has_band) {
+  return has_band ? config.context * (left + 1) : 0;
+}
+
+/// A window past the context sees no more than the context: positions never leave it.
+int64_t window_left(const ModelConfig& config) {
+  return config.mixer == "aft_local" && config.window > 0 ? std::min(config.window, config.context) - 1 : 0;
+}
+
+bool is_factor(const std::string& name) { return name.ends_with(".mixer.u") || name.ends_with(".mixer.v"); }
+
+int64_t memory_floats(const ModelFile& file, int64_t left, bool has_band) {
+  int64_t floats = file.config().layers * WeightMemory::padded(band_floats(file.config(), left, has_band));
+  for (const auto& [name, tensor] : file.tensors()) {
+    if (!is_factor(name)) floats += WeightMemory::padded(static_cast<int64_t>(tensor.bytes / sizeof(float)));
+  }
+  return floats;
+}
+
+/// Copies tensors of the file into the memory in the order in which a token reads them.
+class Copier {
+ public:
+  Copier(const ModelFile& file, WeightMemory& memory, ThreadPool& pool) : file_(file), memory_(memory), pool_(pool) {}
+
+  const float* copy(const std::string& name, int64_t floats) {
+    constexpr int64_t kPiece = 1 << 20;
+    float* to = memory_.take(floats);
+    const float* from = file_.tensor(name);
+    pool_.run((floats + kPiece - 1) / kPiece, [&](int64_t i) {
+      const int64_t begin = i * kPiece;
+      std::memcpy(to + begin, from + begin, static_cast<size_t>(std::min(kPiece, floats - begin)) * sizeof(float));
+    });
+    return to;
+  }
+  Norm norm(const std::string& name, int64_t channels) {
+    const float* weight = copy(name + ".weight", channels);
+    return {weight, copy(name + ".bias", channels)};
+  }
+  Linear linear(const std::string& name, int64_t outputs, int64_t inputs) {
+    const float* weight = copy(name + ".weight", outputs * inputs);
+    return {outputs, inputs, weight, copy(name + ".bias", outputs)};
+  }
+
+ private:
+  const ModelFile& file_;
+  WeightMemory& memory_;
+  ThreadPool& pool_;
+};
+
+}  // namespace
+
+WeightMemory::WeightMemory(int64_t floats) {
+  // One huge page more, to start at the boundary of one.
+  bytes_ = (static_cast<size_t>(floats) * sizeof(float) + kHugePage - 1) / kHugePage * kHugePage + kHugePage;
+  base_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (base_ == MAP_FAILED) throw std::bad_alloc();
+  const uintptr_t start = (reinterpret_cast<uintptr_t>(base_) + kHugePage - 1) / kHugePage * kHugePage;
+  ::madvise(reinterpret_cast<void*>(start), bytes_ - kHugePage, MADV_HUGEPAGE);  // a wish: small pages are right too
+  next_ = reinterpret_cast<float*>(start);
+}
+
+WeightMemory::~WeightMemory() { ::munmap(base_, bytes_); }
+
+float* WeightMemory::take(int64_t floats) {
+  float* taken = next_;
+  next_ += padded(floats);
+  return taken;
+}
+
+Weights::Weights(const ModelFile& file, ThreadPool& pool)
+    : config(file.config()),
+      parameters(file.parameters()),
+      left(window_left(config)),
+      has_band(config.mixer == "aft_local" && config.window > 0),
+      memory_(memory_floats(file, left, has_band)) {
+  const int64_t d = config.channels;
+  Copier from(file, memory_, pool);
+  token = from.copy("embedding.token.weight", config.vocabulary * d);
+  position = from.copy("embedding.position.weight", config.context * d);
+  for (int64_t i = 0; i < config.layers; ++i) {
+    const std::string name = "blocks." + std::to_string(i) + ".";
+    Block block;
+    block.mixer_norm = from.norm(name + "mixer_norm", d);
+    block.qkv = from.linear(name + "mixer.qkv", 3 * d, d);
+    if (has_band) {
+      float* band = memory_.take(band_floats(config, left, has_band));
+      const ops::LocalBiasShape shape = {
+          .heads = 1, .rows = config.context, .width = config.factor_channels, .left = left, .right = 0};
+      ops::local_bias_forward<float>(shape, file.tensor(name + "mixer.u"), file.tensor(name + "mixer.v"), band,
+                                     pool.parallel());
+      block.band = band;
+    }
+    block.output = from.linear(name + "mixer.output", d, d);
+    block.mlp_norm = from.norm(name + "mlp_norm", d);
+    block.up = from.linear(name + "mlp.up", config.mlp_channels, d);
+    block.down = from.linear(name + "mlp.down", d, config.mlp_channels);
+    blocks.push_back(block);
+  }
+  norm = from.norm("norm", d);
+  head = {config.vocabulary, d, from.copy("head.weight", config.vocabulary * d), nullptr};
+}
+
+}  // namespace aft::runtime

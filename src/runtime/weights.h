@@ -1,0 +1,72 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "aft/runtime/model_config.h"
+#include "aft/runtime/model_file.h"
+#include "aft/runtime/thread_pool.h"
+
+namespace aft::runtime {
+
+/// f32 memory in huge pages where the system gives them, cleared, 64-byte aligned. Reading weights is what a token
+/// costs, and it is faster from here than from the small pages of a mapped file.
+class WeightMemory {
+ public:
+  explicit WeightMemory(int64_t floats);
+  ~WeightMemory();
+  WeightMemory(const WeightMemory&) = delete;
+  WeightMemory& operator=(const WeightMemory&) = delete;
+
+  /// The next `floats`, which must be left.
+  float* take(int64_t floats);
+  /// What take() uses up for `floats`.
+  static int64_t padded(int64_t floats) { return (floats + 15) / 16 * 16; }
+
+ private:
+  void* base_ = nullptr;
+  size_t bytes_ = 0;
+  float* next_ = nullptr;
+};
+
+/// y = W x + b.
+struct Linear {
+  int64_t outputs = 0;
+  int64_t inputs = 0;
+  const float* weight = nullptr;  // [outputs, inputs]
+  const float* bias = nullptr;    // [outputs]; null: none
+};
+
+struct Norm {
+  const float* weight = nullptr;  // [d]
+  const float* bias = nullptr;    // [d]
+};
+
+struct Block {
+  Norm mixer_norm;
+  Linear qkv;
+  Linear output;
+  const float* band = nullptr;  // aft_local with a window: [T, left + 1]
+  Norm mlp_norm;
+  Linear up;
+  Linear down;
+};
+
+struct Weights {
+  Weights(const ModelFile& file, ThreadPool& pool);
+
+  ModelConfig config;
+  int64_t parameters = 0;
+  int64_t left = 0;  // reach of the window of aft_local
+  bool has_band = false;
+  const float* token = nullptr;     // [vocabulary, d]
+  const float* position = nullptr;  // [T, d]
+  std::vector<Block> blocks;
+  Norm norm;
+  Linear head;
+
+ private:
+  WeightMemory memory_;
+};
+
+}  // namespace aft::runtime

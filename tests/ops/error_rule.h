@@ -1,0 +1,129 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+#include <sstream>
+#include <string>
+#include <vector>
+
+namespace aft::ops::test {
+
+/// The error rule of the operators: in maximum and in root mean square, a kernel's error is at most twice that of the
+/// plain computation in the same dtype, both against a reference of higher precision; with a floor of 2 ulp of the
+/// largest summand. Errors are pooled by the key given (operator, dtype, class of input, ...) and the output.
+///
+/// Pools are judged twice, each must hold: on absolute errors, and on errors in ulp of every element's own largest
+/// summand, so that neither large nor small elements hide the others.
+template <typename T>
+class ErrorRule {
+ public:
+  /// Adds one output of one case. `floor` is an absolute error that the operator's contract allows anywhere.
+  template <typename R>
+  void add(const std::string& key, const std::string& output, const std::string& what, const std::vector<T>& kernel,
+           const std::vector<T>& plain, const std::vector<double>& largest_summand, const std::vector<R>& reference,
+           double floor = 0) {
+    ASSERT_EQ(kernel.size(), reference.size()) << key << ' ' << output << ": " << what;
+    ASSERT_EQ(plain.size(), reference.size()) << key << ' ' << output << ": " << what;
+    ASSERT_EQ(largest_summand.size(), reference.size()) << key << ' ' << output << ": " << what;
+    Pool& pool = pools_[key + ", " + output];
+    for (size_t i = 0; i < reference.size(); ++i) {
+      if (!std::isfinite(reference[i])) {
+        if (pool.failures++ == 0)
+          ADD_FAILURE() << key << ", " << output << "[" << i << "]: reference not finite; " << what;
+        continue;
+      }
+      if (!std::isfinite(kernel[i])) {
+        if (pool.failures++ == 0) {
+          ADD_FAILURE() << key << ", " << output << "[" << i << "] = " << kernel[i] << ", reference "
+                        << double(reference[i]) << "; " << what;
+        }
+        continue;
+      }
+      const double unit = ulp(largest_summand[i]);
+      const auto location = [&] {
+        std::ostringstream text;
+        text.precision(9);
+        text << output << "[" << i << "] = " << kernel[i] << ", plain " << plain[i] << ", reference "
+             << double(reference[i]) << ", largest summand " << largest_summand[i] << "; " << what;
+        return text.str();
+      };
+      const double error = std::max(0.0, double(std::abs(R(kernel[i]) - reference[i])) - floor);
+      pool.in_ulp.kernel.add(error / unit, location);
+      pool.absolute.kernel.add(error, location);
+      pool.absolute.unit_max = std::max(pool.absolute.unit_max, unit);
+      pool.absolute.unit_squares += unit * unit;
+      pool.in_ulp.unit_max = 1;
+      pool.in_ulp.unit_squares += 1;
+      if (!std::isfinite(plain[i])) continue;
+      const double plain_error = double(std::abs(R(plain[i]) - reference[i]));
+      pool.in_ulp.plain.add(plain_error / unit, [] { return ""; });
+      pool.absolute.plain.add(plain_error, [] { return ""; });
+    }
+  }
+
+  /// Judges every pool.
+  void check() const {
+    EXPECT_FALSE(pools_.empty());
+    for (const auto& [key, pool] : pools_) {
+      judge(key, "in ulp of the largest summand", pool.in_ulp);
+      judge(key, "absolute", pool.absolute);
+    }
+  }
+
+  /// Largest kernel error of all pools, in ulp of the largest summand; infinite if an element was not finite.
+  double largest() const {
+    double largest = 0;
+    for (const auto& [key, pool] : pools_) {
+      largest = std::max(largest, pool.failures > 0 ? std::numeric_limits<double>::infinity() : pool.in_ulp.kernel.max);
+    }
+    return largest;
+  }
+
+  /// One unit in the last place of x > 0 in T.
+  static double ulp(double x) {
+    const T y = static_cast<T>(std::min(x, double(std::numeric_limits<T>::max()) / 2));
+    return double(std::nextafter(y, std::numeric_limits<T>::infinity())) - double(y);
+  }
+
+ private:
+  struct Errors {
+    double max = 0;
+    double squares = 0;
+    int64_t count = 0;
+    std::string worst;
+    template <typename Location>
+    void add(double error, Location location) {
+      squares += error * error;
+      ++count;
+      if (error > max) max = error, worst = location();
+    }
+    double rms() const { return count == 0 ? 0 : std::sqrt(squares / count); }
+  };
+  struct Measure {
+    Errors kernel, plain;
+    double unit_max = 0;
+    double unit_squares = 0;
+  };
+  struct Pool {
+    Measure in_ulp, absolute;
+    int64_t failures = 0;
+  };
+
+  static void judge(const std::string& key, const char* measure, const Measure& m) {
+    const double unit_rms = m.kernel.count == 0 ? 0 : std::sqrt(m.unit_squares / m.kernel.count);
+    EXPECT_LE(m.kernel.max, std::max(2 * m.plain.max, 2 * m.unit_max))
+        << key << ": maximum error, " << measure << ": kernel " << m.kernel.max << ", plain " << m.plain.max
+        << ", over " << m.kernel.count << " elements; worst: " << m.kernel.worst;
+    EXPECT_LE(m.kernel.rms(), std::max(2 * m.plain.rms(), 2 * unit_rms))
+        << key << ": root mean square error, " << measure << ": kernel " << m.kernel.rms() << ", plain "
+        << m.plain.rms() << ", over " << m.kernel.count << " elements; worst: " << m.kernel.worst;
+  }
+
+  std::map<std::string, Pool> pools_;
+};
+
+}  // namespace aft::ops::test

@@ -1,0 +1,114 @@
+// A row is the same bits alone and in any batch, with any number of threads, every time.
+
+#include <gtest/gtest.h>
+
+#include "tests/ops/threads.h"
+#include "tests/ops/window_compare.h"
+
+namespace aft::ops::test {
+namespace {
+
+template <typename T>
+class WindowIndependence : public ::testing::Test {};
+using Dtypes = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(WindowIndependence, Dtypes);
+
+template <typename T>
+void expect_rows_alone(const WindowCase& c) {
+  const WindowInputs<T> in = make_inputs<T>(c);
+  const WindowShape& s = in.shape;
+  const WindowOutputs<T> together = run_kernel(in);
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const WindowOutputs<T> alone = run_kernel(slice_batch(in, b));
+    const auto expect_row = [&](const char* name, const std::vector<T>& all, const std::vector<T>& one) {
+      const int64_t size = one.size();
+      ASSERT_EQ(int64_t(all.size()), size * s.batch) << name;
+      for (int64_t i = 0; i < size; ++i) {
+        ASSERT_TRUE(same_bits(all[b * size + i], one[i]))
+            << name << " of row " << b << ", element " << i << ": " << one[i] << " alone, " << all[b * size + i]
+            << " in the batch; " << describe(c);
+      }
+    };
+    for (int output = 0; output < kOutputs; ++output) {
+      if (output != kGradBand) expect_row(kOutputNames[output], together.of[output], alone.of[output]);
+    }
+    expect_row("final_state.max", together.max, alone.max);
+    expect_row("final_state.ring_key", together.ring_key, alone.ring_key);
+    expect_row("final_state.ring_value", together.ring_value, alone.ring_value);
+    if (in.has_final) {
+      EXPECT_EQ(together.position[b], alone.position[0]);
+    }
+  }
+}
+
+TYPED_TEST(WindowIndependence, RowOfABatchIsTheRowAlone) {
+  using T = TypeParam;
+  uint64_t seed = 300;
+  for (const char* input : {"normal", "wide", "apart_1e4", "absent"}) {
+    for (const int64_t s : {0, 1, 7, 32, 100}) {
+      for (const bool causal : {true, false}) {
+        WindowCase c;
+        c.input = input, c.batch = 5, c.time = 97, c.channels = 19, c.causal = causal, c.seed = ++seed;
+        set_window(c, s);
+        c.state = causal;
+        expect_rows_alone<T>(c);
+      }
+    }
+  }
+}
+
+// Large enough that the work is worth several threads: many rows, and one long row.
+std::vector<WindowCase> large_cases() {
+  std::vector<WindowCase> cases;
+  for (const bool causal : {true, false}) {
+    for (const int64_t s : {0, 32}) {
+      WindowCase many{.batch = 8, .time = 300, .channels = 67, .causal = causal, .state = causal, .seed = 81};
+      set_window(many, s);
+      cases.push_back(many);
+      WindowCase one{.batch = 1, .time = 3000, .channels = 96, .heads = 3, .causal = causal, .seed = 82};
+      set_window(one, s);
+      cases.push_back(one);
+    }
+  }
+  WindowCase conv{.batch = 3, .time = 700, .channels = 64, .seed = 83};
+  set_window(conv, 32);
+  conv.shared_row = true;
+  cases.push_back(conv);
+  WindowCase redone{.input = "apart", .batch = 3, .time = 300, .channels = 64, .seed = 84};
+  set_window(redone, 400);
+  cases.push_back(redone);
+  return cases;
+}
+
+TYPED_TEST(WindowIndependence, ThreadsDoNotChangeABit) {
+  using T = TypeParam;
+  for (const WindowCase& c : large_cases()) {
+    const WindowInputs<T> in = make_inputs<T>(c);
+    const WindowOutputs<T> serial = run_kernel(in);
+    for (const int64_t n : {1, 2, 3, 7}) {
+      Threads forward_threads(n), threads(n);
+      run_kernel(in, {.parallel = forward_threads.parallel_for(), .backward = false});
+      expect_same_bits(serial, run_kernel(in, {.parallel = threads.parallel_for()}),
+                       std::to_string(n) + " threads; " + describe(c));
+      if (n > 1) {
+        EXPECT_GE(forward_threads.most_at_once(), 2) << "forward with " << n << " threads; " << describe(c);
+        EXPECT_GE(threads.most_at_once(), 2) << n << " threads; " << describe(c);
+      }
+    }
+  }
+}
+
+TYPED_TEST(WindowIndependence, RepeatedRunsAgreeBitForBit) {
+  using T = TypeParam;
+  for (const WindowCase& c : large_cases()) {
+    const WindowInputs<T> in = make_inputs<T>(c);
+    Threads threads(3);
+    const WindowOutputs<T> first = run_kernel(in, {.parallel = threads.parallel_for()});
+    for (int i = 0; i < 3; ++i) {
+      expect_same_bits(first, run_kernel(in, {.parallel = threads.parallel_for()}), describe(c));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace aft::ops::test

@@ -1,0 +1,173 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <random>
+
+#include "tests/ops/window_run.h"
+
+namespace aft::ops::test {
+namespace {
+
+constexpr double kInf = std::numeric_limits<double>::infinity();
+
+struct Random {
+  std::mt19937_64 engine;
+  std::normal_distribution<double> distribution;
+  double normal() { return distribution(engine); }
+  double uniform() { return std::uniform_real_distribution<double>()(engine); }
+  bool chance(double p) { return uniform() < p; }
+  double sign() { return chance(0.5) ? 1 : -1; }
+};
+
+bool has_prefix(const std::string& s, const char* prefix) { return s.rfind(prefix, 0) == 0; }
+
+// The size in classes named ..._1e4 and ..._65504.
+double size_of(const std::string& input) {
+  if (input.find("1e4") != std::string::npos) return 1e4;
+  if (input.find("65504") != std::string::npos) return 65504;
+  return 200;
+}
+
+// Sources whose key is the largest and whose weight is the smallest, where maxima lie apart.
+bool is_peak(int64_t t) { return (t % 5 + 5) % 5 == 2; }
+
+// Classes of input:
+//   normal          k, w, v, q, grad_y ~ N(0, 1)
+//   wide            k ~ N(0, 30^2), w ~ N(0, 30^2)
+//   key_offset_1e4  k = 1e4 + N(0, 1)
+//   key_X           k = X or -X           weight_X, both_X the same for w, for both
+//   all_equal       every k = 3, every w = -2, every v = 1.5
+//   apart[_X]       k = X (200) at every fifth source and w = -2 X there (-X for 65504), N(0, 1) elsewhere
+//   tiny            the same with k about 58 ln 2 and w = -1e4, so that what remains of D has a factor of about 2^-58
+//                   against the largest key; v, grad_y, or both near the smallest normal numbers
+//   absent          some k = -inf (channel 0: all), some w = -inf
+double key_value(const std::string& input, Random& r, int64_t t, int64_t c, int64_t last) {
+  const double normal = r.normal();
+  const double x = size_of(input);
+  if (input == "wide") return 30 * normal;
+  if (input == "key_offset_1e4") return 1e4 + normal;
+  if (has_prefix(input, "key_") || has_prefix(input, "both_")) return x * r.sign();
+  if (input == "all_equal") return 3;
+  if (has_prefix(input, "apart")) return is_peak(t) ? x : normal;
+  if (input == "tiny") return is_peak(t) ? (56 + 5 * r.uniform()) * std::numbers::ln2 : 0.2 * normal;
+  if (input == "absent") return (c == 0 && last > 0) || (c == 1 && t < 3) || r.chance(0.3) ? -kInf : normal;
+  return normal;
+}
+
+double weight_value(const std::string& input, Random& r, int64_t source) {
+  const double normal = r.normal();
+  const double x = size_of(input);
+  if (input == "wide") return 30 * normal;
+  if (has_prefix(input, "weight_") || has_prefix(input, "both_")) return x * r.sign();
+  if (input == "all_equal") return -2;
+  if (has_prefix(input, "apart")) return is_peak(source) ? -std::min(2 * x, 65504.0) : normal;
+  if (input == "tiny") return is_peak(source) ? -1e4 : 0.2 * normal;
+  if (input == "absent") return r.chance(0.2) ? -kInf : normal;
+  return normal;
+}
+
+// Away from the points where the nearest integer to k log2 e depends on the precision it is computed in.
+template <typename T>
+T clear_of_ties(T k) {
+  if (!std::isfinite(k)) return k;
+  const double margin = std::max(1e-3, std::abs(double(k)) * 1e-6);
+  for (int i = 0; i < 1000; ++i) {
+    const double x = double(k) * std::numbers::log2e;
+    if (std::abs(x - std::floor(x) - 0.5) > margin) break;
+    k += T(2 * margin);
+  }
+  return k;
+}
+
+}  // namespace
+
+template <typename T>
+WindowInputs<T> make_inputs(const WindowCase& c) {
+  Random r{std::mt19937_64(c.seed * 7919 + 17), {}};
+  const WindowShape s = shape_of(c);
+  const int64_t span = s.left + 1 + s.right;
+  // 1e-30 in float, its like in double.
+  const double tiny = sizeof(T) == 4 ? 1e-30 : 1e-300;
+  const double value_size = c.input == "tiny" && c.seed % 3 != 2 ? tiny : 1;
+  const double grad_size = c.input == "tiny" && c.seed % 3 != 1 ? tiny : 1;
+  const auto value = [&] { return T(c.input == "all_equal" ? 1.5 : value_size * r.normal()); };
+  const auto grad = [&] { return T(grad_size * r.normal()); };
+
+  WindowInputs<T> in;
+  in.shape = s;
+  in.shared_row = c.shared_row;
+  std::vector<int64_t> position(s.batch, 0);
+  if (c.state) {
+    for (int64_t b = 0; b < s.batch; ++b) {
+      // One row is new, others stand within their first window or past it.
+      position[b] =
+          s.batch > 1 && b == static_cast<int64_t>(c.seed) % s.batch ? 0 : (b * 17 + c.seed * 5) % (2 * s.left + 9);
+    }
+  }
+  for (int64_t i = 0; i < s.batch * s.time * s.channels; ++i) {
+    if (s.gate != Gate::kNone) in.q.push_back(T(r.normal()));
+    in.v.push_back(value());
+    in.grad_y.push_back(grad());
+  }
+  for (int64_t b = 0; b < s.batch; ++b) {
+    for (int64_t t = 0; t < s.time; ++t) {
+      for (int64_t i = 0; i < s.key_channels; ++i) {
+        in.k.push_back(clear_of_ties(T(key_value(c.input, r, position[b] + t, i, s.key_channels - 1))));
+      }
+    }
+  }
+  if (s.has_band) {
+    int64_t furthest = 0;
+    for (const int64_t p : position) furthest = std::max(furthest, p);
+    in.band_rows = c.shared_row ? 1 : furthest + s.time + 3;
+    for (int64_t h = 0; h < s.heads; ++h) {
+      for (int64_t t = 0; t < in.band_rows; ++t) {
+        for (int64_t j = 0; j < span; ++j) in.band.push_back(T(weight_value(c.input, r, t - s.left + j)));
+      }
+    }
+  }
+  in.has_final = s.causal && (c.state || c.seed % 2 == 0);
+  if (in.has_final) {
+    // One gradient per sum: about as large as the summed e^k 2^-max allow.
+    for (int64_t i = 0; i < s.batch * s.key_channels; ++i) in.grad_final.den.push_back(grad());
+    for (int64_t i = 0; i < s.batch * s.channels; ++i) in.grad_final.num.push_back(grad());
+    for (int64_t i = 0; i < s.batch * s.left * s.key_channels; ++i) in.grad_final.ring_key.push_back(grad());
+    for (int64_t i = 0; i < s.batch * s.left * s.channels; ++i) in.grad_final.ring_value.push_back(grad());
+  }
+  if (!c.state) return in;
+
+  in.initial.position = position;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const bool summed = position[b] > s.left;
+    for (int64_t i = 0; i < s.key_channels; ++i) {
+      const double k = key_value(c.input, r, position[b] - s.left - 1, i, s.key_channels - 1);
+      const bool neutral = !summed || k == -kInf;
+      in.initial.max.push_back(neutral ? std::numeric_limits<T>::lowest() : T(std::nearbyint(k * std::numbers::log2e)));
+      in.initial.den.push_back(neutral ? T(0) : T(0.7 + 3 * r.uniform()));
+    }
+    for (int64_t i = 0; i < s.channels; ++i) {
+      const T den = in.initial.den[b * s.key_channels + key_channel(s, i)];
+      const T v = value();
+      in.initial.num.push_back(den == 0 ? T(0) : den * v);
+    }
+    for (int64_t slot = 0; slot < s.left; ++slot) {
+      // The source in `slot`: the last one before position that is congruent to it.
+      const int64_t source = position[b] - 1 - (((position[b] - 1 - slot) % s.left) + s.left) % s.left;
+      for (int64_t i = 0; i < s.key_channels; ++i) {
+        const T k = clear_of_ties(T(key_value(c.input, r, source, i, s.key_channels - 1)));
+        in.initial.ring_key.push_back(source < 0 ? T(0) : k);
+      }
+      for (int64_t i = 0; i < s.channels; ++i) {
+        const T v = value();
+        in.initial.ring_value.push_back(source < 0 ? T(0) : v);
+      }
+    }
+  }
+  return in;
+}
+
+template WindowInputs<float> make_inputs<float>(const WindowCase&);
+template WindowInputs<double> make_inputs<double>(const WindowCase&);
+
+}  // namespace aft::ops::test

@@ -1,0 +1,202 @@
+#include "tests/ops/window_plain.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numbers>
+
+namespace aft::ops::test {
+namespace {
+
+// One sum and its largest summand.
+template <typename T>
+void add(T& sum, double& largest, T summand) {
+  sum += summand;
+  largest = std::max(largest, std::abs(double(summand)));
+}
+
+template <typename T>
+T gate_of(Gate gate, T q) {
+  return gate == Gate::kSigmoid ? 1 / (1 + std::exp(-q)) : gate == Gate::kRelu ? std::max(q, T(0)) : T(1);
+}
+
+template <typename T>
+T slope_of(Gate gate, T q) {
+  const T g = gate_of(gate, q);
+  return gate == Gate::kSigmoid ? g * (1 - g) : T(q > 0);
+}
+
+// Row b of the batch: its sources are the state's sums, the ring, and the T positions of the call, dense.
+template <typename T>
+struct PlainRow {
+  const WindowInputs<T>& in;
+  const WindowShape& s;
+  int64_t b, position = 0, ring = 0, sources;
+
+  PlainRow(const WindowInputs<T>& inputs, int64_t batch_row) : in(inputs), s(inputs.shape), b(batch_row) {
+    if (!in.initial.position.empty()) position = in.initial.position[b];
+    ring = std::min(position, s.left);
+    sources = ring + s.time;
+  }
+  // i counts sources from the oldest in the ring; its position relative to the call is i - ring.
+  int64_t slot(int64_t i) const { return (position + i - ring) % s.left; }
+  int64_t key_index(int64_t i, int64_t kc) const {
+    return i < ring ? (b * s.left + slot(i)) * s.key_channels + kc : (b * s.time + i - ring) * s.key_channels + kc;
+  }
+  int64_t value_index(int64_t i, int64_t c) const {
+    return i < ring ? (b * s.left + slot(i)) * s.channels + c : (b * s.time + i - ring) * s.channels + c;
+  }
+  T key(int64_t i, int64_t kc) const { return (i < ring ? in.initial.ring_key : in.k)[key_index(i, kc)]; }
+  T value(int64_t i, int64_t c) const { return (i < ring ? in.initial.ring_value : in.v)[value_index(i, c)]; }
+  int64_t band_index(int64_t t, int64_t i, int64_t h) const {
+    const int64_t span = s.left + 1 + s.right;
+    return (h * in.band_rows + (in.shared_row ? 0 : position + t)) * span + i - ring - t + s.left;
+  }
+  bool in_window(int64_t t, int64_t i) const { return s.has_band && i - ring >= t - s.left && i - ring <= t + s.right; }
+  bool has_sums(int64_t kc) const {
+    return !in.initial.position.empty() && in.initial.max[b * s.key_channels + kc] != std::numeric_limits<T>::lowest();
+  }
+};
+
+}  // namespace
+
+template <typename T>
+WindowPlain<T> run_plain(const WindowInputs<T>& in) {
+  const WindowShape& s = in.shape;
+  const T absent = -std::numeric_limits<T>::infinity();
+  const T ln2 = std::numbers::ln2_v<T>;
+  const bool has_initial = !in.initial.position.empty();
+  const bool gated = s.gate != Gate::kNone;
+  WindowPlain<T> plain;
+  auto& out = plain.outputs;
+  auto& big = plain.largest_summand;
+  const auto size = [&](Output o, int64_t n) {
+    out.of[o].assign(n, T(0));
+    big.of[o].assign(n, 0.0);
+  };
+  const int64_t rows = s.batch * s.time;
+  size(kY, rows * s.channels);
+  size(kGradQ, gated ? rows * s.channels : 0);
+  size(kGradK, rows * s.key_channels);
+  size(kGradV, rows * s.channels);
+  size(kGradBand, in.band.size());
+  size(kFinalDen, in.has_final ? s.batch * s.key_channels : 0);
+  size(kFinalNum, in.has_final ? s.batch * s.channels : 0);
+  size(kGradInitialDen, has_initial ? s.batch * s.key_channels : 0);
+  size(kGradInitialNum, has_initial ? s.batch * s.channels : 0);
+  size(kGradInitialRingKey, has_initial ? s.batch * s.left * s.key_channels : 0);
+  size(kGradInitialRingValue, has_initial ? s.batch * s.left * s.channels : 0);
+  const auto accumulate = [&](Output o, int64_t i, T summand) { add(out.of[o][i], big.of[o][i], summand); };
+
+  std::vector<T> e, w;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const PlainRow<T> row(in, b);
+    e.resize(row.sources);
+    for (int64_t c = 0; c < s.channels; ++c) {
+      const int64_t kc = key_channel(s, c);
+      const int64_t h = c / (s.channels / s.heads);
+      const int64_t sum_k = b * s.key_channels + kc;
+      const int64_t sum_v = b * s.channels + c;
+      const auto grad_k = [&](int64_t i, T g) {
+        if (i >= row.ring) accumulate(kGradK, row.key_index(i, kc), g);
+        if (i < row.ring) accumulate(kGradInitialRingKey, row.key_index(i, kc), g);
+      };
+      const auto grad_v = [&](int64_t i, T g) {
+        if (i >= row.ring) accumulate(kGradV, row.value_index(i, c), g);
+        if (i < row.ring) accumulate(kGradInitialRingValue, row.value_index(i, c), g);
+      };
+      for (int64_t t = 0; t < s.time; ++t) {
+        const int64_t end = s.causal ? row.ring + t + 1 : row.sources;
+        T max = row.has_sums(kc) ? in.initial.max[sum_k] * ln2 : absent;
+        for (int64_t i = 0; i < end; ++i) {
+          e[i] = row.key(i, kc) + (row.in_window(t, i) ? in.band[row.band_index(t, i, h)] : T(0));
+          max = std::max(max, e[i]);
+        }
+        if (max == absent) continue;  // nothing to see: 0 and no gradient
+        T den = 0, num = 0;
+        double big_den = 0, big_num = 0;
+        const T e_sums = row.has_sums(kc) ? std::exp(in.initial.max[sum_k] * ln2 - max) : T(0);
+        if (row.has_sums(kc)) {
+          add(den, big_den, e_sums * in.initial.den[sum_k]);
+          add(num, big_num, e_sums * in.initial.num[sum_v]);
+        }
+        for (int64_t i = 0; i < end; ++i) {
+          e[i] = e[i] == absent ? T(0) : std::exp(e[i] - max);
+          if (e[i] == 0) continue;
+          add(den, big_den, e[i]);
+          add(num, big_num, e[i] * row.value(i, c));
+        }
+        const int64_t at = (b * s.time + t) * s.channels + c;
+        const T ratio = num / den;
+        const T gate = gated ? gate_of(s.gate, in.q[at]) : T(1);
+        out.of[kY][at] = gate * ratio;
+        big.of[kY][at] = std::abs(gate) * big_num / den;
+        T grad = in.grad_y[at];
+        if (gated) {
+          const T slope = slope_of(s.gate, in.q[at]);
+          out.of[kGradQ][at] = grad * ratio * slope;
+          big.of[kGradQ][at] = std::abs(double(grad) * slope) * big_num / den;
+          grad *= gate;
+        }
+        const T grad_num = grad / den;
+        const T grad_den = -grad_num * ratio;
+        if (row.has_sums(kc)) {
+          accumulate(kGradInitialDen, sum_k, e_sums * grad_den);
+          accumulate(kGradInitialNum, sum_v, e_sums * grad_num);
+        }
+        for (int64_t i = 0; i < end; ++i) {
+          if (e[i] == 0) continue;
+          grad_v(i, e[i] * grad_num);
+          const T through_num = e[i] * grad_num * row.value(i, c);
+          const T through_den = e[i] * grad_den;
+          grad_k(i, through_num);
+          grad_k(i, through_den);
+          if (row.in_window(t, i)) {
+            accumulate(kGradBand, row.band_index(t, i, h), through_num);
+            accumulate(kGradBand, row.band_index(t, i, h), through_den);
+          }
+        }
+      }
+      if (!in.has_final) continue;
+
+      // The final state: its maximum is a constant for the gradient. den belongs to the key channel, counted once.
+      const bool first_of_key = s.key_channels == s.channels || c % (s.channels / s.heads) == 0;
+      const int64_t summed = std::max<int64_t>(0, row.sources - s.left);
+      T max = row.has_sums(kc) ? in.initial.max[sum_k] : std::numeric_limits<T>::lowest();
+      for (int64_t i = 0; i < summed; ++i) {
+        if (row.key(i, kc) != absent) {
+          max = std::max(max, T(std::nearbyint(row.key(i, kc) * std::numbers::log2e_v<T>)));
+        }
+      }
+      const T grad_den = first_of_key ? in.grad_final.den[sum_k] : T(0);
+      const T grad_num = in.grad_final.num[sum_v];
+      if (row.has_sums(kc)) {
+        const T scale = std::exp2(in.initial.max[sum_k] - max);
+        if (first_of_key) accumulate(kFinalDen, sum_k, scale * in.initial.den[sum_k]);
+        accumulate(kFinalNum, sum_v, scale * in.initial.num[sum_v]);
+        accumulate(kGradInitialDen, sum_k, scale * grad_den);
+        accumulate(kGradInitialNum, sum_v, scale * grad_num);
+      }
+      for (int64_t i = 0; i < row.sources; ++i) {
+        if (i >= summed) {
+          if (first_of_key) grad_k(i, in.grad_final.ring_key[(b * s.left + row.slot(i)) * s.key_channels + kc]);
+          grad_v(i, in.grad_final.ring_value[(b * s.left + row.slot(i)) * s.channels + c]);
+          continue;
+        }
+        const T scale = row.key(i, kc) == absent ? T(0) : std::exp(row.key(i, kc) - max * ln2);
+        if (scale == 0) continue;
+        if (first_of_key) accumulate(kFinalDen, sum_k, scale);
+        accumulate(kFinalNum, sum_v, scale * row.value(i, c));
+        grad_v(i, scale * grad_num);
+        grad_k(i, scale * grad_den);
+        grad_k(i, scale * row.value(i, c) * grad_num);
+      }
+    }
+  }
+  return plain;
+}
+
+template WindowPlain<float> run_plain<float>(const WindowInputs<float>&);
+template WindowPlain<double> run_plain<double>(const WindowInputs<double>&);
+
+}  // namespace aft::ops::test

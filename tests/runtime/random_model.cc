@@ -1,0 +1,59 @@
+#include "random_model.h"
+
+#include <cmath>
+#include <random>
+
+#include "aft/runtime/model_file.h"
+#include "aft/runtime/safetensors.h"
+
+namespace aft::test {
+
+Tensors random_tensors(const ModelConfig& config, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::normal_distribution<float> normal;
+  Tensors tensors;
+  for (const auto& [name, shape] : runtime::model_tensors(config)) {
+    int64_t count = 1;
+    for (const int64_t extent : shape) count *= extent;
+    std::vector<float>& values = tensors[name];
+    const bool is_norm = name.ends_with("norm.weight");
+    const bool is_matrix = shape.size() == 2 && name.find("embedding") == std::string::npos;
+    const float scale = is_matrix ? 1.5F / std::sqrt(static_cast<float>(shape[1])) : 0.5F;
+    for (int64_t i = 0; i < count; ++i) values.push_back(normal(generator) * scale + (is_norm ? 1.0F : 0.0F));
+  }
+  return tensors;
+}
+
+void write_model(const std::filesystem::path& path, const ModelConfig& config, const Tensors& tensors) {
+  std::map<std::string, TensorView> views;
+  const auto shapes = runtime::model_tensors(config);
+  for (const auto& [name, values] : tensors) {
+    views[name] = {"F32", shapes.at(name), reinterpret_cast<const std::byte*>(values.data()),
+                   values.size() * sizeof(float)};
+  }
+  write_safetensors(
+      path, views,
+      {{"format", "aft"}, {"format_version", "1"}, {"library_version", "0.1.0"}, {"config", to_json(config)}});
+}
+
+ModelConfig small_config(const std::string& mixer) {
+  ModelConfig config;
+  config.mixer = mixer;
+  config.layers = 3;
+  config.channels = 21;
+  config.mlp_channels = 50;
+  config.context = 48;
+  config.heads = 7;
+  config.window = 6;
+  config.factor_channels = 5;
+  return config;
+}
+
+std::vector<uint8_t> random_bytes(int64_t count, uint64_t seed) {
+  std::mt19937_64 generator(seed);
+  std::vector<uint8_t> bytes;
+  for (int64_t i = 0; i < count; ++i) bytes.push_back(static_cast<uint8_t>(generator() >> 56));
+  return bytes;
+}
+
+}  // namespace aft::test

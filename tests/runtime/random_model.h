@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "aft/runtime/model_config.h"
+
+namespace aft::test {
+
+/// Weights by name, as in a model file.
+using Tensors = std::map<std::string, std::vector<float>>;
+
+/// Random weights that make layers, positions and past bytes all matter.
+Tensors random_tensors(const ModelConfig& config, uint64_t seed);
+
+void write_model(const std::filesystem::path& path, const ModelConfig& config, const Tensors& tensors);
+
+/// A config of awkward sizes: no width is a multiple of a vector.
+ModelConfig small_config(const std::string& mixer);
+
+std::vector<uint8_t> random_bytes(int64_t count, uint64_t seed);
+
+}  // namespace aft::test

@@ -1,0 +1,54 @@
+"""What the Python tests share: the library, a dense reference, inputs."""
+
+import os
+
+import torch
+
+torch.ops.load_library(os.environ["AFT_TORCH_LIBRARY"])
+aft = torch.ops.aft
+
+STATE_NAMES = ("position", "max", "den", "num", "ring_key", "ring_value")
+
+
+def dense(q, k, v, bias=None, causal=True, gate="sigmoid", heads=1):
+    """The equation over every pair (t, t'), [B, T, T, d] at once, in differentiable torch operations."""
+    batch, time, channels = v.shape
+    if bias is not None:
+        bias = bias if bias.dim() == 3 else bias.unsqueeze(0)
+        heads = bias.size(0)
+    if k.size(2) != channels:
+        k = k.repeat_interleave(channels // heads, dim=2)
+    x = k.unsqueeze(1).expand(batch, time, time, channels)  # [b, target, source, c]
+    if bias is not None and bias.size(2) > 0:
+        span = bias.size(2)
+        left = span - 1 if causal else (span - 1) // 2
+        rows = []
+        for h in range(heads):
+            w = [
+                [bias[h, t, s - t + left] if 0 <= s - t + left < span else bias.new_zeros(()) for s in range(time)]
+                for t in range(time)
+            ]
+            rows.append(torch.stack([torch.stack(r) for r in w]))
+        w = torch.stack(rows).repeat_interleave(channels // heads, dim=0)  # [c, target, source]
+        x = x + w.permute(1, 2, 0)
+    if causal:
+        future = torch.ones(time, time, dtype=torch.bool).triu(1)
+        x = x.masked_fill(future[None, :, :, None], float("-inf"))
+    y = torch.einsum("btsc,bsc->btc", torch.softmax(x, dim=2), v)
+    return {"sigmoid": torch.sigmoid, "relu": torch.relu, "none": lambda _: 1.0}[gate](q) * y
+
+
+def inputs(batch, time, channels, span=None, heads=None, key_channels=None, gate="sigmoid", dtype=torch.float64,
+           rows=None, seed=0, requires_grad=False):
+    """q, k, v and, with a span, the bias; q is None with gate none."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def make(*shape):
+        return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_(requires_grad)
+
+    q = None if gate == "none" else make(batch, time, channels)
+    result = [q, make(batch, time, key_channels or channels), make(batch, time, channels)]
+    if span is not None:
+        table = (rows or time + 2, span)
+        result.append(make(*table) if heads is None else make(heads, *table))
+    return result

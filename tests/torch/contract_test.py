@@ -1,0 +1,251 @@
+"""What PyTorch asks of an operator (opcheck, meta tensors, torch.compile) and what the operators say of bad input."""
+
+import unittest
+
+import torch
+from torch.library import opcheck
+
+from aft_testing import aft, dense, inputs
+
+
+def samples():
+    """Arguments for every operator: (overload, args, kwargs)."""
+    for gate, requires_grad in (("sigmoid", True), ("sigmoid", False), ("none", True)):
+        q, k, v, bias = inputs(2, 5, 4, span=3, heads=2, gate=gate, requires_grad=requires_grad)
+        for causal in (True, False):
+            yield aft.simple.default, (q, k, v), dict(gate=gate, causal=causal)
+            yield aft.local.default, (q, k, v, bias), dict(gate=gate, causal=causal)
+        simple_state = [t.clone() for t in aft.initial_state(k, v)]
+        local_state = [torch.randn_like(t) if i > 3 else t for i, t in enumerate(aft.initial_state(k, v, 2))]
+        local_state[0] = torch.tensor([2, 3])
+        yield aft.simple_with_state.default, (q, k, v, simple_state), dict(gate=gate)
+        yield aft.local_with_state.default, (q, k, v, inputs(2, 5, 4, span=3, rows=9)[3], local_state), dict(gate=gate)
+
+        q, k, v, bias = [t if t is None else t.detach() for t in (q, k, v, bias)]
+        _, saved = aft.simple_forward(q, k, v, gate=gate)
+        yield aft.simple_forward.default, (q, k, v), dict(gate=gate)
+        yield aft.simple_backward.default, (v, q, k, v, saved), dict(gate=gate)
+        out = dict(grad_q=None if q is None else torch.empty_like(q), grad_k=torch.empty_like(k),
+                   grad_v=torch.empty_like(v))
+        yield aft.simple_backward.out, (v, q, k, v, saved), dict(gate=gate, **out)
+        _, saved = aft.local_forward(q, k, v, bias, gate=gate)
+        yield aft.local_forward.default, (q, k, v, bias), dict(gate=gate)
+        yield aft.local_backward.default, (v, q, k, v, bias, saved), dict(gate=gate)
+        yield (
+            aft.local_backward.out,
+            (v, q, k, v, bias, saved),
+            dict(gate=gate, **out, grad_bias=torch.empty_like(bias)),
+        )
+        yield aft.simple.out, (q, k, v), dict(gate=gate, out=torch.empty_like(v))
+        yield aft.local.out, (q, k, v, bias), dict(gate=gate, out=torch.empty_like(v))
+        one = [None if t is None else t[:, :1] for t in (q, k, v)]
+        yield aft.simple_step_.default, (*one, simple_state), dict(gate=gate)
+        yield aft.local_step_.default, (*one, bias, local_state), dict(gate=gate)
+        for b, state in ((None, simple_state), (bias[:, :, :], [t.clone() for t in aft.initial_state(k, v, 2)])):
+            yield aft.window_with_state_forward.default, (q, k, v, b, state), dict(gate=gate)
+            *_, saved = aft.window_with_state_forward(q, k, v, b, state, gate=gate)
+            yield aft.window_with_state_backward.default, (v, *state[2:], q, k, v, b, state, saved), dict(gate=gate)
+    k, v = inputs(2, 5, 4, key_channels=2)[1:]
+    yield aft.initial_state.default, (k, v, 3), {}
+    for requires_grad in (True, False):
+        u, v = torch.randn(2, 2, 6, 3, dtype=torch.float64)
+        yield (
+            aft.local_bias.default,
+            (u.clone().requires_grad_(requires_grad), v.clone().requires_grad_(requires_grad), 2, 1),
+            {},
+        )
+    bias = aft.local_bias(u, v, 2, 1)
+    yield aft.local_bias.out, (u, v, 2, 1), dict(out=torch.empty_like(bias))
+    yield aft.local_bias_backward.default, (bias, u, v, 2, 1), {}
+    yield (
+        aft.local_bias_backward.out,
+        (bias, u, v, 2, 1),
+        dict(grad_u=torch.empty_like(u), grad_v=torch.empty_like(v)),
+    )
+
+
+class PyTorch(unittest.TestCase):
+    def test_every_operator_has_a_sample(self):
+        # The overloads of the library, by their schemas.
+        names = {s.name + ("." + s.overload_name if s.overload_name else ".default")
+                 for s in torch._C._jit_get_all_schemas() if s.name.startswith("aft::")}
+        sampled = {op.name() if "." in op.name() else op.name() + ".default" for op, _, _ in samples()}
+        self.assertEqual(names - sampled, {"aft::redo_count.default"})
+
+    def test_opcheck(self):
+        for op, args, kwargs in samples():
+            with self.subTest(op=str(op), gate=kwargs.get("gate"), causal=kwargs.get("causal")):
+                opcheck(op, args, kwargs)
+
+    def test_meta(self):
+        def meta(value):
+            if isinstance(value, torch.Tensor):
+                return value.detach().to("meta")
+            return [meta(t) for t in value] if isinstance(value, list) else value
+
+        for op, args, kwargs in samples():
+            with self.subTest(op=str(op)):
+                real = op(*[a.detach() if isinstance(a, torch.Tensor) else a for a in args], **kwargs) \
+                    if "_" != op._opname[-1] and op._overloadname != "out" else None
+                got = op(*[meta(a) for a in args], **{name: meta(a) for name, a in kwargs.items()})
+                if real is None:
+                    continue
+                pairs = zip(got, real) if isinstance(real, tuple) else [(got, real)]
+                for a, b in pairs:
+                    self.assertEqual(a.device.type, "meta")
+                    self.assertEqual((a.shape, a.dtype, a.stride()), (b.shape, b.dtype, b.stride()))
+
+    def test_compile(self):
+        def layer(q, k, v, u, w):
+            return aft.local(q, k, v, aft.local_bias(u, w, 2)) + aft.simple(q, k, v)
+
+        for dynamic in (False, True):
+            compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+            for time in (5, 7):
+                with self.subTest(dynamic=dynamic, time=time):
+                    q, k, v = inputs(2, time, 4, requires_grad=True)
+                    u, w = [torch.randn(9, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+                    tensors = (q, k, v, u, w)
+                    y = compiled(*tensors)
+                    expected = layer(*tensors)
+                    self.assertTrue(torch.equal(y, expected))
+                    grad = torch.randn_like(y)
+                    for a, b in zip(torch.autograd.grad(y, tensors, grad), torch.autograd.grad(expected, tensors, grad)):
+                        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+    def test_redo_count(self):
+        redone, total = aft.redo_count()
+        self.assertGreaterEqual(total, redone)
+        self.assertGreaterEqual(redone, 0)
+
+
+class Derivatives(unittest.TestCase):
+    def test_double_backward_says_so(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3, requires_grad=True)
+        state = list(aft.initial_state(k, v, 2))
+        u = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+        for y, x in (
+            (aft.simple(q, k, v), k),
+            (aft.local(q, k, v, bias), bias),
+            (aft.local_with_state(q, k, v, bias, state)[0], v),
+            (aft.local_bias(u, u * 2, 2).square(), u),
+        ):
+            (grad,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)  # no error yet
+            with self.assertRaisesRegex(RuntimeError, "double backward through an aft operator is not supported"):
+                grad.sum().backward()
+
+    def test_create_graph_gives_the_same_gradients(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3, requires_grad=True)
+        y = aft.local(q, k, v, bias)
+        first = torch.autograd.grad(y.sum(), (q, k, v, bias), retain_graph=True)
+        second = torch.autograd.grad(y.sum(), (q, k, v, bias), create_graph=True)
+        for a, b in zip(first, second):
+            self.assertTrue(torch.equal(a, b))
+
+    def test_pieces_say_what_to_call(self):
+        q, k, v = inputs(2, 5, 4, requires_grad=True)
+        with self.assertRaisesRegex(RuntimeError, "aft::simple_forward has no derivative: call aft::simple"):
+            aft.simple_forward(q, k, v)[0].sum().backward()
+
+    def test_writing_operators_refuse_gradients(self):
+        q, k, v, bias = inputs(2, 1, 4, span=3, requires_grad=True)
+        state = list(aft.initial_state(k, v, 2))
+        for call in (
+            lambda: aft.simple(q, k, v, out=torch.empty_like(v)),
+            lambda: aft.local_step_(q, k, v, bias, state),
+        ):
+            with self.assertRaisesRegex(RuntimeError, "has no gradient.*torch.no_grad"):
+                call()
+            with torch.no_grad():
+                call()
+
+    def test_forward_mode_says_so(self):
+        q, k, v = inputs(2, 5, 4)
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(v, torch.ones_like(v))
+            with self.assertRaisesRegex(RuntimeError, "jvp"):
+                aft.simple(q, k, dual)
+
+
+class Messages(unittest.TestCase):
+    def refused(self, message, call):
+        with self.assertRaisesRegex(RuntimeError, message):
+            call()
+
+    def test_shapes_and_types(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3)
+        r = self.refused
+        r(r"aft::simple: v must have three dimensions .* got shape \[5, 4\]: add", lambda: aft.simple(q, k, v[0]))
+        r(r"aft::simple: q must have the shape of v, \[2, 5, 4\], got \[2, 4, 4\]",
+          lambda: aft.simple(q[:, :4], k, v))
+        r(r"aft::local: k must have shape \[2, 5, 4\] like v, or \[2, 5, 1\] with one key per head, got \[2, 5, 3\]",
+          lambda: aft.local(q, k[..., :3], v, bias))
+        r(r"aft::local: bias must have shape \[heads, rows, J\] or \[rows, J\], got \[4\]",
+          lambda: aft.local(q, k, v, bias[0, :1].expand(4)))
+        r(r"aft::local: bias must have a row for each of the 5 positions, got 4 rows",
+          lambda: aft.local(q, k, v, bias[:4]))
+        r(r"aft::local: bias must have an odd number of columns .* got 2",
+          lambda: aft.local(q, k, v, bias[:, :2], causal=False))
+        r(r"the number of heads must divide the 4 channels of v, got 3", lambda: aft.simple(q, k, v, heads=3))
+        r(r"the number of heads must divide the 4 channels of v, got 0", lambda: aft.simple(q, k, v, heads=0))
+        r(r"v must be float32 or float64, got Half: convert", lambda: aft.simple(q.half(), k.half(), v.half()))
+        r(r"k must have the dtype of v, Double, got Float", lambda: aft.simple(q, k.float(), v))
+        r(r"k must be on the device of v, cpu, got meta", lambda: aft.simple(q, k.to("meta"), v))
+        r(r"v must have the shape of u", lambda: aft.local_bias(bias, bias[:4], 1))
+        r(r"left must be between 0 and 2\^40, got -1", lambda: aft.local_bias(bias, bias, -1))
+
+    def test_gate(self):
+        q, k, v = inputs(2, 5, 4)
+        self.refused('gate must be "sigmoid", "relu" or "none", got "tanh"', lambda: aft.simple(q, k, v, gate="tanh"))
+        self.refused("q must be absent with gate", lambda: aft.simple(q, k, v, gate="none"))
+        self.refused('q must be a tensor with gate "sigmoid", got none', lambda: aft.simple(None, k, v))
+
+    def test_state(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3)
+        state = list(aft.initial_state(k, v, 2))
+        r = self.refused
+        r("state must be the six tensors .* got 5: make it with aft::initial_state",
+          lambda: aft.local_with_state(q, k, v, bias, state[:5]))
+        r(r"state ring_key must have shape \[2, 2, 4\], got \[2, 0, 4\]",
+          lambda: aft.local_with_state(q, k, v, bias, list(aft.initial_state(k, v))))
+        r(r"state position must be int64 of shape \[2\]",
+          lambda: aft.local_with_state(q, k, v, bias, [state[0].int(), *state[1:]]))
+        r("state den must have the dtype of v",
+          lambda: aft.local_with_state(q, k, v, bias, [*state[:2], state[2].float(), *state[3:]]))
+        r("state position must be at least 0, got -1",
+          lambda: aft.local_with_state(q, k, v, bias, [state[0] - 1, *state[1:]]))
+        r("v must hold one position", lambda: aft.local_step_(q, k, v, bias, state))
+        wide = [t.repeat_interleave(2, -1)[..., ::2] for t in state]
+        r("the state is edited in place and must be contiguous",
+          lambda: aft.local_step_(q[:, :1], k[:, :1], v[:, :1], bias, wide))
+
+    def test_past_the_table(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3, rows=7)
+        state = list(aft.initial_state(k, v, 2))
+        state[0] += torch.tensor([0, 3])
+        copy = [t.clone() for t in state]
+        self.refused("7", lambda: aft.local_with_state(q, k, v, bias, state))
+        state[0] += 7
+        copy[0] += 7
+        self.refused("7", lambda: aft.local_step_(q[:, :1], k[:, :1], v[:, :1], bias, state))
+        for a, b in zip(state, copy):
+            self.assertTrue(torch.equal(a, b))
+
+    def test_out(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3)
+        r = self.refused
+        r("out must have the shape of v", lambda: aft.simple(q, k, v, out=v.new_empty(2, 5, 3)))
+        r("out must not share memory with another argument", lambda: aft.simple(q, k, v, out=v))
+        r("out must have its last dimension contiguous",
+          lambda: aft.simple(q, k, v, out=v.new_empty(2, 4, 5).transpose(1, 2)))
+        r("out must own each of its elements", lambda: aft.simple(q, k, v, out=v.new_empty(1, 5, 4).expand(2, 5, 4)))
+        _, saved = aft.local_forward(q, k, v, bias)
+        grad = torch.empty_like(v)
+        r("grad_k must not share memory",
+          lambda: aft.local_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad, grad_v=grad,
+                                     grad_bias=torch.empty_like(bias)))
+        r("saved must have shape", lambda: aft.local_backward(v, q, k, v, bias, torch.cat([saved, v.flatten()])))
+
+
+if __name__ == "__main__":
+    unittest.main()
