@@ -83,6 +83,7 @@ int train(const Arguments& arguments) {
   std::signal(SIGINT, request_stop);
   std::signal(SIGTERM, request_stop);
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is no reason to stop training
+  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit shows as a failed write, like a full disk
   aft::TrainOutcome outcome;
   try {
     aft::Progress progress;

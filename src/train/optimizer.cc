@@ -1,27 +1,17 @@
 #include "train/optimizer.h"
 
-#include <ATen/Parallel.h>
-
-#include <algorithm>
-
 #include "train/adamw.h"
 
 namespace aft {
 namespace {
 
-constexpr int64_t kAlign = 16;     // elements: every parameter starts on a cache line, as if allocated alone
-constexpr int64_t kGrain = 16384;  // elements a thread takes at least
+constexpr int64_t kAlign = 16;  // elements: every parameter starts on a cache line, as if allocated alone
 
 template <typename T>
 void update_range(const AdamWStep& step, int64_t begin, int64_t end, const torch::Tensor& gradient,
                   const torch::Tensor& weight, const torch::Tensor& first, const torch::Tensor& second) {
-  const auto* g = gradient.const_data_ptr<T>();
-  auto* w = weight.mutable_data_ptr<T>();
-  auto* m = first.mutable_data_ptr<T>();
-  auto* v = second.mutable_data_ptr<T>();
-  at::parallel_for(begin, end, kGrain, [&](int64_t from, int64_t to) {
-    adamw_update<T>(step, to - from, g + from, w + from, m + from, v + from);
-  });
+  adamw_update<T>(step, end - begin, gradient.const_data_ptr<T>() + begin, weight.mutable_data_ptr<T>() + begin,
+                  first.mutable_data_ptr<T>() + begin, second.mutable_data_ptr<T>() + begin);
 }
 
 }  // namespace

@@ -24,8 +24,9 @@ std::vector<std::string> known_keys() {
 [[noreturn]] void unknown_key(const std::string& key, const std::string& source) {
   const auto keys = known_keys();
   // A key without its section, such as "lr", is nearest to the full key that ends with it.
+  const std::string name = key.substr(key.rfind('.') + 1);
   for (const auto& known : keys) {
-    if (known.ends_with("." + key.substr(key.rfind('.') + 1))) {
+    if (known.substr(known.find('.') + 1) == name) {
       throw Error(source + ": unknown key " + key + "; did you mean " + known + "?");
     }
   }
@@ -186,7 +187,7 @@ Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::str
   if (file) text << file.rdbuf();
   if (!file) throw Error("recipe " + path.string() + ": cannot be read; give the path of a TOML file");
   Recipe recipe = parse_recipe(text.str(), path.string(), overrides);
-  if (recipe.run.folder.empty()) recipe.run.folder = "runs/" + path.stem().string();
+  if (recipe.run.folder.empty()) recipe.run.folder = (std::filesystem::path("runs") / path.stem()).string();
   return recipe;
 }
 

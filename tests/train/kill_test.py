@@ -1,0 +1,83 @@
+"""kill -9 at random moments loses at most one checkpoint interval, and the final weights are the same."""
+
+import os
+import random
+import re
+import subprocess
+import time
+import unittest
+
+from program import ProgramTest
+
+KILLS = int(os.environ.get("AFT_KILLS", "20"))
+INTERVAL = 20
+
+
+class Kill(ProgramTest):
+    sets = [
+        f"train.steps={INTERVAL * (4 * KILLS + 4)}",
+        f"train.checkpoint_every={INTERVAL}",
+        "train.eval_every=70",
+        "train.accumulate=2",
+        "model.dropout=0.1",
+    ]
+
+    def stamp(self):
+        """Changes with every checkpoint."""
+        try:
+            info = (self.folder / "run" / "checkpoint.safetensors").stat()
+            return info.st_ino, info.st_mtime_ns
+        except FileNotFoundError:
+            return None
+
+    def live_and_die(self, moment):
+        """Starts or resumes the run and kills it; returns what it printed and whether it was killed."""
+        before = self.stamp()
+        process = subprocess.Popen(
+            self.command("run", "--resume", sets=self.sets), cwd=self.folder, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True,
+        )
+        while moment.after_checkpoint and self.stamp() == before and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(moment.delay)
+        killed = process.poll() is None
+        process.kill()
+        return process.communicate()[1], killed
+
+    def last_logged_step(self):
+        try:
+            steps = re.findall(r'^\{"step":(\d+),.*\}$', (self.folder / "run" / "metrics.jsonl").read_text(), re.M)
+            return int(steps[-1]) if steps else 0
+        except FileNotFoundError:
+            return 0
+
+    def resumed_at(self, stderr):
+        found = re.search(r"resumed at step (\d+)", stderr)
+        return int(found.group(1)) if found else 0
+
+    def test_random_kills(self):
+        class Moment:
+            pass
+
+        generator = random.Random(os.environ.get("AFT_KILL_SEED", "3"))
+        killed = 0
+        reached = 0
+        for number in range(KILLS):
+            moment = Moment()
+            moment.after_checkpoint = number % 5 != 4
+            moment.delay = generator.uniform(0, 0.08 if moment.after_checkpoint else 1.0)
+            stderr, was_killed = self.live_and_die(moment)
+            killed += was_killed
+            if "step" in stderr:
+                self.assertLessEqual(reached - self.resumed_at(stderr), INTERVAL, "work of more than one interval lost")
+                reached = max(reached, self.last_logged_step())
+        self.assertEqual(killed, KILLS)
+        last = self.train("run", "--resume", sets=self.sets)
+        self.assertGreater(self.resumed_at(last.stderr), 0)
+        self.assertLessEqual(reached - self.resumed_at(last.stderr), INTERVAL)
+        self.train("whole", sets=self.sets)
+        self.assert_same_run("whole", "run")
+
+
+if __name__ == "__main__":
+    unittest.main()

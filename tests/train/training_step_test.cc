@@ -1,0 +1,274 @@
+#include "train/training_step.h"
+
+#include <ATen/CPUGeneratorImpl.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <numbers>
+#include <string>
+#include <vector>
+
+#include "../data/scratch.h"
+#include "aft/error.h"
+#include "train/checkpoint.h"
+#include "train/evaluate.h"
+
+namespace aft {
+namespace {
+
+Recipe small(const std::string& mixer) {
+  Recipe recipe;
+  recipe.model.mixer = mixer;
+  recipe.model.layers = 2;
+  recipe.model.channels = 16;
+  recipe.model.mlp_channels = 32;
+  recipe.model.context = 24;
+  recipe.model.heads = 2;
+  recipe.model.window = 4;
+  recipe.model.factor_channels = 5;
+  recipe.train.batch = 2;
+  recipe.train.steps = 6;
+  recipe.train.warmup = 2;
+  recipe.train.lr = 1e-2;
+  return recipe;
+}
+
+std::vector<uint8_t> text(size_t size) {
+  std::vector<uint8_t> bytes(size);
+  uint32_t x = 1;
+  for (auto& byte : bytes) {
+    x = x * 1664525 + 1013904223;
+    byte = static_cast<uint8_t>((x >> 24) % 7 * 11);
+  }
+  return bytes;
+}
+
+struct Trained {
+  torch::Tensor weight;
+  torch::Tensor moment;
+  double loss = 0;
+};
+
+/// Trains all steps of `recipe`, in f64 from the same f32 start if asked.
+Trained train(const Recipe& recipe, torch::ScalarType dtype) {
+  ByteLM model(recipe.model);
+  model->initialise(3);
+  model->to(dtype);
+  Optimizer optimizer(model);
+  const auto bytes = text(1000);
+  const WindowOrder order(1000, recipe.model.context, 5);
+  Trained trained;
+  for (int64_t step = 1; step <= recipe.train.steps; ++step) {
+    const int64_t position = (step - 1) * recipe.train.batch * recipe.train.accumulate;
+    const auto result = compute_gradient(model, optimizer, bytes, order, recipe, position);
+    optimizer.update(recipe.train, step, result.gradient_norm);
+    trained.loss = result.loss;
+  }
+  trained.weight = optimizer.weight().to(torch::kFloat64);
+  trained.moment = optimizer.first_moment().to(torch::kFloat64);
+  return trained;
+}
+
+double largest(const torch::Tensor& a) { return a.abs().max().item<double>(); }
+double root_mean_square(const torch::Tensor& a) { return a.pow(2).mean().sqrt().item<double>(); }
+
+TEST(TrainingStep, AccumulatedBatchesAreOneLargeBatch) {
+  for (const std::string mixer : {"aft_simple", "aft_local", "attention"}) {
+    Recipe plain = small(mixer);
+    plain.train.batch = 6;
+    Recipe accumulated = plain;
+    accumulated.train.batch = 2;
+    accumulated.train.accumulate = 3;
+    const auto truth = train(plain, torch::kFloat64);
+    // In f64 the two differ by rounding alone.
+    EXPECT_LT(largest(train(accumulated, torch::kFloat64).weight - truth.weight), 1e-9) << mixer;
+    const auto once = train(plain, torch::kFloat32);
+    const auto thrice = train(accumulated, torch::kFloat32);
+    EXPECT_LE(largest(thrice.moment - truth.moment), 2 * largest(once.moment - truth.moment)) << mixer;
+    EXPECT_LE(root_mean_square(thrice.moment - truth.moment), 2 * root_mean_square(once.moment - truth.moment)) << mixer;
+    EXPECT_LE(root_mean_square(thrice.weight - truth.weight), 2 * root_mean_square(once.weight - truth.weight)) << mixer;
+  }
+}
+
+TEST(TrainingStep, LossIsTheMeanOverAllTargetsAndFalls) {
+  Recipe recipe = small("aft_local");
+  recipe.train.steps = 1;
+  // Before training every byte is about equally likely.
+  EXPECT_NEAR(train(recipe, torch::kFloat64).loss, std::log(256.0), 0.05);
+  recipe.train.steps = 40;
+  EXPECT_LT(train(recipe, torch::kFloat32).loss, std::log(10.0));
+}
+
+TEST(TrainingStep, ChunksWithDetachedStateGiveTheSameLossAndAnotherGradient) {
+  for (const std::string mixer : {"aft_simple", "aft_local", "attention"}) {
+    Recipe whole = small(mixer);
+    whole.train.steps = 1;
+    Recipe chunked = whole;
+    chunked.train.chunk = 7;  // 7 + 7 + 7 + 3
+    const auto a = train(whole, torch::kFloat64);
+    const auto b = train(chunked, torch::kFloat64);
+    EXPECT_NEAR(a.loss, b.loss, 1e-12) << mixer;
+    EXPECT_GT(largest(a.moment - b.moment), 1e-9) << mixer;
+    EXPECT_LT(largest(a.moment - b.moment), largest(a.moment)) << mixer;
+  }
+}
+
+TEST(TrainingStep, ClippingScalesTheWholeGradient) {
+  Recipe recipe = small("aft_local");
+  recipe.train.steps = 1;
+  recipe.train.clip = 0;
+  const auto free = train(recipe, torch::kFloat64);
+  const double norm = std::sqrt(free.moment.pow(2).sum().item<double>()) / (1 - recipe.train.beta1);
+  recipe.train.clip = norm / 8;
+  EXPECT_LT(largest(train(recipe, torch::kFloat64).moment * 8 - free.moment), 1e-12);
+  recipe.train.clip = norm * 1.01;
+  EXPECT_EQ(largest(train(recipe, torch::kFloat64).moment - free.moment), 0);
+}
+
+std::string failure(ByteLM& model, Optimizer& optimizer, const Recipe& recipe) {
+  const auto bytes = text(100);
+  const WindowOrder order(100, recipe.model.context, 5);
+  try {
+    compute_gradient(model, optimizer, bytes, order, recipe, 0);
+  } catch (const NotFinite& what) {
+    return what.where;
+  }
+  return "nothing";
+}
+
+TEST(TrainingStep, NonFiniteTensorsAreNamed) {
+  const Recipe recipe = small("aft_local");
+  const auto poisoned = [&](const std::string& name, float value) {
+    ByteLM model(recipe.model);
+    Optimizer optimizer(model);
+    const torch::NoGradGuard no_grad;
+    model->named_parameters()[name].fill_(value);
+    const torch::AutoGradMode grad(true);
+    return failure(model, optimizer, recipe);
+  };
+  const auto none = poisoned("blocks.1.mixer.qkv.bias", 0);
+  EXPECT_EQ(none, "nothing");
+  const auto weight = poisoned("blocks.1.mixer.qkv.bias", NAN);
+  EXPECT_NE(weight.find("the weight blocks.1.mixer.qkv.bias"), std::string::npos) << weight;
+  const auto output = poisoned("blocks.1.mlp.up.weight", 3e38F);
+  EXPECT_NE(output.find("the output of blocks.1.mlp"), std::string::npos) << output;
+}
+
+TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
+  const Scratch scratch;
+  const auto path = scratch.path() / "checkpoint.safetensors";
+  const Recipe recipe = small("aft_local");
+  ByteLM model(recipe.model);
+  Optimizer optimizer(model);
+  const auto bytes = text(200);
+  const WindowOrder order(200, recipe.model.context, 5);
+  for (int64_t step = 1; step <= 2; ++step) {
+    optimizer.update(recipe.train, step, compute_gradient(model, optimizer, bytes, order, recipe, step).gradient_norm);
+  }
+  auto generator = at::detail::createCPUGenerator(17);
+  torch::randn({5}, generator);
+  RunState state;
+  state.step = 2;
+  state.position = 4;
+  state.evaluated = false;
+  state.seconds = 0.1 + 0.2;
+  state.loss_sum = 1.0 / 3;
+  state.loss_count = 2;
+  state.best_valid_bits = 2.0 / 3;
+  state.data_checksum = UINT64_MAX;
+  save_checkpoint(path, recipe.model, to_toml(recipe), state, optimizer, generator);
+  const auto expected_draw = torch::randn({9}, generator);
+
+  const auto header = read_checkpoint_header(path);
+  EXPECT_EQ(header.recipe_toml, to_toml(recipe));
+  EXPECT_EQ(header.state.step, 2);
+  EXPECT_EQ(header.state.position, 4);
+  EXPECT_FALSE(header.state.evaluated);
+  EXPECT_EQ(header.state.seconds, state.seconds);
+  EXPECT_EQ(header.state.loss_sum, state.loss_sum);
+  EXPECT_EQ(header.state.loss_count, 2);
+  EXPECT_EQ(header.state.best_valid_bits, state.best_valid_bits);
+  EXPECT_EQ(header.state.data_checksum, UINT64_MAX);
+
+  ByteLM again(recipe.model);
+  Optimizer restored(again);
+  auto other = at::detail::createCPUGenerator(1);
+  restore_checkpoint(path, restored, other);
+  EXPECT_TRUE(torch::equal(restored.weight(), optimizer.weight()));
+  EXPECT_TRUE(torch::equal(restored.first_moment(), optimizer.first_moment()));
+  EXPECT_TRUE(torch::equal(restored.second_moment(), optimizer.second_moment()));
+  EXPECT_GT(largest(restored.second_moment()), 0);
+  EXPECT_TRUE(torch::equal(torch::randn({9}, other), expected_draw));
+  // The model's parameters are the flat buffer.
+  EXPECT_TRUE(torch::equal(again->named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
+  // A checkpoint serves as a model file too.
+  EXPECT_TRUE(torch::equal(load_model(path)->named_parameters()["head.weight"],
+                           model->named_parameters()["head.weight"]));
+
+  Recipe wider = recipe;
+  wider.model.channels = 18;
+  ByteLM misfit(wider.model);
+  Optimizer refused(misfit);
+  EXPECT_THROW(restore_checkpoint(path, refused, other), Error);
+}
+
+/// Bits per byte from one forward for each byte, with nothing shared with evaluate().
+double plain_bits(ByteLM& model, const std::vector<uint8_t>& bytes) {
+  const torch::NoGradGuard no_grad;
+  const auto context = static_cast<size_t>(model->config.context);
+  double bits = 0;
+  int64_t predicted = 0;
+  for (size_t begin = 0; begin < bytes.size(); begin += context) {
+    for (size_t t = begin + 1; t < std::min(bytes.size(), begin + context); ++t) {
+      const std::vector<int64_t> before(bytes.begin() + static_cast<int64_t>(begin),
+                                        bytes.begin() + static_cast<int64_t>(t));
+      const auto logits = model->forward(torch::tensor(before, torch::kInt64).unsqueeze(0))[0][-1];
+      bits -= logits.to(torch::kFloat64).log_softmax(0)[bytes[t]].item<double>() / std::numbers::ln2;
+      ++predicted;
+    }
+  }
+  return bits / static_cast<double>(predicted);
+}
+
+TEST(Evaluate, EveryByteAfterTheFirstOfAWindowIsPredictedOnce) {
+  for (const std::string mixer : {"aft_simple", "aft_local", "attention"}) {
+    ByteLM model(small(mixer).model);
+    for (const size_t size : {2U, 23U, 24U, 25U, 26U, 48U, 101U}) {
+      const auto bytes = text(size);
+      const auto result = evaluate(model, bytes);
+      ASSERT_TRUE(result);
+      EXPECT_EQ(result->bytes, static_cast<int64_t>(size));
+      EXPECT_EQ(result->predicted, static_cast<int64_t>(size - (size + 23) / 24));
+      EXPECT_NEAR(result->bits_per_byte, plain_bits(model, bytes), 1e-5) << mixer << " " << size;
+    }
+    EXPECT_TRUE(model->is_training());
+  }
+}
+
+TEST(Evaluate, LongWindowsAreWalkedInChunksWithTheirState) {
+  Recipe recipe = small("aft_local");
+  recipe.model.context = 9000;  // above what one forward takes
+  ByteLM model(recipe.model);
+  const auto bytes = text(9500);
+  const auto result = evaluate(model, bytes);
+  EXPECT_EQ(result->predicted, 9498);
+  const torch::NoGradGuard no_grad;
+  const auto all = torch::tensor(std::vector<int64_t>(bytes.begin(), bytes.end()), torch::kInt64);
+  double nats = 0;
+  for (const auto& [begin, length] : {std::pair<int64_t, int64_t>{0, 9000}, {9000, 500}}) {
+    const auto window = all.narrow(0, begin, length);
+    const auto logits = model->forward(window.narrow(0, 0, length - 1).unsqueeze(0))[0];
+    const auto targets = window.narrow(0, 1, length - 1);
+    nats += at::cross_entropy_loss(logits, targets, {}, at::Reduction::Sum).item<double>();
+  }
+  EXPECT_NEAR(result->bits_per_byte, nats / std::numbers::ln2 / 9498, 1e-5);
+}
+
+TEST(Evaluate, StopsWhenAsked) {
+  ByteLM model(small("aft_simple").model);
+  const std::atomic<bool> stop{true};
+  EXPECT_FALSE(evaluate(model, text(100), &stop));
+}
+
+}  // namespace
+}  // namespace aft
