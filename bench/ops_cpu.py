@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import pathlib
+import signal
 import statistics
 
 import chosen_python  # noqa: F401  (goes on in the Python whose torch the build uses)
@@ -174,6 +175,7 @@ def main():
     if not cases:
         parser.error(f"--shape {args.shape} is none of: " + " ".join(",".join(map(str, shape)) for shape in SHAPES))
 
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     torch.ops.load_library(str(args.library))

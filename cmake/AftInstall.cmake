@@ -7,9 +7,6 @@ set(AFT_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/AFT)
 
 # aft_install_component(<component> <target>...): the first target becomes AFT::<component>
 function(aft_install_component component target)
-  if(NOT TARGET ${target})
-    return()
-  endif()
   # All public headers are under include/.
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${component} INTERFACE_INCLUDE_DIRECTORIES
                                                                       $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
@@ -24,14 +21,10 @@ endfunction()
 
 aft_install_component(ops aft_ops aft_compile)
 aft_install_component(runtime aft_runtime)
-if(TARGET aft)
-  install(TARGETS aft RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()
+install(TARGETS aft RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 if(AFT_TORCH)
   aft_install_component(torch aft_torch)
-  if(TARGET aft-train)
   install(TARGETS aft-train RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-endif()
   install(FILES cmake/FindAftTorch.cmake DESTINATION ${AFT_CMAKE_DIR})
   set(torch_headers "")
 else()

@@ -3,13 +3,12 @@
 # Torch's own TorchConfig.cmake is not run: that of a CUDA build stops where no CUDA toolkit is installed, and this
 # project's torch layer needs the CPU libraries alone. Those are in every build, so one way serves both.
 #
-# Looked at, in this order:
-#   AFT_TORCH_ROOT       the folder holding include/ and lib/
-#   AFT_PYTHON           a Python interpreter: its torch
-#   Torch_DIR, CMAKE_PREFIX_PATH (torch.utils.cmake_prefix_path), python3
+# Looked at, in this order: AFT_TORCH_ROOT (the folder holding include/ and lib/; alone, if given), the torch of
+# AFT_PYTHON, Torch_DIR, CMAKE_PREFIX_PATH (torch.utils.cmake_prefix_path), the torch of python3.
 # Gives:
 #   AftTorch_VERSION     such as 2.13.0        AftTorch_BUILD   cpu, or the CUDA version such as 13.0
 #   AftTorch_ROOT        the folder found      AftTorch_LIBRARY_DIR
+#   AFT_PYTHON           the interpreter of the environment that the wheel lies in, if the one given has another torch
 
 include(FindPackageHandleStandardArgs)
 
@@ -21,15 +20,14 @@ function(_aft_torch_of_python python result)
   set(${result} "${folder}" PARENT_SCOPE)
 endfunction()
 
-set(AFT_TORCH_ROOT "" CACHE PATH "LibTorch: the folder holding include/ and lib/; empty: look for it")
-set(AFT_PYTHON "" CACHE FILEPATH "Python whose torch is used and that runs the Python tests; empty: look for it")
-
 set(_aft_candidates "")
 if(AFT_TORCH_ROOT)
   list(APPEND _aft_candidates "${AFT_TORCH_ROOT}")
-elseif(AFT_PYTHON)
-  _aft_torch_of_python("${AFT_PYTHON}" _aft_candidates)
 else()
+  if(AFT_PYTHON)
+    _aft_torch_of_python("${AFT_PYTHON}" _aft_python_torch)
+    list(APPEND _aft_candidates ${_aft_python_torch})
+  endif()
   if(Torch_DIR)
     list(APPEND _aft_candidates "${Torch_DIR}/../../..")
   endif()
@@ -54,11 +52,18 @@ foreach(_aft_candidate IN LISTS _aft_candidates)
   endif()
 endforeach()
 
-if(NOT AFT_PYTHON AND AftTorch_ROOT)
-  # A wheel lies in <environment>/lib/python3.x/site-packages/torch.
-  get_filename_component(_aft_python "${AftTorch_ROOT}/../../../../bin/python3" ABSOLUTE)
-  if(EXISTS "${_aft_python}")
-    set(AFT_PYTHON "${_aft_python}" CACHE FILEPATH "" FORCE)
+# A wheel lies in <environment>/lib/python3.x/site-packages/torch.
+get_filename_component(_aft_python "${AftTorch_ROOT}/../../../../bin/python3" ABSOLUTE)
+if(AftTorch_ROOT AND EXISTS "${_aft_python}")
+  set(_aft_python_torch "")
+  if(AFT_PYTHON)
+    _aft_torch_of_python("${AFT_PYTHON}" _aft_python_torch)
+  endif()
+  if(_aft_python_torch)
+    get_filename_component(_aft_python_torch "${_aft_python_torch}" REALPATH)
+  endif()
+  if(NOT _aft_python_torch STREQUAL AftTorch_ROOT)
+    set(AFT_PYTHON "${_aft_python}")
   endif()
 endif()
 
@@ -104,7 +109,7 @@ find_package_handle_standard_args(
   REQUIRED_VARS AftTorch_ROOT AftTorch_VERSION
   VERSION_VAR AftTorch_VERSION
   REASON_FAILURE_MESSAGE
-    "LibTorch was not found: install the wheel torch==2.13.0 and pass -DAFT_PYTHON=<its python> (or -DAFT_TORCH_ROOT=<folder with include/ and lib/>), or configure with -DAFT_TORCH=OFF")
+    "LibTorch was not found: install the wheel torch==2.13.0 and pass -DAFT_PYTHON=<its Python>, or -DAFT_TORCH_ROOT=<the folder with include/ and lib/>")
 
 if(AftTorch_FOUND AND NOT TARGET AftTorch::torch)
   add_library(AftTorch::c10 SHARED IMPORTED)

@@ -48,6 +48,9 @@ void run(const Options& options) {
 }  // namespace
 
 void add_generate(CLI::App& app) {
+  const auto not_negative = [](const std::string& text) {
+    return text.rfind('-', 0) == 0 ? "expected a number >= 0, got " + text : std::string();
+  };
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("generate", "Write text, byte by byte as it comes");
   command->add_option("MODEL", options->model, "A model file or a run folder")->required();
@@ -55,9 +58,7 @@ void add_generate(CLI::App& app) {
       "--prompt", options->prompt,
       "The text to continue; - reads it from standard input. Without it, what is piped in; else the start of a line");
   command->add_flag("--echo", options->echo, "Write the prompt first");
-  command->add_option("--tokens", options->tokens, "Bytes to write")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  command->add_option("--tokens", options->tokens, "Bytes to write")->check(not_negative)->capture_default_str();
   command->add_option("--temperature", options->sampler.temperature, "0: always the most likely byte")
       ->capture_default_str();
   command->add_option("--top-p", options->sampler.top_p, "Draw from the fewest most likely bytes that reach this share")
@@ -65,7 +66,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--top-k", options->sampler.top_k, "Draw from the K most likely bytes; 0: from all")
       ->capture_default_str();
   command->add_option("--seed", options->sampler.seed, "The same seed writes the same text")
-      ->check(CLI::NonNegativeNumber)
+      ->check(not_negative)
       ->capture_default_str();
   command->add_option("--threads", options->threads, "0: as many as the machine runs")->capture_default_str();
   command->footer(

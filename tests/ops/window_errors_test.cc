@@ -117,8 +117,8 @@ TEST(WindowErrors, Shape) {
   expect_shape_error("key_channels", [](WindowShape& s) { s.key_channels = 3; });
   expect_shape_error("left", [](WindowShape& s) { s.left = -1; });
   expect_shape_error("right", [](WindowShape& s) { s.right = -1; });
-  expect_shape_error("right", [](WindowShape& s) { s.right = 1; });            // causal
-  expect_shape_error("has_band", [](WindowShape& s) { s.has_band = false; });  // with a reach
+  expect_shape_error("right", [](WindowShape& s) { s.right = 1; });        // causal
+  expect_shape_error("left", [](WindowShape& s) { s.has_band = false; });  // a reach without a band
 }
 
 TEST(WindowErrors, StatesBelongToCausal) {

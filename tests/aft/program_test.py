@@ -1,4 +1,4 @@
-"""The program `aft` from outside: python3 aft_program_test.py AFT WRITE_MODEL. Standard library only."""
+"""The program `aft` from outside: python3 program_test.py AFT WRITE_MODEL. Standard library only."""
 
 import json
 import lzma
