@@ -131,24 +131,47 @@ HWY_INLINE V MaskAbsent(D d, V key, V value) {
   return hn::IfThenZeroElse(hn::Lt(key, hn::Set(d, -kKeyLimit<hn::TFromD<D>>)), value);
 }
 
-// The monoid of the family: den = sum e^k 2^-max, num = sum e^k v 2^-max under their own maximum.
+// The monoid of the family: den = sum e^k 2^-max, num = sum e^k v 2^-max under their own maximum. The low parts are
+// what rounding has added too much (Kahan): without them equal keys, which round the same way at every step, drift by T
+// ulp.
 template <class V>
 struct RunningSum {
-  V max, den, num;
+  V max, den, num, den_low, num_low;
 };
 
 template <class D, class V = hn::Vec<D>>
+HWY_INLINE RunningSum<V> StartSum(D d, V max) {
+  const V zero = hn::Zero(d);
+  return {max, zero, zero, zero, zero};
+}
+
+// sum += term * scale, low being the error so far.
+template <class V>
+HWY_INLINE void AddCompensated(V term, V scale, V& sum, V& low) {
+  const V wanted = hn::MulSub(term, scale, low);
+  const V total = hn::Add(sum, wanted);
+  low = hn::Sub(hn::Sub(total, sum), wanted);
+  sum = total;
+}
+
+// Brings the sums to another maximum.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void Rescale(D d, RunningSum<V>& s, V max) {
+  const V scale = Pow2(d, hn::Sub(s.max, max));
+  s.den = hn::Mul(s.den, scale);
+  s.num = hn::Mul(s.num, scale);
+  s.den_low = hn::Mul(s.den_low, scale);
+  s.num_low = hn::Mul(s.num_low, scale);
+  s.max = max;
+}
+
+template <class D, class V = hn::Vec<D>>
 HWY_INLINE void AddTerm(D d, RunningSum<V>& s, V n, V den_term, V num_term) {
-  if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(n, s.max)))) {
-    const V max = hn::Max(n, s.max);  // NaN n: keeps s.max
-    const V scale = Pow2(d, hn::Sub(s.max, max));
-    s.den = hn::Mul(s.den, scale);
-    s.num = hn::Mul(s.num, scale);
-    s.max = max;
-  }
+  // NaN n: keeps the maximum.
+  if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Gt(n, s.max)))) Rescale(d, s, hn::Max(n, s.max));
   const V scale = Pow2(d, hn::Sub(n, s.max));
-  s.den = hn::MulAdd(den_term, scale, s.den);
-  s.num = hn::MulAdd(num_term, scale, s.num);
+  AddCompensated(den_term, scale, s.den, s.den_low);
+  AddCompensated(num_term, scale, s.num, s.num_low);
 }
 
 template <class D, class V = hn::Vec<D>>

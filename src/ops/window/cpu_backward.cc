@@ -92,8 +92,8 @@ class BackwardTask {
   int64_t rows_capacity = 0;
   T* target = nullptr;     // [vectors][rows_capacity][3][lanes]: a, b, exponent
   T* scaled = nullptr;     // [vectors][rows_capacity][2][lanes]: a', b'
-  T* later = nullptr;      // [vectors][3][lanes]: exponent, sum b, sum a of the targets after the window
-  T* earlier = nullptr;    // not causal: [blocks][vectors][3][lanes], targets before each block's window
+  T* later = nullptr;      // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
+  T* earlier = nullptr;    // not causal: [blocks][vectors][kSumParts][lanes], targets before each block's window
   T* block = nullptr;      // [left + right + kRows][kRows]: target i of the block against its sources
   T* dw_rows = nullptr;    // [vectors][kRows][2][lanes]: a' 2^X, b' of a block of targets
   bool* exact = nullptr;   // [vectors]: out of range in this chunk
@@ -107,8 +107,8 @@ class BackwardTask {
     const int64_t reach = shape.left + shape.right + kRows;
     return Stripe<D>::bytes(shape, task.end - task.begin, window_rows, weight_rows, blocks) +
            Scratch::padded<T>(vectors * rows_capacity * 3 * lanes) +
-           Scratch::padded<T>(vectors * rows_capacity * 2 * lanes) + Scratch::padded<T>(vectors * 3 * lanes) +
-           Scratch::padded<T>(blocks * vectors * 3 * lanes) + Scratch::padded<T>(reach * kRows) +
+           Scratch::padded<T>(vectors * rows_capacity * 2 * lanes) + Scratch::padded<T>(vectors * kSumParts * lanes) +
+           Scratch::padded<T>(blocks * vectors * kSumParts * lanes) + Scratch::padded<T>(reach * kRows) +
            Scratch::padded<T>(vectors * kRows * 2 * lanes) + Scratch::padded<bool>(vectors);
   }
 
@@ -116,14 +116,14 @@ class BackwardTask {
     const int64_t reach = shape.left + shape.right + kRows;
     target = scratch.take<T>(vectors * rows_capacity * 3 * lanes);
     scaled = scratch.take<T>(vectors * rows_capacity * 2 * lanes);
-    later = scratch.take<T>(vectors * 3 * lanes);
-    earlier = scratch.take<T>(blocks * vectors * 3 * lanes);
+    later = scratch.take<T>(vectors * kSumParts * lanes);
+    earlier = scratch.take<T>(blocks * vectors * kSumParts * lanes);
     block = scratch.take<T>(reach * kRows);
     dw_rows = scratch.take<T>(vectors * kRows * 2 * lanes);
     exact = scratch.take<bool>(vectors);
   }
 
-  RunningSum<V> no_sum() const { return {hn::Set(d, kExponentFloor<T>), hn::Zero(d), hn::Zero(d)}; }
+  RunningSum<V> no_sum() const { return StartSum(d, hn::Set(d, kExponentFloor<T>)); }
 
   // What a target's row leaves behind: a, b and their exponent (times 2^W, which the window's weights w~ lack), and dq.
   void leave_row(const Stripe<D>& s, int64_t t, int64_t j, int64_t i, const RowSums<V>& row, T w) const {
@@ -168,9 +168,11 @@ class BackwardTask {
   void restore_sums(const Stripe<D>& s, int64_t index) const {
     const T* from = p.saved + (task.batch * chunk_count(shape) + index) * 3 * shape.channels + task.begin;
     for (int64_t j = 0; j < vectors; ++j) {
-      for (int64_t i = 0; i < 3; ++i) {
-        hn::Store(LoadSome(d, from + i * shape.channels + j * lanes, s.count(j)), d, s.sums + (j * 3 + i) * lanes);
-      }
+      const int64_t n = s.count(j);
+      RunningSum<V> sum = StartSum(d, LoadSome(d, from + j * lanes, n));
+      sum.den = LoadSome(d, from + shape.channels + j * lanes, n);
+      sum.num = LoadSome(d, from + 2 * shape.channels + j * lanes, n);
+      s.store_sums(sum, s.sums + j * kSumParts * lanes);
     }
   }
 
@@ -184,7 +186,7 @@ class BackwardTask {
     Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, window_rows, weight_rows, blocks, scratch);
     take(scratch, blocks);
     s.redo = redo_enabled();
-    for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * 3 * lanes);
+    for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);
     later_from = target_end();
 
     int64_t begin = (shape.time - 1) / chunk * chunk;
@@ -193,7 +195,8 @@ class BackwardTask {
       if (end < shape.time) keep_targets();
       recompute(s, begin, end);
       if (end == shape.time && has_final) {
-        for (int64_t j = 0; j < vectors; ++j) leave_final(s, j, end - begin, hn::Load(d, s.sums + j * 3 * lanes));
+        for (int64_t j = 0; j < vectors; ++j)
+          leave_final(s, j, end - begin, hn::Load(d, s.sums + j * kSumParts * lanes));
       }
       scale_targets(s, begin, std::min(rows_capacity, target_end() - begin));
       if (!causal) sum_earlier(s, blocks);
@@ -240,7 +243,7 @@ class BackwardTask {
     const int64_t first = std::max(s.sources.first, begin - shape.left);
     s.keep_from = first;
     for (int64_t j = 0; j < vectors; ++j) {
-      s.start_scale(j, s.load_sums(s.sums + j * 3 * lanes));
+      s.start_scale(j, s.load_sums(s.sums + j * kSumParts * lanes));
       s.preload(j, first, begin);
     }
     s.prepare_rows(begin, std::min(shape.time, end + shape.left + kRows));
@@ -294,7 +297,7 @@ class BackwardTask {
       int64_t next = 0;
       for (int64_t i = 0; i < blocks; ++i) {
         for (; next < i * kRows - shape.right; ++next) add_target(sum, j, next, row_exponent(s, next, 0));
-        s.store_sums(sum, earlier + (i * vectors + j) * 3 * lanes);
+        s.store_sums(sum, earlier + (i * vectors + j) * kSumParts * lanes);
       }
     }
   }
@@ -328,11 +331,11 @@ class BackwardTask {
     prepare_targets(s, sb, begin, low, high);
     T key_sum[kRows] = {};
     for (int64_t j = 0; j < vectors; ++j) {
-      RunningSum<V> after = s.load_sums(later + j * 3 * lanes);
+      RunningSum<V> after = s.load_sums(later + j * kSumParts * lanes);
       for (int64_t t = later_from - 1; t >= beyond; --t) add_target(after, j, t - begin, row_exponent(s, t, begin));
-      s.store_sums(after, later + j * 3 * lanes);
+      s.store_sums(after, later + j * kSumParts * lanes);
       const RunningSum<V> before =
-          shape.causal ? no_sum() : s.load_sums(earlier + (sb / kRows * vectors + j) * 3 * lanes);
+          shape.causal ? no_sum() : s.load_sums(earlier + (sb / kRows * vectors + j) * kSumParts * lanes);
       const V m = hn::Load(d, s.scale + j * 2 * lanes);
       const V outside = hn::Add(hn::Max(after.max, before.max), m);
       const bool in_range = hn::AllFalse(d, hn::Gt(outside, hn::Set(d, kRangeLimit<T>)));
@@ -553,7 +556,7 @@ class BackwardTask {
     }
     T key_sum = 0;
     for (int64_t j = 0; j < vectors; ++j) {
-      RunningSum<V> sum = s.load_sums(later + j * 3 * lanes);
+      RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
       const RunningSum<V> initial = s.initial_sums(p.initial_state, j);
       if (shape.time == 0 && has_final) leave_final(s, j, 0, initial.max);
       for (int64_t t = later_from - 1; t >= 0; --t) add_target(sum, j, t, row_exponent(s, t, 0));
@@ -592,12 +595,13 @@ class BackwardTask {
   // Causal, no band. Everything stands under the maximum M[t] of the running sums at its row: K = e^k 2^-M, a = gy gate
   // / den. Going back in time M falls, so the sums of a and b are rescaled by 2^(M[t] - M[t+1]), mostly 1.
   void simple_causal() {
-    constexpr int64_t kKept = 4;  // K, a, b, M of a row
+    constexpr int64_t kKept = 4;  // K, a, b, -M of a row
     rows_capacity = 1;
     Scratch scratch(bytes(0, 0, 0) + Scratch::padded<T>(chunk * vectors * kKept * lanes));
     Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, 0, 0, 0, scratch);
     take(scratch, 0);
     T* kept = scratch.take<T>(chunk * vectors * kKept * lanes);
+    const V one = hn::Set(d, T(1));
     std::vector<T> keys(key_per_head ? chunk : 0);
     for (int64_t begin = (shape.time - 1) / chunk * chunk; shape.time > 0 && begin >= 0; begin -= chunk) {
       const int64_t end = std::min(begin + chunk, shape.time);
@@ -607,19 +611,18 @@ class BackwardTask {
         for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) keep_row(s, t, j, row);
       }
       if (end == shape.time) {
-        for (int64_t j = 0; j < vectors; ++j) start_later(s, j, hn::Load(d, s.sums + j * 3 * lanes));
+        for (int64_t j = 0; j < vectors; ++j) start_later(s, j, hn::Load(d, s.sums + j * kSumParts * lanes));
       }
       std::fill(keys.begin(), keys.end(), T(0));
       T unused = 0;
       for (int64_t t = end - 1; t >= begin; --t) {
         row = kept + (t - begin) * vectors * kKept * lanes;
         for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) {
-          RunningSum<V> sum = s.load_sums(later + j * 3 * lanes);
-          const V max = hn::Load(d, row + 3 * lanes);
-          rescale(sum, max);
-          sum.num = hn::Add(sum.num, hn::Load(d, row + lanes));
-          sum.den = hn::Add(sum.den, hn::Load(d, row + 2 * lanes));
-          s.store_sums(sum, later + j * 3 * lanes);
+          RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
+          rescale(sum, hn::Load(d, row + 3 * lanes));
+          AddCompensated(hn::Load(d, row + lanes), one, sum.num, sum.num_low);
+          AddCompensated(hn::Load(d, row + 2 * lanes), one, sum.den, sum.den_low);
+          s.store_sums(sum, later + j * kSumParts * lanes);
           write_source(s, j, t, hn::Load(d, row), sum.num, sum.den, key_per_head ? keys[t - begin] : unused);
         }
         if (key_per_head) write_key(s, t, 0, hn::Set(d, keys[t - begin]), 1);
@@ -630,8 +633,8 @@ class BackwardTask {
     for (int64_t j = 0; j < vectors; ++j) {
       const V max = s.initial_sums(p.initial_state, j).max;
       if (shape.time == 0) start_later(s, j, max);
-      RunningSum<V> sum = s.load_sums(later + j * 3 * lanes);
-      rescale(sum, max);
+      RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
+      rescale(sum, hn::Neg(max));
       write_initial_sums(s, j, sum.num, hn::Neg(sum.den), key_sum);
     }
   }
@@ -639,7 +642,7 @@ class BackwardTask {
   void keep_row(const Stripe<D>& s, int64_t t, int64_t j, T* row) const {
     const int64_t at = j * lanes;
     const int64_t n = s.count(j);
-    T* sum_at = s.sums + j * 3 * lanes;
+    T* sum_at = s.sums + j * kSumParts * lanes;
     RunningSum<V> sum = s.load_sums(sum_at);
     const V key = s.load_key(s.sources.key(t), j);
     const SplitExp<V> e = Split(d, key);
@@ -654,7 +657,7 @@ class BackwardTask {
     hn::Store(hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max))), d, row);
     hn::Store(a, d, row + lanes);
     hn::Store(hn::Mul(a, ratio), d, row + 2 * lanes);
-    hn::Store(sum.max, d, row + 3 * lanes);
+    hn::Store(hn::Neg(sum.max), d, row + 3 * lanes);
     if (grad_q != nullptr) {
       StoreOut(hn::Mul(hn::Mul(g, ratio), gate.slope), d, grad_q + t * p.grad_q.time_stride + at, n, streams_q);
     }
@@ -662,21 +665,17 @@ class BackwardTask {
 
   // The sums over later targets begin with what the gradient of the final sums asks.
   void start_later(const Stripe<D>& s, int64_t j, V max) const {
-    RunningSum<V> sum = {max, hn::Zero(d), hn::Zero(d)};
+    RunningSum<V> sum = StartSum(d, hn::Neg(max));
     if (has_final) {
       leave_final(s, j, 0, max);
       sum.num = hn::Load(d, target_row(j, 0));
       sum.den = hn::Load(d, target_row(j, 0) + lanes);
     }
-    s.store_sums(sum, later + j * 3 * lanes);
+    s.store_sums(sum, later + j * kSumParts * lanes);
   }
 
   void rescale(RunningSum<V>& sum, V max) const {
-    if (HWY_LIKELY(hn::AllTrue(d, hn::Eq(max, sum.max)))) return;
-    const V scale = Pow2(d, hn::Sub(max, sum.max));
-    sum.num = hn::Mul(sum.num, scale);
-    sum.den = hn::Mul(sum.den, scale);
-    sum.max = max;
+    if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Eq(max, sum.max)))) Rescale(d, sum, max);
   }
 
   // Not causal, no band: every target sees every source, so there is one D and one pair of sums.

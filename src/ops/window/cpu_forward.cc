@@ -73,7 +73,8 @@ class ForwardTask {
     T* to = p.saved + (task.batch * chunk_count(p.shape) + chunk) * 3 * p.shape.channels + task.begin;
     for (int64_t j = 0; j < s.vectors; ++j) {
       for (int64_t i = 0; i < 3; ++i) {
-        StoreSome(hn::Load(d, s.sums + (j * 3 + i) * s.lanes), d, to + i * p.shape.channels + j * s.lanes, s.count(j));
+        StoreSome(hn::Load(d, s.sums + (j * kSumParts + i) * s.lanes), d, to + i * p.shape.channels + j * s.lanes,
+                  s.count(j));
       }
     }
   }
@@ -86,13 +87,14 @@ class ForwardTask {
     const WindowShape& shape = p.shape;
     Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, 0, 0, 0));
     Stripe<D> s = stripe(scratch, 0, 0, 0);
-    for (int64_t j = 0; j < s.vectors; ++j) s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * 3 * s.lanes);
+    for (int64_t j = 0; j < s.vectors; ++j)
+      s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * kSumParts * s.lanes);
     const int64_t chunk = chunk_rows(shape);
     // Row by row: blocks of rows would keep the sums in registers, but memory likes one stream a tensor better.
     for (int64_t t = 0; t < shape.time; ++t) {
       if (t % chunk == 0) save_sums(s, t / chunk);
       for (int64_t j = 0; j < s.vectors; ++j) {
-        T* at = s.sums + j * 3 * s.lanes;
+        T* at = s.sums + j * kSumParts * s.lanes;
         RunningSum<V> sum = s.load_sums(at);
         AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
         write_row(s, t, j, sum.num, sum.den, hn::Zero(d));
@@ -125,7 +127,7 @@ class ForwardTask {
     s.base = -shape.left;
     for (int64_t j = 0; j < s.vectors; ++j) {
       const RunningSum<V> sum = s.initial_sums(p.initial_state, j);
-      s.store_sums(sum, s.sums + j * 3 * s.lanes);
+      s.store_sums(sum, s.sums + j * kSumParts * s.lanes);
       s.start_scale(j, sum);
       s.preload(j, s.sources.first, 0);
     }
@@ -178,7 +180,7 @@ class ForwardTask {
     const int64_t key_width = s.key_per_head ? 1 : s.width;
     const int64_t key_row = task.batch * shape.key_channels + (s.key_per_head ? task.head : task.begin);
     for (int64_t j = 0; j < s.vectors; ++j) {
-      const RunningSum<V> sum = s.load_sums(s.sums + j * 3 * s.lanes);
+      const RunningSum<V> sum = s.load_sums(s.sums + j * kSumParts * s.lanes);
       StoreSome(sum.num, d, out.num + task.batch * shape.channels + task.begin + j * s.lanes, s.count(j));
       if (s.key_per_head && j > 0) continue;
       const V none = hn::Set(d, std::numeric_limits<T>::lowest());

@@ -72,6 +72,8 @@ struct Weights {
   T* block = nullptr;     // [left + right + kRows][kRows]: source i of the block against its targets
 };
 
+constexpr int64_t kSumParts = 5;  // vectors of a RunningSum in memory
+
 template <class D>
 class Stripe {
  public:
@@ -92,8 +94,8 @@ class Stripe {
   int64_t base = 0;     // source in slot 0 of the window buffer
   T* window = nullptr;  // [vectors][capacity][2][lanes]: K, KV
   T* scale = nullptr;   // [vectors][2][lanes]: M, X
-  T* sums = nullptr;    // [vectors][3][lanes]: max, den, num of the sources before the window
-  T* after = nullptr;   // not causal: [blocks][vectors][3][lanes], sources after each block's window
+  T* sums = nullptr;    // [vectors][kSumParts][lanes]: running sums of the sources before the window
+  T* after = nullptr;   // not causal: [blocks][vectors][kSumParts][lanes], sources after each block's window
   T* exact = nullptr;   // [left + right + kRows][2]: p, n of a row's weights
   Weights<T> weights;
   int64_t keep_from = std::numeric_limits<int64_t>::max();  // the backward wants K and KV of its whole chunk rescaled
@@ -105,7 +107,7 @@ class Stripe {
     const int64_t vectors = (channels + lanes - 1) / lanes;
     const int64_t reach = s.left + s.right + kRows;
     return Scratch::padded<T>(vectors * capacity * 2 * lanes) + Scratch::padded<T>(vectors * 2 * lanes) +
-           Scratch::padded<T>(vectors * 3 * lanes) + Scratch::padded<T>(blocks * vectors * 3 * lanes) +
+           Scratch::padded<T>(vectors * kSumParts * lanes) + Scratch::padded<T>(blocks * vectors * kSumParts * lanes) +
            Scratch::padded<T>(reach * 2) + Scratch::padded<T>(weight_rows * (s.left + 1 + s.right)) +
            2 * Scratch::padded<T>(weight_rows) + Scratch::padded<T>(reach * kRows);
   }
@@ -137,8 +139,8 @@ class Stripe {
     const int64_t reach = s.left + s.right + kRows;
     window = scratch.take<T>(vectors * capacity * 2 * lanes);
     scale = scratch.take<T>(vectors * 2 * lanes);
-    sums = scratch.take<T>(vectors * 3 * lanes);
-    after = scratch.take<T>(blocks * vectors * 3 * lanes);
+    sums = scratch.take<T>(vectors * kSumParts * lanes);
+    after = scratch.take<T>(blocks * vectors * kSumParts * lanes);
     exact = scratch.take<T>(reach * 2);
     weights.span = s.left + 1 + s.right;
     weights.row = scratch.take<T>(weight_rows * weights.span);
@@ -166,17 +168,20 @@ class Stripe {
   }
 
   RunningSum<V> load_sums(const T* at) const {
-    return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes)};
+    return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes), hn::Load(d, at + 3 * lanes),
+            hn::Load(d, at + 4 * lanes)};
   }
   void store_sums(const RunningSum<V>& s, T* at) const {
     hn::Store(s.max, d, at);
     hn::Store(s.den, d, at + lanes);
     hn::Store(s.num, d, at + 2 * lanes);
+    hn::Store(s.den_low, d, at + 3 * lanes);
+    hn::Store(s.num_low, d, at + 4 * lanes);
   }
 
   // The running sums of the initial state, or none.
   RunningSum<V> initial_sums(const State<const T>& state, int64_t j) const {
-    RunningSum<V> s = {hn::Set(d, kExponentFloor<T>), hn::Zero(d), hn::Zero(d)};
+    RunningSum<V> s = StartSum(d, hn::Set(d, kExponentFloor<T>));
     if (state.position == nullptr) return s;
     const int64_t key_row = task.batch * shape.key_channels + (key_per_head ? task.head : task.begin);
     const V max = load_key(state.max + key_row, j);
@@ -307,15 +312,15 @@ class Stripe {
         const V key = load_key(sources.key(s), j);
         store_source(j, s, Split(d, key), MaskAbsent(d, key, load_value(sources.value(s), j)));
       }
-      RunningSum<V> sum = {hn::Set(d, kExponentFloor<T>), hn::Zero(d), hn::Zero(d)};
-      store_sums(sum, sums + j * 3 * lanes);
+      RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
+      store_sums(sum, sums + j * kSumParts * lanes);
       int64_t next = shape.time;
       for (int64_t block = (shape.time - 1) / kRows; block >= 0; --block) {
         while (next > (block + 1) * kRows + shape.right) {
           --next;
           AddSource(d, sum, load_key(sources.key(next), j), load_value(sources.value(next), j));
         }
-        store_sums(sum, after + (block * vectors + j) * 3 * lanes);
+        store_sums(sum, after + (block * vectors + j) * kSumParts * lanes);
       }
     }
   }
@@ -344,7 +349,7 @@ class Stripe {
       e[r] = Split(d, key);
       raise = raise || exceeds_scale(j, e[r].n, value[r]);
     }
-    T* sum_at = sums + j * 3 * lanes;
+    T* sum_at = sums + j * kSumParts * lanes;
     RunningSum<V> outside = load_sums(sum_at);
     const int64_t begin = std::max(sources.first, tb - shape.left);
     const int64_t skip = begin - (tb - shape.left);
@@ -376,9 +381,9 @@ class Stripe {
   // The same without `causal`: every source of the block's union is stored already; block = index into `after`.
   template <class Emit>
   void whole_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, int64_t block, const Emit& emit) {
-    T* sum_at = sums + j * 3 * lanes;
+    T* sum_at = sums + j * kSumParts * lanes;
     RunningSum<V> before = load_sums(sum_at);
-    const RunningSum<V> later = load_sums(after + (block * vectors + j) * 3 * lanes);
+    const RunningSum<V> later = load_sums(after + (block * vectors + j) * kSumParts * lanes);
     const int64_t begin = std::max<int64_t>(0, tb - shape.left);
     const int64_t end = std::min(shape.time, tb + kRows + shape.right);
     const T* w = weights.block + (begin - (tb - shape.left)) * kRows;
