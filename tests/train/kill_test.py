@@ -30,19 +30,24 @@ class Kill(ProgramTest):
         except FileNotFoundError:
             return None
 
-    def live_and_die(self, moment):
+    def live_and_die(self, after_checkpoint, delay):
         """Starts or resumes the run and kills it; returns what it printed and whether it was killed."""
         before = self.stamp()
-        process = subprocess.Popen(
-            self.command("run", "--resume", sets=self.sets), cwd=self.folder, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True,
-        )
-        while moment.after_checkpoint and self.stamp() == before and process.poll() is None:
+        output = self.folder / "output"
+        with output.open("w") as stderr:  # a pipe that nobody reads would stop the run
+            process = subprocess.Popen(
+                self.command("run", "--resume", sets=self.sets),
+                cwd=self.folder,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+            )
+        while after_checkpoint and self.stamp() == before and process.poll() is None:
             time.sleep(0.002)
-        time.sleep(moment.delay)
+        time.sleep(delay)
         killed = process.poll() is None
         process.kill()
-        return process.communicate()[1], killed
+        process.wait()
+        return output.read_text(), killed
 
     def last_logged_step(self):
         try:
@@ -56,17 +61,12 @@ class Kill(ProgramTest):
         return int(found.group(1)) if found else 0
 
     def test_random_kills(self):
-        class Moment:
-            pass
-
         generator = random.Random(os.environ.get("AFT_KILL_SEED", "3"))
         killed = 0
         reached = 0
         for number in range(KILLS):
-            moment = Moment()
-            moment.after_checkpoint = number % 5 != 4
-            moment.delay = generator.uniform(0, 0.08 if moment.after_checkpoint else 1.0)
-            stderr, was_killed = self.live_and_die(moment)
+            after_checkpoint = number % 5 != 4  # else at any moment, starting up included
+            stderr, was_killed = self.live_and_die(after_checkpoint, generator.uniform(0, 0.08 if after_checkpoint else 1))
             killed += was_killed
             if "step" in stderr:
                 self.assertLessEqual(reached - self.resumed_at(stderr), INTERVAL, "work of more than one interval lost")

@@ -32,7 +32,7 @@ warmup = 4
 eval_every = 8
 checkpoint_every = 5
 log_every = 1
-threads = 2
+threads = 1
 """
 
 

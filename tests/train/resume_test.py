@@ -19,14 +19,14 @@ class Resume(ProgramTest):
         self.assert_same_run("whole", "parts")
 
     def test_plain(self):
-        self.check(["train.eval_every=0"])
+        self.check(["train.eval_every=0", "train.threads=2"])
 
     def test_accumulation_and_dropout(self):
         self.check(["train.accumulate=3", "model.dropout=0.2"])
 
     def test_mid_epoch_and_over_its_end(self):
         # 3200 training bytes are 134 windows: 20 steps of 7 cross the end of the epoch; the cuts lie inside both.
-        self.check(["train.batch=7", "model.mixer=aft_simple", "model.dropout=0.1"], cuts=(7, 13, 19))
+        self.check(["train.batch=7", "model.mixer=aft_simple", "model.dropout=0.1", "train.threads=2"], cuts=(7, 13, 19))
 
     def test_attention_in_chunks(self):
         self.check(["model.mixer=attention", "train.chunk=9", "train.log_every=3"])
