@@ -13,11 +13,11 @@ namespace aft {
 
 /// Where the bytes come from: either `path` with `split`, or one file or folder for each split.
 struct DataConfig {
-  std::string path;                              // a file, or a folder read in sorted order; names ending in .xz decoded
+  std::string path;  // a file, or a folder read in sorted order; names ending in .xz decoded
   std::vector<double> split = {0.9, 0.05, 0.05};  // fractions of `path` for train, valid, test, in this order; sum 1
-  std::string train;                             // instead of path: the training bytes
-  std::string valid;                             // may stay empty: no validation
-  std::string test;                              // may stay empty
+  std::string train;                              // instead of path: the training bytes
+  std::string valid;                              // may stay empty: no validation
+  std::string test;                               // may stay empty
 };
 
 /// Throws aft::Error naming the key, what was expected and what came. Does not touch the files.

@@ -19,23 +19,23 @@ namespace aft {
 /// How a model is trained. Sizes are windows, lengths bytes (one byte is one token).
 struct TrainConfig {
   int64_t steps = 1000;
-  int64_t batch = 8;              // windows in one forward and backward
-  int64_t accumulate = 1;         // forwards and backwards in one step
-  int64_t chunk = 0;              // > 0: truncated backpropagation, windows walked in chunks that hand on their state
-  double lr = 3e-3;               // highest learning rate
+  int64_t batch = 8;                // windows in one forward and backward
+  int64_t accumulate = 1;           // forwards and backwards in one step
+  int64_t chunk = 0;                // > 0: truncated backpropagation, windows walked in chunks that hand on their state
+  double lr = 3e-3;                 // highest learning rate
   std::string schedule = "cosine";  // after the warm-up: cosine, inverse_sqrt (lr sqrt(warmup / step)), constant
-  int64_t warmup = 50;            // steps of linear rise
-  double min_lr_ratio = 0.1;      // cosine ends at, inverse_sqrt never falls below, lr times this
-  double weight_decay = 0.1;      // on linear weights only
+  int64_t warmup = 50;              // steps of linear rise
+  double min_lr_ratio = 0.1;        // cosine ends at, inverse_sqrt never falls below, lr times this
+  double weight_decay = 0.1;        // on linear weights only
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
-  double clip = 1.0;              // largest norm of the whole gradient; 0: no clipping
+  double clip = 1.0;  // largest norm of the whole gradient; 0: no clipping
   int64_t seed = 1;
-  int64_t eval_every = 0;         // steps between validations; 0: at the end only
+  int64_t eval_every = 0;          // steps between validations; 0: at the end only
   int64_t checkpoint_every = 100;  // 0: at the end only
   int64_t log_every = 10;
-  int64_t threads = 0;            // 0: all the machine has
+  int64_t threads = 0;  // 0: all the machine has
 };
 
 struct RunConfig {
@@ -75,12 +75,12 @@ double learning_rate(const TrainConfig& config, int64_t step);
 /// One line of metrics.jsonl.
 struct Metric {
   int64_t step = 0;
-  std::string split;           // train, valid, test
-  double bits_per_byte = 0;    // train: mean over the steps since the last train line
-  int64_t tokens = 0;          // bytes trained on so far
+  std::string split;             // train, valid, test
+  double bits_per_byte = 0;      // train: mean over the steps since the last train line
+  int64_t tokens = 0;            // bytes trained on so far
   double tokens_per_second = 0;  // of training, or of the evaluation that gave this line
   double lr = 0;
-  double seconds = 0;          // since training began, counted over all resumed parts
+  double seconds = 0;  // since training began, counted over all resumed parts
 };
 
 /// Hears what happens in a run; called from the thread that runs it.
@@ -106,8 +106,8 @@ struct TrainOutcome {
   std::optional<double> test_bits;
 };
 
-/// One run. The constructor checks recipe, folder, data and checkpoint and throws aft::Error for bad input; run() throws
-/// when the run itself fails (a full disk, a loss that is not finite) and leaves the last good checkpoint.
+/// One run. The constructor checks recipe, folder, data and checkpoint and throws aft::Error for bad input; run()
+/// throws when the run itself fails (a full disk, a loss that is not finite) and leaves the last good checkpoint.
 ///
 /// The folder holds recipe.toml, metrics.jsonl, checkpoint.safetensors (weights, moments, generator, position: one
 /// file, so it is always consistent), model.safetensors (the best by validation, else the last) and loss.png.
@@ -129,8 +129,8 @@ struct Evaluation {
   double seconds = 0;
 };
 
-/// `checkpoint`: a run folder or a model file. The text is cut into disjoint windows of `context` bytes (the last may be
-/// shorter), the state starts afresh in each, and every byte after the first of a window is predicted once.
+/// `checkpoint`: a run folder or a model file. The text is cut into disjoint windows of `context` bytes (the last may
+/// be shorter), the state starts afresh in each, and every byte after the first of a window is predicted once.
 Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, std::span<const uint8_t> text, int64_t threads);
 
 /// Writes the model as it is before training.

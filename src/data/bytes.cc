@@ -66,9 +66,8 @@ std::vector<fs::path> files_in(const fs::path& folder) {
     if (it->is_regular_file()) files.push_back(it->path());
   }
   if (error) fail(folder, error.message());
-  std::sort(files.begin(), files.end(), [](const fs::path& a, const fs::path& b) {
-    return a.generic_string() < b.generic_string();
-  });
+  std::sort(files.begin(), files.end(),
+            [](const fs::path& a, const fs::path& b) { return a.generic_string() < b.generic_string(); });
   return files;
 }
 

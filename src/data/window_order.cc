@@ -48,8 +48,7 @@ WindowOrder::WindowOrder(int64_t bytes, int64_t context, uint64_t seed)
 int64_t WindowOrder::start(int64_t position) const {
   const auto epoch = static_cast<uint64_t>(position / windows_);
   const auto index = static_cast<uint64_t>(position % windows_);
-  const auto window =
-      static_cast<int64_t>(permute(index, static_cast<uint64_t>(windows_), mix(mix(seed_) + epoch)));
+  const auto window = static_cast<int64_t>(permute(index, static_cast<uint64_t>(windows_), mix(mix(seed_) + epoch)));
   return std::min(window * context_, bytes_ - context_ - 1);
 }
 

@@ -72,8 +72,8 @@ ByteLMImpl::ByteLMImpl(const ModelConfig& config_) : config(config_) {
     blocks->push_back(blocks_.back());
   }
   norm_ = register_module("norm", layer_norm(config.channels));
-  head_ = register_module("head", torch::nn::Linear(
-                                      torch::nn::LinearOptions(config.channels, config.vocabulary).bias(false)));
+  head_ = register_module("head",
+                          torch::nn::Linear(torch::nn::LinearOptions(config.channels, config.vocabulary).bias(false)));
   initialise(0);
 }
 

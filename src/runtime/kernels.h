@@ -7,8 +7,10 @@
 
 namespace aft::runtime::kernels {
 
-/// y[r] = bias[r] + sum_c w[r * stride + c] x[c] for r in [0, rows). bias null: none.
-void matvec(const float* w, int64_t rows, int64_t columns, int64_t stride, const float* x, const float* bias, float* y);
+/// y[r] = bias[r] + sum_c w[r * stride + c] x[c] for r in [0, rows), added to what y holds if `add_to_y`.
+/// bias null: none.
+void matvec(const float* w, int64_t rows, int64_t columns, int64_t stride, const float* x, const float* bias,
+            bool add_to_y, float* y);
 
 /// y = (x - mean) / sqrt(variance + 1e-5) * weight + bias, biased variance over the n elements.
 void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float* y);

@@ -8,29 +8,27 @@
 namespace aft::runtime {
 namespace {
 
-constexpr int64_t kFewRows = 4;  // up to here the weights are read once and multiply each row in turn
-constexpr int64_t kPiece = 64;   // outputs of one piece at most
-constexpr int64_t kTile = 256;   // rows and outputs of a matrix product, whatever the number of threads
+constexpr int64_t kFewRows = 4;     // up to here the weights are read once and multiply each row in turn
+constexpr int64_t kShareStep = 16;  // a cache line of outputs
+constexpr int64_t kTile = 256;      // rows and outputs of a matrix product, whatever the number of threads
 constexpr int64_t kNormRows = 16;
 
 void apply_to_few(const Linear& linear, const float* in, int64_t rows, After after, float* out, ThreadPool& pool) {
-  // Four pieces a thread, so that one that is held up does not hold up all.
-  const int64_t share = (linear.outputs + 4 * pool.threads() - 1) / (4 * pool.threads());
-  const int64_t piece = std::clamp<int64_t>((share + 7) / 8 * 8, 8, kPiece);
-  pool.run((linear.outputs + piece - 1) / piece, [&](int64_t i) {
-    const int64_t begin = i * piece;
-    const int64_t count = std::min(piece, linear.outputs - begin);
-    const float* weight = linear.weight + begin * linear.inputs;
-    const float* bias = linear.bias == nullptr ? nullptr : linear.bias + begin;
-    for (int64_t row = 0; row < rows; ++row) {
-      const float* x = in + row * linear.inputs;
-      float* y = out + row * linear.outputs + begin;
-      if (after == After::kAddToOld) {
-        float product[kPiece];
-        kernels::matvec(weight, count, linear.inputs, linear.inputs, x, bias, product);
-        kernels::add(product, count, y);
-      } else {
-        kernels::matvec(weight, count, linear.inputs, linear.inputs, x, bias, y);
+  // One unbroken share a thread: smaller pieces in turns read the weights at two thirds of the speed.
+  const int64_t share =
+      ((linear.outputs + pool.threads() - 1) / pool.threads() + kShareStep - 1) / kShareStep * kShareStep;
+  pool.run((linear.outputs + share - 1) / share, [&](int64_t i) {
+    const int64_t last = std::min((i + 1) * share, linear.outputs);
+    // Several rows: by pieces of the weights that the later rows find in the cache.
+    const int64_t piece = rows == 1 ? share : kShareStep;
+    for (int64_t begin = i * share; begin < last; begin += piece) {
+      const int64_t count = std::min(piece, last - begin);
+      const float* weight = linear.weight + begin * linear.inputs;
+      const float* bias = linear.bias == nullptr ? nullptr : linear.bias + begin;
+      for (int64_t row = 0; row < rows; ++row) {
+        float* y = out + row * linear.outputs + begin;
+        kernels::matvec(weight, count, linear.inputs, linear.inputs, in + row * linear.inputs, bias,
+                        after == After::kAddToOld, y);
         if (after == After::kGelu) kernels::gelu(nullptr, count, y);
       }
     }

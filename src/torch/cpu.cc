@@ -114,13 +114,6 @@ Inputs checked_inputs(std::string_view op, const OptionalTensor& q, const Tensor
   if (state.has_value()) {
     check_state(op, sizes, v, *state);
     in.state = contiguous(*state);
-    const int64_t* position = in.state[0].const_data_ptr<int64_t>();
-    for (int64_t b = 0; b < in.shape.batch; ++b) {
-      if (position[b] < 0) {
-        fail("aft::", op, ": state position must be at least 0, got ", position[b],
-             ": make the state with aft::initial_state");
-      }
-    }
   }
   return in;
 }
@@ -144,10 +137,11 @@ Tensor empty_saved(const Inputs& in) {
 
 Tensor empty_y(const Tensor& v) { return at::empty(v.sizes(), v.options()); }
 
+// The ring starts as zeros: the operator leaves slots that hold no source yet as they are.
 std::vector<Tensor> empty_state(const ops::WindowShape& s, const at::TensorOptions& options) {
   return {at::empty({s.batch}, options.dtype(at::kLong)),        at::empty({s.batch, s.key_channels}, options),
           at::empty({s.batch, s.key_channels}, options),         at::empty({s.batch, s.channels}, options),
-          at::empty({s.batch, s.left, s.key_channels}, options), at::empty({s.batch, s.left, s.channels}, options)};
+          at::zeros({s.batch, s.left, s.key_channels}, options), at::zeros({s.batch, s.left, s.channels}, options)};
 }
 
 // ---- whole sequences

@@ -18,12 +18,13 @@ using at::TensorList;
 Tensor empty(c10::SymIntArrayRef shape, const Tensor& like) { return at::empty_symint(shape, like.options()); }
 Tensor dense_like(const Tensor& t) { return empty(t.sym_sizes(), t); }
 
-// Depends on the time in steps of the kernel's chunk, so the size becomes a number here.
+// Depends on the time in steps of the kernel's chunk, so the time becomes a number here; the batch stays a symbol.
 Tensor empty_saved(const WindowSizes& sizes, const Tensor& v) {
-  const ops::WindowShape shape = sizes.shape();
-  const int64_t size =
-      v.scalar_type() == at::kFloat ? ops::window_saved_size<float>(shape) : ops::window_saved_size<double>(shape);
-  return empty({size}, v);
+  WindowSizes one_row = sizes;
+  one_row.batch = 1;
+  const int64_t size = v.scalar_type() == at::kFloat ? ops::window_saved_size<float>(one_row.shape())
+                                                     : ops::window_saved_size<double>(one_row.shape());
+  return empty({sizes.batch * size}, v);
 }
 
 std::vector<Tensor> empty_state(const WindowSizes& s, const Tensor& v) {

@@ -14,10 +14,10 @@ namespace aft {
 /// What a run needs to go on, beside weights and moments.
 struct RunState {
   int64_t step = 0;
-  int64_t position = 0;  // windows visited, over all epochs
+  int64_t position = 0;   // windows visited, over all epochs
   bool evaluated = true;  // false: stopped before the validation that was due at this step
-  double seconds = 0;    // of training so far
-  double loss_sum = 0;   // bits per byte of the steps since the last train line
+  double seconds = 0;     // of training so far
+  double loss_sum = 0;    // bits per byte of the steps since the last train line
   int64_t loss_count = 0;
   std::optional<double> best_valid_bits;
   uint64_t data_checksum = 0;  // of the training split

@@ -17,8 +17,8 @@ MemoryEstimate estimate_memory(const Recipe& recipe) {
   const double layer = 11 * d + 2 * static_cast<double>(m.mlp_channels) + dropout;
   const double position = static_cast<double>(m.layers) * layer + 3 * 256 + 4 * d;
   const auto length = static_cast<double>(recipe.train.chunk > 0 ? recipe.train.chunk : m.context);
-  estimate.activation_bytes = static_cast<int64_t>(
-      std::min(9e18, static_cast<double>(recipe.train.batch) * length * position * sizeof(float)));
+  estimate.activation_bytes =
+      static_cast<int64_t>(std::min(9e18, static_cast<double>(recipe.train.batch) * length * position * sizeof(float)));
   return estimate;
 }
 

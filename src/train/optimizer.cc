@@ -20,7 +20,8 @@ Optimizer::Optimizer(ByteLM model) : model_(std::move(model)) {
   const torch::NoGradGuard no_grad;
   const auto parameters = model_->named_parameters();
   int64_t size = 0;
-  for (const auto& item : parameters) entries_.push_back({item.key(), item.value().sizes().vec(), 0, item.value().numel()});
+  for (const auto& item : parameters)
+    entries_.push_back({item.key(), item.value().sizes().vec(), 0, item.value().numel()});
   for (const bool decays : {true, false}) {
     for (auto& entry : entries_) {
       if (is_linear_weight(entry.name) != decays) continue;

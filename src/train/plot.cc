@@ -109,7 +109,8 @@ std::vector<Curve> curves_of(const std::vector<fs::path>& folders, const std::st
       if (points > 0) curves.push_back({name + " " + split, data.str(), std::string(split) == "valid", i + 1});
     }
     if (curves.size() == before) {
-      throw Error("plot: " + folders[i].string() + " holds no metrics.jsonl with a train or valid line; give a run folder");
+      throw Error("plot: " + folders[i].string() +
+                  " holds no metrics.jsonl with a train or valid line; give a run folder");
     }
   }
   return curves;

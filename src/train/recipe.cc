@@ -1,10 +1,11 @@
+#include <toml++/toml.h>
+
 #include <charconv>
 #include <cmath>
 #include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
-#include <toml++/toml.h>
 
 #include "aft/error.h"
 #include "aft/train.h"

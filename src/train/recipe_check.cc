@@ -37,7 +37,8 @@ void validate(const Recipe& recipe, bool with_data) {
   require(t.steps >= 1 && t.steps < kMany, "train.steps", "at least 1", t.steps);
   require(t.batch >= 1 && t.batch <= 1 << 20, "train.batch", "1 to 1048576", t.batch);
   require(t.accumulate >= 1 && t.accumulate <= 1 << 20, "train.accumulate", "1 to 1048576", t.accumulate);
-  require(t.chunk >= 0 && t.chunk <= recipe.model.context, "train.chunk", "0 (whole windows) to model.context", t.chunk);
+  require(t.chunk >= 0 && t.chunk <= recipe.model.context, "train.chunk", "0 (whole windows) to model.context",
+          t.chunk);
   require(t.lr > 0 && std::isfinite(t.lr), "train.lr", "a finite number above 0", t.lr);
   require(t.schedule == "cosine" || t.schedule == "inverse_sqrt" || t.schedule == "constant", "train.schedule",
           "cosine, inverse_sqrt or constant", t.schedule);

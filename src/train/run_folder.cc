@@ -42,7 +42,8 @@ void RunFolder::check(bool resume, bool force) const {
   const std::string name = folder_.string();
   if (!std::filesystem::is_directory(status)) throw Error("run.folder: " + name + " is a file, expected a folder");
   if (resume || force || std::filesystem::is_empty(folder_, error)) return;
-  throw Error("run.folder: " + name + " exists; go on with --resume, replace it with --force, or set another run.folder");
+  throw Error("run.folder: " + name +
+              " exists; go on with --resume, replace it with --force, or set another run.folder");
 }
 
 void RunFolder::open() {
@@ -50,10 +51,12 @@ void RunFolder::open() {
   std::filesystem::create_directories(folder_, error);
   lock_ = error ? -1 : ::open(folder_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (lock_ < 0) {
-    throw Error("run.folder: cannot make " + folder_.string() + ": " + (error ? error.message() : std::strerror(errno)));
+    throw Error("run.folder: cannot make " + folder_.string() + ": " +
+                (error ? error.message() : std::strerror(errno)));
   }
   if (flock(lock_, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {
-    throw Error("run.folder: another process is training in " + folder_.string() + "; wait for it or set another folder");
+    throw Error("run.folder: another process is training in " + folder_.string() +
+                "; wait for it or set another folder");
   }
 }
 

@@ -25,7 +25,8 @@ class RunFolder {
   /// Throws aft::Error if the folder holds a run and neither `resume` nor `force` says what to do with it.
   void check(bool resume, bool force) const;
 
-  /// Makes the folder and takes its lock, which ends with the process. Throws aft::Error if another process trains there.
+  /// Makes the folder and takes its lock, which ends with the process. Throws aft::Error if another process trains
+  /// there.
   void open();
 
   /// Removes the files of an earlier run, the checkpoint first, and no other file.

@@ -159,7 +159,8 @@ void Trainer::Run::train_one_step(TrainObserver& observer) {
     logged_seconds = 0;
     logged_tokens = 0;
   }
-  observer.step({step, "train", bits, tokens(), rate, learning_rate(recipe.train, step), seconds()}, recipe.train.steps);
+  observer.step({step, "train", bits, tokens(), rate, learning_rate(recipe.train, step), seconds()},
+                recipe.train.steps);
 }
 
 bool Trainer::Run::validate_model(TrainObserver& observer) {
@@ -169,7 +170,8 @@ bool Trainer::Run::validate_model(TrainObserver& observer) {
   state.evaluated = true;
   if (!std::isfinite(result->bits_per_byte)) {
     require_finite_weights();
-    throw Error("train: step " + std::to_string(state.step) + ": the validation loss is not finite; " + last_checkpoint());
+    throw Error("train: step " + std::to_string(state.step) + ": the validation loss is not finite; " +
+                last_checkpoint());
   }
   add_metric("valid", result->bits_per_byte, static_cast<double>(result->predicted) / std::max(1e-9, result->seconds),
              observer);
@@ -220,9 +222,9 @@ void Trainer::Run::add_metric(const char* split, double bits, double rate, Train
 }
 
 std::string Trainer::Run::last_checkpoint() const {
-  return saved_step < 0 ? "there is no checkpoint yet"
-                        : "the last good checkpoint is step " + std::to_string(saved_step) + " in " +
-                              folder.checkpoint().string();
+  return saved_step < 0
+             ? "there is no checkpoint yet"
+             : "the last good checkpoint is step " + std::to_string(saved_step) + " in " + folder.checkpoint().string();
 }
 
 void Trainer::Run::require_finite_weights() const {

@@ -11,9 +11,9 @@ namespace {
 std::string compress(const std::string& text) {
   std::string out(lzma_stream_buffer_bound(text.size()), '\0');
   size_t size = 0;
-  EXPECT_EQ(LZMA_OK, lzma_easy_buffer_encode(1, LZMA_CHECK_CRC64, nullptr,
-                                             reinterpret_cast<const uint8_t*>(text.data()), text.size(),
-                                             reinterpret_cast<uint8_t*>(out.data()), &size, out.size()));
+  EXPECT_EQ(LZMA_OK,
+            lzma_easy_buffer_encode(1, LZMA_CHECK_CRC64, nullptr, reinterpret_cast<const uint8_t*>(text.data()),
+                                    text.size(), reinterpret_cast<uint8_t*>(out.data()), &size, out.size()));
   out.resize(size);
   return out;
 }

@@ -18,7 +18,8 @@ std::vector<int64_t> epoch(const WindowOrder& order, int64_t number) {
 
 TEST(WindowOrder, EveryByteAfterTheFirstIsATargetInEveryEpoch) {
   for (const int64_t context : {1, 2, 7, 64}) {
-    for (const int64_t bytes : {context + 1, context + 2, 2 * context, 2 * context + 1, 5 * context + 3, int64_t{1031}}) {
+    for (const int64_t bytes :
+         {context + 1, context + 2, 2 * context, 2 * context + 1, 5 * context + 3, int64_t{1031}}) {
       if (bytes < context + 1) continue;
       const WindowOrder order(bytes, context, 3);
       for (const int64_t number : {0, 1, 5}) {

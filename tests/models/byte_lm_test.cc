@@ -71,15 +71,15 @@ torch::Tensor plain_forward(const ModelConfig& config, const F64& w, const torch
         const auto q = parts[0].narrow(-1, head * width, width);
         const auto k = parts[1].narrow(-1, head * width, width);
         const auto scores = torch::matmul(q, k.transpose(1, 2)) / std::sqrt(static_cast<double>(width));
-        heads.push_back(torch::matmul(scores.masked_fill(future, -INFINITY).softmax(-1),
-                                      parts[2].narrow(-1, head * width, width)));
+        heads.push_back(
+            torch::matmul(scores.masked_fill(future, -INFINITY).softmax(-1), parts[2].narrow(-1, head * width, width)));
       }
       y = torch::cat(heads, -1);
     } else {
       auto bias = torch::zeros({time, time}, x.options());
       if (config.mixer == "aft_local") {
-        const auto full = torch::matmul(w(block + "mixer.u").slice(0, 0, time),
-                                        w(block + "mixer.v").slice(0, 0, time).t());
+        const auto full =
+            torch::matmul(w(block + "mixer.u").slice(0, 0, time), w(block + "mixer.v").slice(0, 0, time).t());
         const auto outside = torch::ones({time, time}, torch::kBool).tril(-config.window);
         bias = full.masked_fill(outside, 0);
       }
@@ -245,9 +245,9 @@ TEST(ByteLM, DecayIsForLinearWeights) {
   for (const char* name : {"head.weight", "blocks.0.mixer.qkv.weight", "blocks.10.mlp.down.weight"}) {
     EXPECT_TRUE(is_linear_weight(name)) << name;
   }
-  for (const char* name : {"embedding.token.weight", "embedding.position.weight", "norm.weight", "norm.bias",
-                           "blocks.0.mixer_norm.weight", "blocks.0.mixer.qkv.bias", "blocks.0.mixer.u",
-                           "blocks.0.mixer.v", "blocks.0.mlp_norm.weight"}) {
+  for (const char* name :
+       {"embedding.token.weight", "embedding.position.weight", "norm.weight", "norm.bias", "blocks.0.mixer_norm.weight",
+        "blocks.0.mixer.qkv.bias", "blocks.0.mixer.u", "blocks.0.mixer.v", "blocks.0.mlp_norm.weight"}) {
     EXPECT_FALSE(is_linear_weight(name)) << name;
   }
 }

@@ -55,10 +55,13 @@ TEST(Kernels, Matvec) {
         const std::vector<float> bias = random_values(rows, 3);
         std::vector<float> y(static_cast<size_t>(rows) + 1, kGuard);
         for (const bool with_bias : {false, true}) {
-          matvec(w.data(), rows, columns, stride, x.data(), with_bias ? bias.data() : nullptr, y.data());
+          const std::vector<float> old = random_values(rows, 4);
+          std::copy(old.begin(), old.end(), y.begin());  // with the bias it is added to, without it replaced
+          matvec(w.data(), rows, columns, stride, x.data(), with_bias ? bias.data() : nullptr, with_bias, y.data());
           for (int64_t r = 0; r < rows; ++r) {
-            double sum = with_bias ? bias[static_cast<size_t>(r)] : 0.0F;
-            double size = std::abs(sum);
+            double sum = with_bias ? bias[static_cast<size_t>(r)] + old[static_cast<size_t>(r)] : 0.0F;
+            double size =
+                with_bias ? std::abs(bias[static_cast<size_t>(r)]) + std::abs(old[static_cast<size_t>(r)]) : 0.0F;
             for (int64_t c = 0; c < columns; ++c) {
               const double term = static_cast<double>(w[static_cast<size_t>(r * stride + c)]) *
                                   static_cast<double>(x[static_cast<size_t>(c)]);

@@ -23,8 +23,8 @@ Recipe parse(const std::string& toml, const std::vector<std::string>& overrides 
 }
 
 TEST(Recipe, ValuesAreReadAndTheRestIsDefault) {
-  const Recipe recipe = parse(
-      "[model]\nmixer = 'attention'\nchannels = 64\n[data]\npath = 'x'\nsplit = [1, 0, 0.0]\n[train]\nlr = 1\n");
+  const Recipe recipe =
+      parse("[model]\nmixer = 'attention'\nchannels = 64\n[data]\npath = 'x'\nsplit = [1, 0, 0.0]\n[train]\nlr = 1\n");
   EXPECT_EQ(recipe.model.mixer, "attention");
   EXPECT_EQ(recipe.model.channels, 64);
   EXPECT_EQ(recipe.model.layers, ModelConfig{}.layers);
@@ -70,7 +70,8 @@ TEST(Recipe, EditDistanceByHand) {
 }
 
 TEST(Recipe, WrongTypesSayWhatWasExpected) {
-  EXPECT_NE(error_of([] { parse("[train]\nsteps = 1.5"); }).find("train.steps: expected an integer"), std::string::npos);
+  EXPECT_NE(error_of([] { parse("[train]\nsteps = 1.5"); }).find("train.steps: expected an integer"),
+            std::string::npos);
   EXPECT_NE(error_of([] { parse("[train]\nlr = 'x'"); }).find("train.lr: expected a number"), std::string::npos);
   EXPECT_NE(error_of([] { parse("[model]\nmixer = 1"); }).find("model.mixer: expected text"), std::string::npos);
   EXPECT_NE(error_of([] { parse("[data]\nsplit = 1"); }).find("data.split: expected an array"), std::string::npos);
@@ -80,15 +81,15 @@ TEST(Recipe, WrongTypesSayWhatWasExpected) {
 TEST(Recipe, OverridesAreTypedAsInToml) {
   const Recipe recipe =
       parse("[train]\nlr = 1.0\n", {"train.lr=1e-3", "train.steps = 7", "model.mixer=attention", "data.path='a b'",
-                                     "run.folder=\"q\"", "data.split=[0.5, 0.5, 0]"});
+                                    "run.folder=\"q\"", "data.split=[0.5, 0.5, 0]"});
   EXPECT_EQ(recipe.train.lr, 1e-3);
   EXPECT_EQ(recipe.train.steps, 7);
   EXPECT_EQ(recipe.model.mixer, "attention");
   EXPECT_EQ(recipe.data.path, "a b");
   EXPECT_EQ(recipe.run.folder, "q");
   EXPECT_EQ(recipe.data.split, (std::vector<double>{0.5, 0.5, 0}));
-  for (const char* bad : {"train.steps=many", "train.steps=1.5", "train.steps", "=1", "train.lr=", "train.lr=1\nx=2",
-                          "model.mixer=3"}) {
+  for (const char* bad :
+       {"train.steps=many", "train.steps=1.5", "train.steps", "=1", "train.lr=", "train.lr=1\nx=2", "model.mixer=3"}) {
     EXPECT_THROW(parse("", {bad}), Error) << bad;
   }
 }

@@ -85,8 +85,10 @@ TEST(TrainingStep, AccumulatedBatchesAreOneLargeBatch) {
     const auto once = train(plain, torch::kFloat32);
     const auto thrice = train(accumulated, torch::kFloat32);
     EXPECT_LE(largest(thrice.moment - truth.moment), 2 * largest(once.moment - truth.moment)) << mixer;
-    EXPECT_LE(root_mean_square(thrice.moment - truth.moment), 2 * root_mean_square(once.moment - truth.moment)) << mixer;
-    EXPECT_LE(root_mean_square(thrice.weight - truth.weight), 2 * root_mean_square(once.weight - truth.weight)) << mixer;
+    EXPECT_LE(root_mean_square(thrice.moment - truth.moment), 2 * root_mean_square(once.moment - truth.moment))
+        << mixer;
+    EXPECT_LE(root_mean_square(thrice.weight - truth.weight), 2 * root_mean_square(once.weight - truth.weight))
+        << mixer;
   }
 }
 
@@ -202,8 +204,8 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   // The model's parameters are the flat buffer.
   EXPECT_TRUE(torch::equal(again->named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
   // A checkpoint serves as a model file too.
-  EXPECT_TRUE(torch::equal(load_model(path)->named_parameters()["head.weight"],
-                           model->named_parameters()["head.weight"]));
+  EXPECT_TRUE(
+      torch::equal(load_model(path)->named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
 
   Recipe wider = recipe;
   wider.model.channels = 18;

@@ -177,6 +177,16 @@ HWY_INLINE void StoreSome(hn::Vec<D> v, D d, T* to, int64_t count) {
   std::memcpy(to, lanes, static_cast<size_t>(count) * sizeof(T));
 }
 
+// The same past the caches, for rows of which every store is a whole aligned vector (see streams_past_caches).
+template <class D, typename T = hn::TFromD<D>>
+HWY_INLINE void StoreOut(hn::Vec<D> v, D d, T* to, int64_t count, bool stream) {
+  if (stream) {
+    hn::Stream(v, d, to);
+  } else {
+    StoreSome(v, d, to, count);
+  }
+}
+
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 

@@ -38,7 +38,7 @@ class BackwardTask {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 
-  // grad_band: [T][J] of this task alone, zeroed; null: not wanted.
+  // grad_band: [pieces][T][J] of this task alone, zeroed; null: not wanted.
   BackwardTask(const WindowBackward<T>& params, const WindowTask& window_task, T* band_gradient)
       : p(params), shape(params.shape), task(window_task), grad_band(band_gradient) {
     const int64_t b = task.batch;
@@ -54,15 +54,22 @@ class BackwardTask {
     lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (task.end - task.begin + lanes - 1) / lanes;
     chunk = shape.causal ? chunk_rows(shape) : std::max<int64_t>(1, shape.time);
+    const int64_t task_width = task.end - task.begin;
+    streams_q = grad_q != nullptr && streams_past_caches(shape, grad_q, p.grad_q.time_stride, task_width);
+    streams_k = !key_per_head && streams_past_caches(shape, grad_k, p.grad_k.time_stride, task_width);
+    streams_v = streams_past_caches(shape, grad_v, p.grad_v.time_stride, task_width);
     has_final = p.grad_final_state.num != nullptr || p.grad_final_state.den != nullptr;
   }
 
   void run() {
-    if (!shape.has_band && !shape.causal) {
-      simple_whole();
+    if (shape.has_band) {
+      banded();
+    } else if (shape.causal) {
+      simple_causal();
     } else {
-      chunks();
+      simple_whole();
     }
+    if (streams_q || streams_k || streams_v) hwy::FlushStream();
   }
 
  private:
@@ -79,6 +86,7 @@ class BackwardTask {
   int64_t key_begin = 0;
   D d;
   int64_t lanes = 0, vectors = 0, chunk = 0;
+  bool streams_q = false, streams_k = false, streams_v = false;
   bool has_final = false;  // a virtual target at T carries the gradient of the final sums
 
   int64_t rows_capacity = 0;
@@ -135,7 +143,7 @@ class BackwardTask {
     const V exponent = hn::Sub(hn::Set(d, w), hn::Add(row.exponent, den_exponent));
     hn::Store(hn::IfThenElse(empty, hn::Set(d, kExponentFloor<T>), exponent), d, to + 2 * lanes);
     if (grad_q != nullptr) {
-      StoreSome(hn::Mul(hn::Mul(g, ratio), gate.slope), d, grad_q + t * p.grad_q.time_stride + at, n);
+      StoreOut(hn::Mul(hn::Mul(g, ratio), gate.slope), d, grad_q + t * p.grad_q.time_stride + at, n, streams_q);
     }
   }
 
@@ -166,11 +174,11 @@ class BackwardTask {
     }
   }
 
-  void chunks() {
+  void banded() {
     const bool causal = shape.causal;
     const int64_t blocks = causal ? 0 : (shape.time + kRows - 1) / kRows;
-    const int64_t window_rows = shape.has_band ? (causal ? shape.left : 0) + chunk + kRows : 0;
-    const int64_t weight_rows = shape.has_band ? (causal ? chunk + shape.left + kRows : shape.time) : 0;
+    const int64_t window_rows = (causal ? shape.left : 0) + chunk + kRows;
+    const int64_t weight_rows = causal ? chunk + shape.left + kRows : shape.time;
     rows_capacity = chunk + shape.left + kRows + 1;
     Scratch scratch(bytes(window_rows, weight_rows, blocks));
     Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, window_rows, weight_rows, blocks, scratch);
@@ -195,7 +203,7 @@ class BackwardTask {
       }
     }
     if (p.initial_state.position != nullptr) initial_gradient(s);
-    count_redone(s.redone, shape.has_band ? shape.time * s.width : 0);
+    count_redone(s.redone, shape.time * s.width);
   }
 
   // The first targets of the chunk just done are seen by the sources of the one before it.
@@ -205,6 +213,11 @@ class BackwardTask {
       const T* from = target_row(j, 0);
       std::copy_backward(from, from + keep * 3 * lanes, target_row(j, chunk) + keep * 3 * lanes);
     }
+  }
+
+  void prefetch_rows(const Stripe<D>& s, int64_t j, int64_t t) const {
+    s.prefetch(gy, p.grad_y.time_stride, j, t);
+    if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
   }
 
   // Phase 1: the forward of the chunk's rows.
@@ -223,10 +236,6 @@ class BackwardTask {
       return;
     }
     restore_sums(s, begin / chunk);
-    if (!shape.has_band) {
-      recompute_simple(s, begin, end);
-      return;
-    }
     s.base = begin - shape.left;
     const int64_t first = std::max(s.sources.first, begin - shape.left);
     s.keep_from = first;
@@ -239,6 +248,7 @@ class BackwardTask {
       const int64_t rows = std::min(kRows, end - tb);
       s.prepare_block(tb, rows, begin);
       for (int64_t j = 0; j < vectors; ++j) {
+        prefetch_rows(s, j, tb + kRows);
         s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
           leave_row(s, tb + r, j, tb + r - begin, row, s.weights.exponent[tb + r - begin]);
         });
@@ -246,26 +256,8 @@ class BackwardTask {
     }
   }
 
-  void recompute_simple(Stripe<D>& s, int64_t begin, int64_t end) {
-    s.base = begin;
-    for (int64_t t = begin; t < end; t += kRows) {
-      const int64_t rows = std::min(kRows, end - t);
-      for (int64_t j = 0; j < vectors; ++j) {
-        RunningSum<V> sum = s.load_sums(s.sums + j * 3 * lanes);
-        for (int64_t r = 0; r < rows; ++r) {
-          const V key = s.load_key(s.sources.key(t + r), j);
-          const V value = s.load_value(s.sources.value(t + r), j);
-          AddSource(d, sum, key, value);
-          leave_row(s, t + r, j, t + r - begin, {sum.den, sum.num, sum.max, hn::Zero(d)}, T(0));
-        }
-        s.store_sums(sum, s.sums + j * 3 * lanes);
-      }
-    }
-  }
-
   // a' and b' of the chunk's rows and of the later ones its sources see; which vectors are out of range.
   void scale_targets(const Stripe<D>& s, int64_t begin, int64_t rows) const {
-    if (!shape.has_band) return;
     const V limit = hn::Set(d, kRangeLimit<T>);
     for (int64_t j = 0; j < vectors; ++j) {
       const V m = hn::Load(d, s.scale + j * 2 * lanes);
@@ -292,7 +284,7 @@ class BackwardTask {
   }
 
   T row_exponent(const Stripe<D>& s, int64_t t, int64_t begin) const {
-    return shape.has_band && t < shape.time ? s.weights.exponent[t - begin] : T(0);
+    return t < shape.time ? s.weights.exponent[t - begin] : T(0);
   }
 
   // Not causal: the targets before each block's window.
@@ -332,17 +324,12 @@ class BackwardTask {
   void source_block(const Stripe<D>& s, int64_t sb, int64_t rows, int64_t begin) {
     const int64_t low = targets_low(sb);
     const int64_t high = targets_high(sb);
-    const int64_t beyond = shape.has_band ? sb + kRows + shape.left : sb + rows;
-    if (shape.has_band) prepare_targets(s, sb, begin, low, high);
+    const int64_t beyond = sb + kRows + shape.left;
+    prepare_targets(s, sb, begin, low, high);
     T key_sum[kRows] = {};
     for (int64_t j = 0; j < vectors; ++j) {
       RunningSum<V> after = s.load_sums(later + j * 3 * lanes);
       for (int64_t t = later_from - 1; t >= beyond; --t) add_target(after, j, t - begin, row_exponent(s, t, begin));
-      if (!shape.has_band) {
-        simple_sources(s, j, sb, rows, begin, after, key_sum);
-        s.store_sums(after, later + j * 3 * lanes);
-        continue;
-      }
       s.store_sums(after, later + j * 3 * lanes);
       const RunningSum<V> before =
           shape.causal ? no_sum() : s.load_sums(earlier + (sb / kRows * vectors + j) * 3 * lanes);
@@ -366,7 +353,7 @@ class BackwardTask {
         }
       }
     }
-    later_from = std::min(later_from, std::max<int64_t>(0, shape.has_band ? beyond : sb));
+    later_from = std::min(later_from, std::max<int64_t>(0, beyond));
     if (!key_per_head) return;
     for (int64_t r = 0; r < rows; ++r) {
       if (sb + r >= s.sources.first) write_key(s, sb + r, 0, hn::Set(d, key_sum[r]), 1);
@@ -432,18 +419,6 @@ class BackwardTask {
     sum_b = hn::MulAdd(scale, b, sum_b);
   }
 
-  // Without a band: targets join `after` one by one, a source sees those at or after its position.
-  void simple_sources(const Stripe<D>& s, int64_t j, int64_t sb, int64_t rows, int64_t begin, RunningSum<V>& after,
-                      T* key_sum) const {
-    for (int64_t r = rows - 1; r >= 0; --r) {
-      const int64_t t = sb + r;
-      add_target(after, j, t - begin, T(0));
-      const SplitExp<V> e = Split(d, s.load_key(s.sources.key(t), j));
-      const V k = hn::Mul(e.p, Pow2(d, hn::Min(hn::Add(e.n, after.max), hn::Set(d, T(120)))));
-      write_source(s, j, t, k, after.num, after.den, key_sum[r]);
-    }
-  }
-
   // dv = K a, dk = K (v a - b), plus the gradient of the final state's ring, which is a copy.
   void write_source(const Stripe<D>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
     const int64_t n = s.count(j);
@@ -458,7 +433,7 @@ class BackwardTask {
     }
     const int64_t at = j * lanes;
     if (source >= 0) {
-      StoreSome(dv, d, grad_v + source * p.grad_v.time_stride + at, n);
+      StoreOut(dv, d, grad_v + source * p.grad_v.time_stride + at, n, streams_v);
     } else if (p.grad_initial_state.ring_value != nullptr) {
       const int64_t row = (task.batch * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
       StoreSome(dv, d, p.grad_initial_state.ring_value + row + at, n);
@@ -477,7 +452,7 @@ class BackwardTask {
       dk = hn::Add(dk, LoadSome(d, p.grad_final_state.ring_key + row, n));
     }
     if (source >= 0) {
-      StoreSome(dk, d, grad_k + source * p.grad_k.time_stride + at, n);
+      StoreOut(dk, d, grad_k + source * p.grad_k.time_stride + at, n, streams_k);
     } else if (p.grad_initial_state.ring_key != nullptr) {
       StoreSome(dk, d, p.grad_initial_state.ring_key + row, n);
     }
@@ -508,32 +483,39 @@ class BackwardTask {
     }
   }
 
+  // Row t of the gradient of the piece that vector j belongs to.
+  T* band_row(const Stripe<D>& s, int64_t j, int64_t t) const {
+    return grad_band + (j * lanes / kBandChannels<T> * shape.time + t) * s.weights.span;
+  }
+
   // dw of targets tb .. tb + rows - 1 against sources source .. source + N - 1.
   template <int64_t N>
   void pair_sums(const Stripe<D>& s, int64_t tb, int64_t rows, int64_t begin, int64_t source) const {
-    V sum[kRows][N];
-    for (int64_t r = 0; r < kRows; ++r) {
-      for (int64_t i = 0; i < N; ++i) sum[r][i] = hn::Zero(d);
-    }
-    for (int64_t j = 0; j < vectors; ++j) {
-      const T* x = s.slot(j, source);
-      const T* g = dw_rows + j * kRows * 2 * lanes;
+    const int64_t step = kBandChannels<T> / lanes;
+    for (int64_t first = 0; first < vectors; first += step) {
+      V sum[kRows][N];
       for (int64_t r = 0; r < kRows; ++r) {
-        const V a = hn::Load(d, g + r * 2 * lanes);
-        const V b = hn::Load(d, g + r * 2 * lanes + lanes);
-        for (int64_t i = 0; i < N; ++i) {
-          sum[r][i] = hn::MulAdd(hn::Load(d, x + i * 2 * lanes + lanes), a, sum[r][i]);
-          sum[r][i] = hn::NegMulAdd(hn::Load(d, x + i * 2 * lanes), b, sum[r][i]);
+        for (int64_t i = 0; i < N; ++i) sum[r][i] = hn::Zero(d);
+      }
+      for (int64_t j = first; j < std::min(first + step, vectors); ++j) {
+        const T* x = s.slot(j, source);
+        const T* g = dw_rows + j * kRows * 2 * lanes;
+        for (int64_t r = 0; r < kRows; ++r) {
+          const V a = hn::Load(d, g + r * 2 * lanes);
+          const V b = hn::Load(d, g + r * 2 * lanes + lanes);
+          for (int64_t i = 0; i < N; ++i) {
+            sum[r][i] = hn::MulAdd(hn::Load(d, x + i * 2 * lanes + lanes), a, sum[r][i]);
+            sum[r][i] = hn::NegMulAdd(hn::Load(d, x + i * 2 * lanes), b, sum[r][i]);
+          }
         }
       }
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t t = tb + r;
-      for (int64_t i = 0; i < N; ++i) {
-        const int64_t at = source + i - t + shape.left;
-        if (at < 0 || at >= s.weights.span) continue;
-        grad_band[t * s.weights.span + at] =
-            s.weights.row[(t - begin) * s.weights.span + at] * hn::GetLane(hn::SumOfLanes(d, sum[r][i]));
+      for (int64_t r = 0; r < rows; ++r) {
+        const T* w = s.weights.row + (tb + r - begin) * s.weights.span;
+        T* to = band_row(s, first, tb + r);
+        for (int64_t i = 0; i < N; ++i) {
+          const int64_t at = source + i - tb - r + shape.left;
+          if (at >= 0 && at < s.weights.span) to[at] = w[at] * hn::GetLane(hn::SumOfLanes(d, sum[r][i]));
+        }
       }
     }
   }
@@ -555,7 +537,7 @@ class BackwardTask {
         V sum_a = hn::Zero(d), sum_b = sum_a;
         add_pair(hn::Mul(e.p, w.p), hn::Add(hn::Add(e.n, w.n), exponent), a, b, sum_a, sum_b);
         const V terms = hn::MulSub(value, sum_a, sum_b);
-        grad_band[t * s.weights.span + at] += hn::GetLane(hn::SumOfLanes(d, terms));
+        band_row(s, j, t)[at] += hn::GetLane(hn::SumOfLanes(d, terms));
       }
     }
   }
@@ -578,18 +560,23 @@ class BackwardTask {
       const V seen = Pow2(d, hn::Min(hn::Add(sum.max, initial.max), hn::Set(d, T(120))));
       const V g_num = hn::Mul(sum.num, seen);
       const V g_den = hn::Neg(hn::Mul(sum.den, seen));
-      const int64_t n = s.count(j);
-      if (p.grad_initial_state.num != nullptr) {
-        StoreSome(g_num, d, p.grad_initial_state.num + task.batch * shape.channels + task.begin + j * lanes, n);
-      }
-      if (key_per_head) {
-        key_sum += hn::GetLane(hn::SumOfLanes(d, g_den));
-      } else if (p.grad_initial_state.den != nullptr) {
-        StoreSome(g_den, d, p.grad_initial_state.den + task.batch * shape.key_channels + key_begin + j * lanes, n);
-      }
+      write_initial_sums(s, j, g_num, g_den, key_sum);
     }
-    if (key_per_head && p.grad_initial_state.den != nullptr) {
-      p.grad_initial_state.den[task.batch * shape.key_channels + key_begin] = key_sum;
+  }
+
+  // key_sum gathers the den of a head whose channels share their key; complete with the last vector.
+  void write_initial_sums(const Stripe<D>& s, int64_t j, V g_num, V g_den, T& key_sum) const {
+    const int64_t n = s.count(j);
+    if (p.grad_initial_state.num != nullptr) {
+      StoreSome(g_num, d, p.grad_initial_state.num + task.batch * shape.channels + task.begin + j * lanes, n);
+    }
+    if (p.grad_initial_state.den == nullptr) return;
+    T* den = p.grad_initial_state.den + task.batch * shape.key_channels + key_begin;
+    if (key_per_head) {
+      key_sum += hn::GetLane(hn::SumOfLanes(d, g_den));
+      *den = key_sum;
+    } else {
+      StoreSome(g_den, d, den + j * lanes, n);
     }
   }
 
@@ -600,6 +587,96 @@ class BackwardTask {
       for (int64_t j = 0; j < vectors; ++j) write_source(s, j, source, hn::Zero(d), hn::Zero(d), hn::Zero(d), zero);
       if (key_per_head) write_key(s, source, 0, hn::Zero(d), 1);
     }
+  }
+
+  // Causal, no band. Everything stands under the maximum M[t] of the running sums at its row: K = e^k 2^-M, a = gy gate
+  // / den. Going back in time M falls, so the sums of a and b are rescaled by 2^(M[t] - M[t+1]), mostly 1.
+  void simple_causal() {
+    constexpr int64_t kKept = 4;  // K, a, b, M of a row
+    rows_capacity = 1;
+    Scratch scratch(bytes(0, 0, 0) + Scratch::padded<T>(chunk * vectors * kKept * lanes));
+    Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, 0, 0, 0, scratch);
+    take(scratch, 0);
+    T* kept = scratch.take<T>(chunk * vectors * kKept * lanes);
+    std::vector<T> keys(key_per_head ? chunk : 0);
+    for (int64_t begin = (shape.time - 1) / chunk * chunk; shape.time > 0 && begin >= 0; begin -= chunk) {
+      const int64_t end = std::min(begin + chunk, shape.time);
+      restore_sums(s, begin / chunk);
+      T* row = kept;
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) keep_row(s, t, j, row);
+      }
+      if (end == shape.time) {
+        for (int64_t j = 0; j < vectors; ++j) start_later(s, j, hn::Load(d, s.sums + j * 3 * lanes));
+      }
+      std::fill(keys.begin(), keys.end(), T(0));
+      T unused = 0;
+      for (int64_t t = end - 1; t >= begin; --t) {
+        row = kept + (t - begin) * vectors * kKept * lanes;
+        for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) {
+          RunningSum<V> sum = s.load_sums(later + j * 3 * lanes);
+          const V max = hn::Load(d, row + 3 * lanes);
+          rescale(sum, max);
+          sum.num = hn::Add(sum.num, hn::Load(d, row + lanes));
+          sum.den = hn::Add(sum.den, hn::Load(d, row + 2 * lanes));
+          s.store_sums(sum, later + j * 3 * lanes);
+          write_source(s, j, t, hn::Load(d, row), sum.num, sum.den, key_per_head ? keys[t - begin] : unused);
+        }
+        if (key_per_head) write_key(s, t, 0, hn::Set(d, keys[t - begin]), 1);
+      }
+    }
+    if (p.initial_state.position == nullptr) return;
+    T key_sum = 0;
+    for (int64_t j = 0; j < vectors; ++j) {
+      const V max = s.initial_sums(p.initial_state, j).max;
+      if (shape.time == 0) start_later(s, j, max);
+      RunningSum<V> sum = s.load_sums(later + j * 3 * lanes);
+      rescale(sum, max);
+      write_initial_sums(s, j, sum.num, hn::Neg(sum.den), key_sum);
+    }
+  }
+
+  void keep_row(const Stripe<D>& s, int64_t t, int64_t j, T* row) const {
+    const int64_t at = j * lanes;
+    const int64_t n = s.count(j);
+    T* sum_at = s.sums + j * 3 * lanes;
+    RunningSum<V> sum = s.load_sums(sum_at);
+    const V key = s.load_key(s.sources.key(t), j);
+    const SplitExp<V> e = Split(d, key);
+    AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, s.load_value(s.sources.value(t), j))));
+    s.store_sums(sum, sum_at);
+    const V g = LoadSome(d, gy + t * p.grad_y.time_stride + at, n);
+    const V query = grad_q == nullptr ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, n);
+    const GateValue<V> gate = EvaluateGate(d, shape.gate, query);
+    const auto empty = hn::Eq(sum.den, hn::Zero(d));
+    const V ratio = hn::IfThenZeroElse(empty, hn::Div(sum.num, sum.den));
+    const V a = hn::IfThenZeroElse(empty, hn::Div(hn::Mul(g, gate.value), sum.den));
+    hn::Store(hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max))), d, row);
+    hn::Store(a, d, row + lanes);
+    hn::Store(hn::Mul(a, ratio), d, row + 2 * lanes);
+    hn::Store(sum.max, d, row + 3 * lanes);
+    if (grad_q != nullptr) {
+      StoreOut(hn::Mul(hn::Mul(g, ratio), gate.slope), d, grad_q + t * p.grad_q.time_stride + at, n, streams_q);
+    }
+  }
+
+  // The sums over later targets begin with what the gradient of the final sums asks.
+  void start_later(const Stripe<D>& s, int64_t j, V max) const {
+    RunningSum<V> sum = {max, hn::Zero(d), hn::Zero(d)};
+    if (has_final) {
+      leave_final(s, j, 0, max);
+      sum.num = hn::Load(d, target_row(j, 0));
+      sum.den = hn::Load(d, target_row(j, 0) + lanes);
+    }
+    s.store_sums(sum, later + j * 3 * lanes);
+  }
+
+  void rescale(RunningSum<V>& sum, V max) const {
+    if (HWY_LIKELY(hn::AllTrue(d, hn::Eq(max, sum.max)))) return;
+    const V scale = Pow2(d, hn::Sub(max, sum.max));
+    sum.num = hn::Mul(sum.num, scale);
+    sum.den = hn::Mul(sum.den, scale);
+    sum.max = max;
   }
 
   // Not causal, no band: every target sees every source, so there is one D and one pair of sums.
@@ -662,34 +739,39 @@ void zero(T* data, int64_t size) {
   if (data != nullptr) std::fill_n(data, size, T(0));
 }
 
-// Adds the partial sums of some tasks to the band's gradient, task by task: the order of the sum is that of all tasks,
-// however many of them ran together.
+// One piece's sum over its channels of the band's gradient, [T][J].
 template <typename T>
-void add_partials(const WindowBackward<T>& p, const std::vector<WindowTask>& tasks, int64_t begin, int64_t end,
-                  const T* partials, const ParallelFor& parallel) {
+struct BandPiece {
+  int64_t batch, head;
+  const T* sums;
+};
+
+// Adds pieces to the band's gradient in their order.
+template <typename T>
+void add_pieces(const WindowBackward<T>& p, const std::vector<BandPiece<T>>& pieces, const ParallelFor& parallel) {
   const WindowShape& s = p.shape;
   const int64_t span = s.left + 1 + s.right;
-  const auto add_row = [&](int64_t i, int64_t t) {
-    const WindowTask& task = tasks[i];
-    const int64_t position = p.initial_state.position == nullptr ? 0 : p.initial_state.position[task.batch];
-    const T* from = partials + ((i - begin) * s.time + t) * span;
-    T* to = p.grad_band.data + task.head * p.grad_band.head_stride + (position + t) * p.grad_band.row_stride;
+  const auto position = [&](const BandPiece<T>& piece) {
+    return p.initial_state.position == nullptr ? 0 : p.initial_state.position[piece.batch];
+  };
+  const auto add_row = [&](const BandPiece<T>& piece, int64_t t) {
+    const T* from = piece.sums + t * span;
+    T* to = p.grad_band.data + piece.head * p.grad_band.head_stride + (position(piece) + t) * p.grad_band.row_stride;
     for (int64_t j = 0; j < span; ++j) to[j] += from[j];
   };
   if (p.grad_band.row_stride == 0) {
-    for (int64_t i = begin; i < end; ++i) {
-      for (int64_t t = 0; t < s.time; ++t) add_row(i, t);
+    for (const BandPiece<T>& piece : pieces) {
+      for (int64_t t = 0; t < s.time; ++t) add_row(piece, t);
     }
     return;
   }
   // Rows of the table are independent: split by absolute row, so that batch rows at different positions do not meet.
-  constexpr int64_t kRowsPerPiece = 256;
-  parallel.run((p.grad_band.rows + kRowsPerPiece - 1) / kRowsPerPiece, [&](int64_t piece) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t position = p.initial_state.position == nullptr ? 0 : p.initial_state.position[tasks[i].batch];
-      const int64_t low = std::max<int64_t>(0, piece * kRowsPerPiece - position);
-      const int64_t high = std::min(s.time, (piece + 1) * kRowsPerPiece - position);
-      for (int64_t t = low; t < high; ++t) add_row(i, t);
+  constexpr int64_t kTableRows = 256;
+  parallel.run((p.grad_band.rows + kTableRows - 1) / kTableRows, [&](int64_t i) {
+    for (const BandPiece<T>& piece : pieces) {
+      const int64_t low = std::max<int64_t>(0, i * kTableRows - position(piece));
+      const int64_t high = std::min(s.time, (i + 1) * kTableRows - position(piece));
+      for (int64_t t = low; t < high; ++t) add_row(piece, t);
     }
   });
 }
@@ -719,18 +801,26 @@ void window_backward(const WindowBackward<T>& p, const ParallelFor& parallel) {
     parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task<T>(p, tasks[i], nullptr); });
     return;
   }
-  const auto tasks = window_tasks(s, band_channels<T>(s));
+  const int64_t width = split_band_channels<T>(s, parallel.threads);
+  const auto tasks = window_tasks(s, width);
   const int64_t count = static_cast<int64_t>(tasks.size());
   const int64_t group = std::min(count, std::max<int64_t>(1, parallel.threads));
-  std::vector<T> partials(group * s.time * span);
+  const int64_t piece_size = s.time * span;
+  const int64_t task_size = band_pieces<T>(std::min(width, s.channels / s.heads)) * piece_size;
+  std::vector<T> sums(group * task_size);
   for (int64_t begin = 0; begin < count; begin += group) {
     const int64_t end = std::min(begin + group, count);
     parallel.run(end - begin, [&](int64_t i) {
-      T* partial = partials.data() + i * s.time * span;
-      zero(partial, s.time * span);
-      run_task<T>(p, tasks[begin + i], partial);
+      zero(sums.data() + i * task_size, task_size);
+      run_task<T>(p, tasks[begin + i], sums.data() + i * task_size);
     });
-    add_partials(p, tasks, begin, end, partials.data(), parallel);
+    std::vector<BandPiece<T>> pieces;
+    for (int64_t i = begin; i < end; ++i) {
+      for (int64_t piece = 0; piece < band_pieces<T>(tasks[i].end - tasks[i].begin); ++piece) {
+        pieces.push_back({tasks[i].batch, tasks[i].head, sums.data() + (i - begin) * task_size + piece * piece_size});
+      }
+    }
+    add_pieces(p, pieces, parallel);
   }
 }
 

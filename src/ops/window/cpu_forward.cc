@@ -31,6 +31,7 @@ class ForwardTask {
   ForwardTask(const WindowForward<T>& params, const WindowTask& window_task) : p(params), task(window_task) {
     if (p.q.data != nullptr) q = p.q.data + task.batch * p.q.batch_stride + task.begin;
     y = p.y.data + task.batch * p.y.batch_stride + task.begin;
+    streams = streams_past_caches(p.shape, y, p.y.time_stride, task.end - task.begin);
   }
 
   void run() {
@@ -45,6 +46,7 @@ class ForwardTask {
     } else {
       banded_whole();
     }
+    if (streams) hwy::FlushStream();
   }
 
  private:
@@ -52,13 +54,18 @@ class ForwardTask {
   const WindowTask& task;
   const T* q = nullptr;
   T* y = nullptr;
+  bool streams = false;
   D d;
 
   void write_row(const Stripe<D>& s, int64_t t, int64_t j, V num, V den, V value_exponent) const {
     const int64_t at = j * s.lanes;
     const V query = p.shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
     const V out = GatedRatio(d, p.shape.gate, query, num, den);
-    StoreSome(hn::Mul(out, Pow2(d, value_exponent)), d, y + t * p.y.time_stride + at, s.count(j));
+    StoreOut(hn::Mul(out, Pow2(d, value_exponent)), d, y + t * p.y.time_stride + at, s.count(j), streams);
+  }
+
+  void prefetch(const Stripe<D>& s, int64_t j, int64_t t) const {
+    if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
   }
 
   void save_sums(const Stripe<D>& s, int64_t chunk) const {
@@ -81,17 +88,15 @@ class ForwardTask {
     Stripe<D> s = stripe(scratch, 0, 0, 0);
     for (int64_t j = 0; j < s.vectors; ++j) s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * 3 * s.lanes);
     const int64_t chunk = chunk_rows(shape);
-    for (int64_t t = 0; t < shape.time; t += kRows) {
+    // Row by row: blocks of rows would keep the sums in registers, but memory likes one stream a tensor better.
+    for (int64_t t = 0; t < shape.time; ++t) {
       if (t % chunk == 0) save_sums(s, t / chunk);
-      const int64_t rows = std::min(kRows, shape.time - t);
       for (int64_t j = 0; j < s.vectors; ++j) {
-        RunningSum<V> sum = s.load_sums(s.sums + j * 3 * s.lanes);
-        for (int64_t r = 0; r < rows; ++r) {
-          const V key = s.load_key(s.sources.key(t + r), j);
-          AddSource(d, sum, key, s.load_value(s.sources.value(t + r), j));
-          write_row(s, t + r, j, sum.num, sum.den, hn::Zero(d));
-        }
-        s.store_sums(sum, s.sums + j * 3 * s.lanes);
+        T* at = s.sums + j * 3 * s.lanes;
+        RunningSum<V> sum = s.load_sums(at);
+        AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
+        write_row(s, t, j, sum.num, sum.den, hn::Zero(d));
+        s.store_sums(sum, at);
       }
     }
     write_state(s);
@@ -132,6 +137,7 @@ class ForwardTask {
         const int64_t rows = std::min(kRows, end - tb);
         s.prepare_block(tb, rows, begin);
         for (int64_t j = 0; j < s.vectors; ++j) {
+          prefetch(s, j, tb + kRows);
           s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
             write_row(s, tb + r, j, row.num, row.den, row.value_exponent);
           });

@@ -43,8 +43,8 @@ inline std::vector<WindowTask> window_tasks(const WindowShape& s, int64_t width)
   return tasks;
 }
 
-/// Channels per task where only the speed depends on it: whole rows unless threads would idle. A key that serves its
-/// whole head keeps the head together.
+/// Channels per task: whole rows unless threads would idle (stripes of 128 channels measured half as fast: memory likes
+/// whole rows). A key that serves its whole head keeps the head together.
 template <typename T>
 int64_t split_channels(const WindowShape& s, int64_t threads) {
   const int64_t width = s.channels / s.heads;
@@ -56,12 +56,31 @@ int64_t split_channels(const WindowShape& s, int64_t threads) {
   return (piece + kChannelAlign<T> - 1) / kChannelAlign<T> * kChannelAlign<T>;
 }
 
-/// Channels per task where the band's gradient sums over channels: the order of that sum hangs on it, so it is fixed.
+/// The band's gradient is summed over pieces of this many channels, then piece by piece in order: the order of the sum
+/// is fixed, however the pieces are dealt out to tasks.
 template <typename T>
-int64_t band_channels(const WindowShape& s) {
-  const int64_t width = s.channels / s.heads;
-  if (s.key_channels != s.channels) return width;
-  return std::min<int64_t>(width, 512 / static_cast<int64_t>(sizeof(T)));
+constexpr int64_t kBandChannels = 512 / static_cast<int64_t>(sizeof(T));
+
+/// Channels per task of a backward that wants the band's gradient: split_channels in whole pieces.
+template <typename T>
+int64_t split_band_channels(const WindowShape& s, int64_t threads) {
+  return (split_channels<T>(s, threads) + kBandChannels<T> - 1) / kBandChannels<T> * kBandChannels<T>;
+}
+
+template <typename T>
+int64_t band_pieces(int64_t width) {
+  return (width + kBandChannels<T> - 1) / kBandChannels<T>;
+}
+
+/// Whether a task's output rows may be written past the caches: no reader is near (a tensor of this size does not stay
+/// in a cache anyway), and every store is a whole vector on its own boundary, so that no line is fetched to be written.
+template <typename T>
+bool streams_past_caches(const WindowShape& s, const T* first, int64_t stride, int64_t width) {
+  constexpr int64_t kElements = 4 << 20;
+  constexpr int64_t kLine = 64;
+  const auto whole = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(T)) % kLine == 0; };
+  return s.batch * s.time * s.channels >= kElements && reinterpret_cast<uintptr_t>(first) % kLine == 0 &&
+         whole(stride) && whole(width);
 }
 
 }  // namespace aft::ops

@@ -23,6 +23,7 @@
 #include <limits>
 
 #include "aft/ops/window.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
@@ -153,6 +154,16 @@ class Stripe {
     return key_per_head ? hn::Set(d, *row) : LoadSome(d, row + j * lanes, count(j));
   }
   V load_value(const T* row, int64_t j) const { return LoadSome(d, row + j * lanes, count(j)); }
+
+  // Rows [t, t + kRows) of a tensor that starts at `rows`: fetched a block ahead, since a block walks several rows at
+  // once in strides that hardware prefetchers follow badly (measured: a third of the time was spent waiting).
+  void prefetch(const T* rows, int64_t stride, int64_t j, int64_t t) const {
+    for (int64_t r = 0; r < kRows; ++r) hwy::Prefetch(rows + (t + r) * stride + j * lanes);
+  }
+  void prefetch_sources(int64_t j, int64_t t) const {
+    prefetch(sources.k, sources.k_stride, key_per_head ? 0 : j, t);
+    prefetch(sources.v, sources.v_stride, j, t);
+  }
 
   RunningSum<V> load_sums(const T* at) const {
     return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes)};
@@ -323,6 +334,7 @@ class Stripe {
   // called for every row in order.
   template <class Emit>
   void causal_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, const Emit& emit) {
+    prefetch_sources(j, tb + kRows);
     SplitExp<V> e[kRows];
     V value[kRows];
     bool raise = false;

@@ -68,7 +68,7 @@ class Attention final : public Mixer {
     static thread_local std::vector<float> scores;
     scores.resize(static_cast<size_t>(count * sources));
     if (count == 1) {
-      kernels::matvec(keys, sources, width_, width_, query, nullptr, scores.data());
+      kernels::matvec(keys, sources, width_, width_, query, nullptr, false, scores.data());
       kernels::softmax(scale, sources, scores.data());
       kernels::weighted_sum(values, sources, width_, width_, scores.data(), out);
       return;
