@@ -16,8 +16,9 @@ namespace aft::ops::test {
 /// plain computation in the same dtype, both against a reference of higher precision; with a floor of 2 ulp of the
 /// largest summand. Errors are pooled by the key given (operator, dtype, class of input, ...) and the output.
 ///
-/// Pools are judged on absolute errors: that is the rule. Ordinary inputs are judged on errors in ulp of every element's
-/// own largest summand as well, so that neither large nor small elements hide the others (check_each_summand).
+/// Pools are judged on absolute errors: that is the rule. Ordinary inputs are judged on errors in ulp of every
+/// element's own largest summand as well, so that neither large nor small elements hide the others
+/// (check_each_summand).
 template <typename T>
 class ErrorRule {
  public:

@@ -48,9 +48,9 @@ struct WindowShape {
   int64_t heads = 1;         // H, divides d; channel c belongs to head c / (d / H)
   int64_t key_channels = 0;  // d, or H: one key per head
   bool causal = true;
-  bool has_band = false;     // false: simple, left = right = 0
-  int64_t left = 0;          // reach of the window to earlier sources, >= 0
-  int64_t right = 0;         // reach to later sources, >= 0; 0 if causal
+  bool has_band = false;  // false: simple, left = right = 0
+  int64_t left = 0;       // reach of the window to earlier sources, >= 0
+  int64_t right = 0;      // reach to later sources, >= 0; 0 if causal
   Gate gate = Gate::kSigmoid;
 };
 
@@ -70,8 +70,8 @@ struct WindowForward {
 template <typename T>
 struct WindowBackward {
   WindowShape shape;
-  Rows<const T> q, k, v;         // as in the forward
-  Rows<const T> grad_y;          // [B, T, d]
+  Rows<const T> q, k, v;           // as in the forward
+  Rows<const T> grad_y;            // [B, T, d]
   Rows<T> grad_q, grad_k, grad_v;  // overwritten; grad_q unused with Gate::kNone
   Band<const T> band;
   Band<T> grad_band;             // overwritten, all rows of the table; data null: not wanted
