@@ -198,7 +198,7 @@ class BackwardTask {
         for (int64_t j = 0; j < vectors; ++j)
           leave_final(s, j, end - begin, hn::Load(d, s.sums + j * kSumParts * lanes));
       }
-      scale_targets(s, begin, std::min(rows_capacity, target_end() - begin));
+      scale_targets(s, begin, end, std::min(rows_capacity, target_end() - begin));
       if (!causal) sum_earlier(s, blocks);
       if (grad_band != nullptr) band_gradient(s, begin, end);
       for (int64_t source = begin + (end - begin - 1) / kRows * kRows; source >= begin; source -= kRows) {
@@ -260,7 +260,7 @@ class BackwardTask {
   }
 
   // a' and b' of the chunk's rows and of the later ones its sources see; which vectors are out of range.
-  void scale_targets(const Stripe<D>& s, int64_t begin, int64_t rows) const {
+  void scale_targets(Stripe<D>& s, int64_t begin, int64_t end, int64_t rows) const {
     const V limit = hn::Set(d, kRangeLimit<T>);
     for (int64_t j = 0; j < vectors; ++j) {
       const V m = hn::Load(d, s.scale + j * 2 * lanes);
@@ -276,7 +276,9 @@ class BackwardTask {
       }
       // The band's gradient takes a' 2^X: it must not overflow either.
       const V x = hn::Load(d, s.scale + j * 2 * lanes + lanes);
-      exact[j] = s.redo && !hn::AllFalse(d, hn::Gt(hn::Add(peak, hn::Max(x, hn::Zero(d))), limit));
+      const auto beyond = hn::Gt(hn::Add(peak, hn::Max(x, hn::Zero(d))), limit);
+      exact[j] = s.redo && !hn::AllFalse(d, beyond);
+      if (exact[j]) s.redone += (end - begin) * static_cast<int64_t>(hn::CountTrue(d, beyond));
     }
   }
 
