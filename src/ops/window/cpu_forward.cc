@@ -57,11 +57,11 @@ class ForwardTask {
   bool streams = false;
   D d;
 
-  void write_row(const Stripe<D>& s, int64_t t, int64_t j, V num, V den, V value_exponent) const {
+  void write_row(const Stripe<D>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
     const int64_t at = j * s.lanes;
     const V query = p.shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
     const V out = GatedRatio(d, p.shape.gate, query, num, den);
-    StoreOut(hn::Mul(out, Pow2(d, value_exponent)), d, y + t * p.y.time_stride + at, s.count(j), streams);
+    StoreOut(hn::Mul(out, value_scale), d, y + t * p.y.time_stride + at, s.count(j), streams);
   }
 
   void prefetch(const Stripe<D>& s, int64_t j, int64_t t) const {
@@ -97,7 +97,7 @@ class ForwardTask {
         T* at = s.sums + j * kSumParts * s.lanes;
         RunningSum<V> sum = s.load_sums(at);
         AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
-        write_row(s, t, j, sum.num, sum.den, hn::Zero(d));
+        write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
         s.store_sums(sum, at);
       }
     }
@@ -113,7 +113,7 @@ class ForwardTask {
       for (int64_t t = 0; t < shape.time; ++t) {
         AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
       }
-      for (int64_t t = 0; t < shape.time; ++t) write_row(s, t, j, sum.num, sum.den, hn::Zero(d));
+      for (int64_t t = 0; t < shape.time; ++t) write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
     }
   }
 
@@ -141,7 +141,7 @@ class ForwardTask {
         for (int64_t j = 0; j < s.vectors; ++j) {
           prefetch(s, j, tb + kRows);
           s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
-            write_row(s, tb + r, j, row.num, row.den, row.value_exponent);
+            write_row(s, tb + r, j, row.num, row.den, row.value_scale);
           });
         }
       }
@@ -164,7 +164,7 @@ class ForwardTask {
       s.prepare_block(tb, rows, 0);
       for (int64_t j = 0; j < s.vectors; ++j) {
         s.whole_block(j, tb, rows, 0, tb / kRows, [&](int64_t r, const RowSums<V>& row) {
-          write_row(s, tb + r, j, row.num, row.den, row.value_exponent);
+          write_row(s, tb + r, j, row.num, row.den, row.value_scale);
         });
       }
     }

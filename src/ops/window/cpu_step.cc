@@ -45,7 +45,7 @@ void StepTask(const WindowStep<T>& p, const WindowTask& task) {
       }
     } else {
       AddSource(d, sum, s.load_key(s.sources.key(0), j), s.load_value(s.sources.value(0), j));
-      row = {sum.den, sum.num, sum.max, hn::Zero(d)};
+      row = {sum.den, sum.num, sum.max, hn::Set(d, T(1))};
     }
     const int64_t at = j * s.lanes;
     const int64_t n = s.count(j);

@@ -56,10 +56,10 @@ struct Sources {
   const T* value(int64_t s) const { return s >= 0 ? v + s * v_stride : ring_v + slot(s) * ring_v_stride; }
 };
 
-// What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^(exponent + value_exponent).
+// What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^exponent value_scale.
 template <class V>
 struct RowSums {
-  V den, num, exponent, value_exponent;
+  V den, num, exponent, value_scale;
 };
 
 // Weights of the rows of a chunk and, block by block, as the kernels want them.
@@ -247,20 +247,26 @@ class Stripe {
     }
   }
 
-  // Stores K and KV of source s under the current scales.
-  void store_source(int64_t j, int64_t s, const SplitExp<V>& e, V value) const {
+  // M, and 2^-X, 2^X, 2^(X + 1).
+  struct Scales {
+    V m, to_x, from_x, bound;
+  };
+  Scales load_scales(int64_t j) const {
     const T* at = scale + j * 2 * lanes;
-    const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, hn::Load(d, at))));
-    const V x = Pow2(d, hn::Neg(hn::Load(d, at + lanes)));
-    T* to = slot(j, s);
-    hn::Store(k, d, to);
-    hn::Store(hn::Mul(k, hn::Mul(value, x)), d, to + lanes);
+    const V from_x = Pow2(d, hn::Load(d, at + lanes));
+    return {hn::Load(d, at), Pow2(d, hn::Neg(hn::Load(d, at + lanes))), from_x, hn::Add(from_x, from_x)};
   }
 
-  bool exceeds_scale(int64_t j, V n, V value) const {
-    const T* at = scale + j * 2 * lanes;
-    const V bound = Pow2(d, hn::Add(hn::Load(d, at + lanes), hn::Set(d, T(1))));
-    return !hn::AllFalse(d, hn::Or(hn::Gt(n, hn::Load(d, at)), hn::Ge(hn::Abs(value), bound)));
+  // Stores K and KV of source s under the scales.
+  void store_source(int64_t j, int64_t s, const SplitExp<V>& e, V value, const Scales& scales) const {
+    const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, scales.m)));
+    T* to = slot(j, s);
+    hn::Store(k, d, to);
+    hn::Store(hn::Mul(k, hn::Mul(value, scales.to_x)), d, to + lanes);
+  }
+
+  bool exceeds(const Scales& scales, V n, V value) const {
+    return !hn::AllFalse(d, hn::Or(hn::Gt(n, scales.m), hn::Ge(hn::Abs(value), scales.bound)));
   }
 
   // Raises M and X where source (n, value) exceeds them and rescales what is stored of the sources [begin, end).
@@ -289,8 +295,8 @@ class Stripe {
       const V key = load_key(sources.key(s), j);
       const V value = MaskAbsent(d, key, load_value(sources.value(s), j));
       const SplitExp<V> e = Split(d, key);
-      if (exceeds_scale(j, e.n, value)) raise_scale(j, e.n, value, begin, s);
-      store_source(j, s, e, value);
+      if (exceeds(load_scales(j), e.n, value)) raise_scale(j, e.n, value, begin, s);
+      store_source(j, s, e, value, load_scales(j));
     }
   }
 
@@ -310,7 +316,7 @@ class Stripe {
       hn::Store(x, d, scale + j * 2 * lanes + lanes);
       for (int64_t s = 0; s < shape.time; ++s) {
         const V key = load_key(sources.key(s), j);
-        store_source(j, s, Split(d, key), MaskAbsent(d, key, load_value(sources.value(s), j)));
+        store_source(j, s, Split(d, key), MaskAbsent(d, key, load_value(sources.value(s), j)), load_scales(j));
       }
       RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
       store_sums(sum, sums + j * kSumParts * lanes);
@@ -343,11 +349,12 @@ class Stripe {
     SplitExp<V> e[kRows];
     V value[kRows];
     bool raise = false;
+    const Scales scales = load_scales(j);
     for (int64_t r = 0; r < rows; ++r) {
       const V key = load_key(sources.key(tb + r), j);
       value[r] = MaskAbsent(d, key, load_value(sources.value(tb + r), j));
       e[r] = Split(d, key);
-      raise = raise || exceeds_scale(j, e[r].n, value[r]);
+      raise = raise || exceeds(scales, e[r].n, value[r]);
     }
     T* sum_at = sums + j * kSumParts * lanes;
     RunningSum<V> outside = load_sums(sum_at);
@@ -355,19 +362,25 @@ class Stripe {
     const int64_t skip = begin - (tb - shape.left);
     const T* w = weights.block + skip * kRows;
     if (HWY_LIKELY(!raise)) {
-      for (int64_t r = 0; r < rows; ++r) store_source(j, tb + r, e[r], value[r]);
+      for (int64_t r = 0; r < rows; ++r) store_source(j, tb + r, e[r], value[r], scales);
       for (int64_t r = rows; r < kRows; ++r) clear_source(j, tb + r);
       V den[kRows], num[kRows];
       accumulate(w, slot(j, begin), tb - begin, den, num);
       triangle(weights.block + shape.left * kRows, slot(j, tb), den, num);
-      for (int64_t r = 0; r < rows; ++r) finish(j, tb, r, prepared, den[r], num[r], outside, nullptr, emit);
+      const Outside beyond = scale_outside(outside, scales);
+      for (int64_t r = 0; r < rows; ++r) {
+        finish(j, tb, r, prepared, den[r], num[r], scales, beyond, outside, nullptr, emit);
+      }
     } else {
       for (int64_t r = 0; r < rows; ++r) {
-        if (exceeds_scale(j, e[r].n, value[r])) raise_scale(j, e[r].n, value[r], std::min(begin, keep_from), tb + r);
-        store_source(j, tb + r, e[r], value[r]);
+        if (exceeds(load_scales(j), e[r].n, value[r])) {
+          raise_scale(j, e[r].n, value[r], std::min(begin, keep_from), tb + r);
+        }
+        const Scales raised = load_scales(j);
+        store_source(j, tb + r, e[r], value[r], raised);
         V den, num;
         accumulate_row(w + r, slot(j, begin), tb + r + 1 - begin, den, num);
-        finish(j, tb, r, prepared, den, num, outside, nullptr, emit);
+        finish(j, tb, r, prepared, den, num, raised, scale_outside(outside, raised), outside, nullptr, emit);
       }
     }
     for (int64_t r = 0; r < rows; ++r) {
@@ -389,7 +402,14 @@ class Stripe {
     const T* w = weights.block + (begin - (tb - shape.left)) * kRows;
     V den[kRows], num[kRows];
     accumulate(w, slot(j, begin), end - begin, den, num);
-    for (int64_t r = 0; r < rows; ++r) finish(j, tb, r, prepared, den[r], num[r], before, &later, emit);
+    const Scales scales = load_scales(j);
+    Outside beyond = scale_outside(before, scales);
+    const Outside beyond_later = scale_outside(later, scales);
+    beyond.den = hn::Add(beyond.den, beyond_later.den);
+    beyond.num = hn::Add(beyond.num, beyond_later.num);
+    for (int64_t r = 0; r < rows; ++r) {
+      finish(j, tb, r, prepared, den[r], num[r], scales, beyond, before, &later, emit);
+    }
     for (int64_t r = 0; r < rows; ++r) {
       const int64_t s = tb - shape.left + r;
       if (s >= 0) AddSource(d, before, load_key(sources.key(s), j), load_value(sources.value(s), j));
@@ -458,32 +478,31 @@ class Stripe {
                                                      : hn::IfThenElseZero(hn::FirstN(tag, static_cast<size_t>(n)), v);
   }
 
-  void add_outside(const RunningSum<V>& s, V m, V v_scale, V weight, V& den, V& num) const {
-    const V scaled = hn::Mul(weight, Pow2(d, hn::Sub(s.max, m)));
-    den = hn::MulAdd(s.den, scaled, den);
-    num = hn::MulAdd(hn::Mul(s.num, v_scale), scaled, num);
+  // What lies outside the block's union, under M and X.
+  struct Outside {
+    V den, num;
+  };
+  Outside scale_outside(const RunningSum<V>& s, const Scales& scales) const {
+    const V scaled = Pow2(d, hn::Sub(s.max, scales.m));
+    return {hn::Mul(s.den, scaled), hn::Mul(hn::Mul(s.num, scales.to_x), scaled)};
   }
 
-  // Adds what lies outside the block's union, checks the certificate and redoes the row if it fails.
+  // Adds what lies outside, checks the certificate and redoes the row if it fails.
   template <class Emit>
-  HWY_INLINE void finish(int64_t j, int64_t tb, int64_t r, int64_t prepared, V den, V num, const RunningSum<V>& outside,
-                         const RunningSum<V>* later, const Emit& emit) {
-    const T* at = scale + j * 2 * lanes;
-    const V m = hn::Load(d, at);
-    const V x = hn::Load(d, at + lanes);
-    const V v_scale = Pow2(d, hn::Neg(x));
+  HWY_INLINE void finish(int64_t j, int64_t tb, int64_t r, int64_t prepared, V den, V num, const Scales& scales,
+                         const Outside& beyond, const RunningSum<V>& outside, const RunningSum<V>* later,
+                         const Emit& emit) {
     const V weight = hn::Set(d, weights.outside[tb + r - prepared]);
-    add_outside(outside, m, v_scale, weight, den, num);
-    if (later != nullptr) add_outside(*later, m, v_scale, weight, den, num);
-    RowSums<V> row = {den, num, hn::Add(m, hn::Set(d, weights.exponent[tb + r - prepared])), x};
-    const auto failed = hn::Lt(den, hn::Set(d, kCertificate<T>));  // NaN passes: redone it would be NaN again
+    RowSums<V> row = {hn::MulAdd(beyond.den, weight, den), hn::MulAdd(beyond.num, weight, num),
+                      hn::Add(scales.m, hn::Set(d, weights.exponent[tb + r - prepared])), scales.from_x};
+    const auto failed = hn::Lt(row.den, hn::Set(d, kCertificate<T>));  // NaN passes: redone it would be NaN again
     if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
       redone += static_cast<int64_t>(hn::CountTrue(d, failed));
       const RowSums<V> right = exact_row(j, tb, r, outside, later);
       row.den = hn::IfThenElse(failed, right.den, row.den);
       row.num = hn::IfThenElse(failed, right.num, row.num);
       row.exponent = hn::IfThenElse(failed, right.exponent, row.exponent);
-      row.value_exponent = hn::IfThenElse(failed, right.value_exponent, row.value_exponent);
+      row.value_scale = hn::IfThenElse(failed, right.value_scale, row.value_scale);
     }
     emit(r, row);
   }
@@ -529,10 +548,14 @@ class Stripe {
       den = hn::Add(den, term);
       num = hn::MulAdd(term, MaskAbsent(d, key, load_value(sources.value(s), j)), num);
     }
-    const V one = hn::Set(d, T(1));
-    add_outside(outside, max, one, one, den, num);
-    if (later != nullptr) add_outside(*later, max, one, one, den, num);
-    return {den, num, max, hn::Zero(d)};
+    const auto add = [&](const RunningSum<V>& sum) {
+      const V scaled = Pow2(d, hn::Sub(sum.max, max));
+      den = hn::MulAdd(sum.den, scaled, den);
+      num = hn::MulAdd(sum.num, scaled, num);
+    };
+    add(outside);
+    if (later != nullptr) add(*later);
+    return {den, num, max, hn::Set(d, T(1))};
   }
 };
 
