@@ -31,6 +31,8 @@ class ForwardTask {
   ForwardTask(const WindowForward<T>& params, const WindowTask& window_task) : p(params), task(window_task) {
     if (p.q.data != nullptr) q = p.q.data + task.batch * p.q.batch_stride + task.begin;
     y = p.y.data + task.batch * p.y.batch_stride + task.begin;
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    vectors = (task.end - task.begin + lanes - 1) / lanes;
     streams = streams_past_caches(p.shape, y, p.y.time_stride, task.end - task.begin);
   }
 
@@ -56,6 +58,8 @@ class ForwardTask {
   T* y = nullptr;
   bool streams = false;
   D d;
+  int64_t vectors = 0;  // that hold the task's channels
+  int64_t panel_vectors = kPanelChannels<T> / static_cast<int64_t>(hn::Lanes(D()));
 
   void write_row(const Stripe<D>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
     const int64_t at = j * s.lanes;
@@ -79,14 +83,14 @@ class ForwardTask {
     }
   }
 
-  Stripe<D> stripe(Scratch& scratch, int64_t window_rows, int64_t weight_rows, int64_t blocks) const {
-    return Stripe<D>(p.shape, task, p.k, p.v, p.band, p.initial_state, window_rows, weight_rows, blocks, scratch);
+  Stripe<D> stripe(Scratch& scratch, const typename Stripe<D>::Room& room) const {
+    return Stripe<D>(p.shape, task, p.k, p.v, p.band, p.initial_state, room, scratch);
   }
 
   void simple_causal() {
     const WindowShape& shape = p.shape;
-    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, 0, 0, 0));
-    Stripe<D> s = stripe(scratch, 0, 0, 0);
+    Scratch scratch(Stripe<D>::bytes(shape, task, {}));
+    Stripe<D> s = stripe(scratch, {});
     for (int64_t j = 0; j < s.vectors; ++j)
       s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * kSumParts * s.lanes);
     const int64_t chunk = chunk_rows(shape);
@@ -106,8 +110,8 @@ class ForwardTask {
 
   void simple_whole() {
     const WindowShape& shape = p.shape;
-    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, 0, 0, 0));
-    Stripe<D> s = stripe(scratch, 0, 0, 0);
+    Scratch scratch(Stripe<D>::bytes(shape, task, {}));
+    Stripe<D> s = stripe(scratch, {});
     for (int64_t j = 0; j < s.vectors; ++j) {
       RunningSum<V> sum = s.initial_sums({}, j);
       for (int64_t t = 0; t < shape.time; ++t) {
@@ -120,9 +124,9 @@ class ForwardTask {
   void banded_causal() {
     const WindowShape& shape = p.shape;
     const int64_t chunk = chunk_rows(shape);
-    const int64_t capacity = shape.left + chunk + kRows;
-    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, capacity, chunk, 0));
-    Stripe<D> s = stripe(scratch, capacity, chunk, 0);
+    const typename Stripe<D>::Room room = {vectors, shape.left + chunk + kRows, chunk, 0};
+    Scratch scratch(Stripe<D>::bytes(shape, task, room));
+    Stripe<D> s = stripe(scratch, room);
     s.redo = redo_enabled();
     s.base = -shape.left;
     for (int64_t j = 0; j < s.vectors; ++j) {
@@ -134,15 +138,17 @@ class ForwardTask {
     for (int64_t begin = 0; begin < shape.time; begin += chunk) {
       const int64_t end = std::min(begin + chunk, shape.time);
       save_sums(s, begin / chunk);
-      s.prepare_rows(begin, end);
-      for (int64_t tb = begin; tb < end; tb += kRows) {
-        const int64_t rows = std::min(kRows, end - tb);
-        s.prepare_block(tb, rows, begin);
-        for (int64_t j = 0; j < s.vectors; ++j) {
-          prefetch(s, j, tb + kRows);
-          s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
-            write_row(s, tb + r, j, row.num, row.den, row.value_scale);
-          });
+      s.prepare_rows(begin, begin + whole_blocks(end - begin));
+      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
+        const int64_t panel_end = std::min(panel + panel_vectors, vectors);
+        for (int64_t tb = begin; tb < end; tb += kRows) {
+          const int64_t rows = std::min(kRows, end - tb);
+          for (int64_t j = panel; j < panel_end; ++j) {
+            prefetch(s, j, tb + kRows);
+            s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
+              write_row(s, tb + r, j, row.num, row.den, row.value_scale);
+            });
+          }
         }
       }
       s.move_window(end - shape.left, end);
@@ -153,19 +159,24 @@ class ForwardTask {
 
   void banded_whole() {
     const WindowShape& shape = p.shape;
-    const int64_t blocks = (shape.time + kRows - 1) / kRows;
-    const int64_t capacity = shape.time + kRows;
-    Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, capacity, shape.time, blocks));
-    Stripe<D> s = stripe(scratch, capacity, shape.time, blocks);
+    const int64_t rows_end = whole_blocks(shape.time);
+    const typename Stripe<D>::Room room = {std::min(vectors, panel_vectors), rows_end + kRows, rows_end,
+                                           rows_end / kRows};
+    Scratch scratch(Stripe<D>::bytes(shape, task, room));
+    Stripe<D> s = stripe(scratch, room);
     s.redo = redo_enabled();
-    s.prepare_whole();
-    for (int64_t tb = 0; tb < shape.time; tb += kRows) {
-      const int64_t rows = std::min(kRows, shape.time - tb);
-      s.prepare_block(tb, rows, 0);
-      for (int64_t j = 0; j < s.vectors; ++j) {
-        s.whole_block(j, tb, rows, 0, tb / kRows, [&](int64_t r, const RowSums<V>& row) {
-          write_row(s, tb + r, j, row.num, row.den, row.value_scale);
-        });
+    s.prepare_rows(0, rows_end);
+    for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
+      const int64_t panel_end = std::min(panel + panel_vectors, vectors);
+      s.first_vector = panel;
+      s.prepare_whole(panel, panel_end);
+      for (int64_t tb = 0; tb < shape.time; tb += kRows) {
+        const int64_t rows = std::min(kRows, shape.time - tb);
+        for (int64_t j = panel; j < panel_end; ++j) {
+          s.whole_block(j, tb, rows, 0, tb / kRows, [&](int64_t r, const RowSums<V>& row) {
+            write_row(s, tb + r, j, row.num, row.den, row.value_scale);
+          });
+        }
       }
     }
     count_redone(s.redone, shape.time * s.width);

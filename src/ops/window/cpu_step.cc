@@ -27,8 +27,8 @@ void StepTask(const WindowStep<T>& p, const WindowTask& task) {
   const WindowShape& shape = p.shape;
   const State<const T> before = {p.state.position, p.state.max,      p.state.den,
                                  p.state.num,      p.state.ring_key, p.state.ring_value};
-  Scratch scratch(Stripe<D>::bytes(shape, task.end - task.begin, 0, 0, 0));
-  Stripe<D> s(shape, task, p.k, p.v, p.band, before, 0, 0, 0, scratch);
+  Scratch scratch(Stripe<D>::bytes(shape, task, {}));
+  Stripe<D> s(shape, task, p.k, p.v, p.band, before, {}, scratch);
   const T* q = p.q.data + (p.q.data == nullptr ? 0 : task.batch * p.q.batch_stride + task.begin);
   T* y = p.y.data + task.batch * p.y.batch_stride + task.begin;
   const int64_t first = s.sources.first;

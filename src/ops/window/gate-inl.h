@@ -51,29 +51,25 @@ HWY_INLINE V GatedRatio(D d, Gate gate, V q, V num, V den) {
   return hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), hn::Div(top, bottom));
 }
 
-// Value and slope of the gate at q.
+// gate = top / bottom, its slope = slope / bottom^2.
 template <class V>
-struct GateValue {
-  V value, slope;
+struct GateSlope {
+  V top, slope, bottom;
 };
 
 template <class D, class V = hn::Vec<D>>
-HWY_INLINE GateValue<V> EvaluateGate(D d, Gate gate, V q) {
+HWY_INLINE GateSlope<V> EvaluateGate(D d, Gate gate, V q) {
   using T = hn::TFromD<D>;
+  const V zero = hn::Zero(d);
   const V one = hn::Set(d, T(1));
   if (gate == Gate::kSigmoid) {
-    // sigmoid = top / bottom, 1 - sigmoid = (1 or z, the other one) / bottom.
     const V z = ExpNegative(d, hn::Neg(hn::Abs(q)));
-    const V inverse = hn::Div(one, hn::Add(one, z));
-    const auto negative = hn::Lt(q, hn::Zero(d));
-    const V value = hn::Mul(hn::IfThenElse(negative, z, one), inverse);
-    return {value, hn::Mul(value, hn::Mul(hn::IfThenElse(negative, one, z), inverse))};
+    return {hn::IfThenElse(hn::Lt(q, zero), z, one), z, hn::Add(one, z)};
   }
   if (gate == Gate::kRelu) {
-    const V zero = hn::Zero(d);
-    return {Relu(d, q), hn::IfThenElse(hn::Gt(q, zero), one, hn::IfThenZeroElse(hn::Le(q, zero), q))};
+    return {Relu(d, q), hn::IfThenElse(hn::Gt(q, zero), one, hn::IfThenZeroElse(hn::Le(q, zero), q)), one};
   }
-  return {one, hn::Zero(d)};
+  return {one, zero, one};
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE

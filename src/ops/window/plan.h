@@ -23,6 +23,9 @@ constexpr int64_t kChannelAlign = 64 / static_cast<int64_t>(sizeof(T));
 /// Rows between two saved running sums: 3 / chunk of a tensor is saved for the backward.
 inline int64_t chunk_rows(const WindowShape& s) { return std::clamp<int64_t>((s.left + 63) / 64 * 64, 64, 256); }
 
+/// Rows of the blocks that cover `rows`.
+inline int64_t whole_blocks(int64_t rows) { return (rows + kRows - 1) / kRows * kRows; }
+
 inline int64_t chunk_count(const WindowShape& s) { return (s.time + chunk_rows(s) - 1) / chunk_rows(s); }
 
 /// One batch row, one head, channels [begin, end).
@@ -56,20 +59,22 @@ int64_t split_channels(const WindowShape& s, int64_t threads) {
   return (piece + kChannelAlign<T> - 1) / kChannelAlign<T> * kChannelAlign<T>;
 }
 
-/// The band's gradient is summed over pieces of this many channels, then piece by piece in order: the order of the sum
-/// is fixed, however the pieces are dealt out to tasks.
+/// Channels of a panel. A task does a chunk's rows panel by panel, so that all a chunk needs stays in the second-level
+/// cache (512 bytes a row: about half of 1 MiB in the backward), while memory still sees whole rows within a chunk.
+/// The band's gradient is summed over the channels of a panel, then panel by panel in order: the order of the sum is
+/// fixed, however the panels are dealt out to tasks.
 template <typename T>
-constexpr int64_t kBandChannels = 512 / static_cast<int64_t>(sizeof(T));
+constexpr int64_t kPanelChannels = 512 / static_cast<int64_t>(sizeof(T));
 
-/// Channels per task of a backward that wants the band's gradient: split_channels in whole pieces.
 template <typename T>
-int64_t split_band_channels(const WindowShape& s, int64_t threads) {
-  return (split_channels<T>(s, threads) + kBandChannels<T> - 1) / kBandChannels<T> * kBandChannels<T>;
+int64_t panel_count(int64_t width) {
+  return (width + kPanelChannels<T> - 1) / kPanelChannels<T>;
 }
 
+/// Channels per task of a backward that wants the band's gradient: split_channels in whole panels.
 template <typename T>
-int64_t band_pieces(int64_t width) {
-  return (width + kBandChannels<T> - 1) / kBandChannels<T>;
+int64_t split_band_channels(const WindowShape& s, int64_t threads) {
+  return panel_count<T>(split_channels<T>(s, threads)) * kPanelChannels<T>;
 }
 
 /// Whether a task's output rows may be written past the caches: no reader is near (a tensor of this size does not stay

@@ -62,14 +62,22 @@ struct RowSums {
   V den, num, exponent, value_scale;
 };
 
-// Weights of the rows of a chunk and, block by block, as the kernels want them.
+// Weights of the rows of a chunk. The rows of a block see windows that are shifted against each other; so that a block
+// can walk the union of them, each row is padded by what lies next to its window: 2^-W, or 0 for a future source.
 template <typename T>
 struct Weights {
+  static constexpr int64_t kPad = kRows - 1;
+
   int64_t span = 0;       // J = left + 1 + right
-  T* row = nullptr;       // [rows][J]: w~ = e^w 2^-W; 0 where the source does not exist
+  T* padded = nullptr;    // [rows][kPad + J + kPad]: w~ = e^w 2^-W; 0 where the source does not exist
   T* exponent = nullptr;  // [rows]: W
   T* outside = nullptr;   // [rows]: 2^-W
-  T* block = nullptr;     // [left + right + kRows][kRows]: source i of the block against its targets
+
+  static int64_t stride_of(int64_t span) { return span + 2 * kPad; }
+  int64_t stride() const { return stride_of(span); }
+  // Weight j of row i, j in [-kPad, J + kPad). A step to the next row and one source back stays on the same source.
+  T* at(int64_t i, int64_t j) const { return padded + i * stride() + kPad + j; }
+  int64_t next_row() const { return stride() - 1; }
 };
 
 constexpr int64_t kSumParts = 5;  // vectors of a RunningSum in memory
@@ -91,8 +99,9 @@ class Stripe {
   int64_t width = 0;    // channels of the task
   int64_t vectors = 0;  // vectors that hold them
   int64_t capacity = 0;
-  int64_t base = 0;     // source in slot 0 of the window buffer
-  T* window = nullptr;  // [vectors][capacity][2][lanes]: K, KV
+  int64_t base = 0;          // source in slot 0 of the window buffer
+  int64_t first_vector = 0;  // vector in row 0 of the window buffer
+  T* window = nullptr;       // [vectors of a panel or all][capacity][2][lanes]: K, KV
   T* scale = nullptr;   // [vectors][2][lanes]: M, X
   T* sums = nullptr;    // [vectors][kSumParts][lanes]: running sums of the sources before the window
   T* after = nullptr;   // not causal: [blocks][vectors][kSumParts][lanes], sources after each block's window
@@ -102,20 +111,28 @@ class Stripe {
   bool redo = true;
   int64_t redone = 0;
 
-  static size_t bytes(const WindowShape& s, int64_t channels, int64_t capacity, int64_t weight_rows, int64_t blocks) {
+  // What a stripe takes from its scratch.
+  struct Room {
+    int64_t window_vectors = 0;  // vectors whose window is held at a time
+    int64_t window_rows = 0;
+    int64_t weight_rows = 0;
+    int64_t blocks = 0;  // not causal: blocks of targets
+  };
+
+  static size_t bytes(const WindowShape& s, const WindowTask& t, const Room& room) {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-    const int64_t vectors = (channels + lanes - 1) / lanes;
-    const int64_t reach = s.left + s.right + kRows;
-    return Scratch::padded<T>(vectors * capacity * 2 * lanes) + Scratch::padded<T>(vectors * 2 * lanes) +
-           Scratch::padded<T>(vectors * kSumParts * lanes) + Scratch::padded<T>(blocks * vectors * kSumParts * lanes) +
-           Scratch::padded<T>(reach * 2) + Scratch::padded<T>(weight_rows * (s.left + 1 + s.right)) +
-           2 * Scratch::padded<T>(weight_rows) + Scratch::padded<T>(reach * kRows);
+    const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
+    return Scratch::padded<T>(room.window_vectors * room.window_rows * 2 * lanes) +
+           Scratch::padded<T>(vectors * 2 * lanes) + Scratch::padded<T>(vectors * kSumParts * lanes) +
+           Scratch::padded<T>(room.blocks * vectors * kSumParts * lanes) +
+           Scratch::padded<T>((s.left + s.right + kRows) * 2) +
+           Scratch::padded<T>(room.weight_rows * Weights<T>::stride_of(s.left + 1 + s.right)) +
+           2 * Scratch::padded<T>(room.weight_rows);
   }
 
   Stripe(const WindowShape& s, const WindowTask& t, const Rows<const T>& k, const Rows<const T>& v,
-         const Band<const T>& w, const State<const T>& state, int64_t window_rows, int64_t weight_rows, int64_t blocks,
-         Scratch& scratch)
-      : shape(s), task(t), key_per_head(s.key_channels != s.channels), capacity(window_rows) {
+         const Band<const T>& w, const State<const T>& state, const Room& room, Scratch& scratch)
+      : shape(s), task(t), key_per_head(s.key_channels != s.channels), capacity(room.window_rows) {
     width = t.end - t.begin;
     vectors = (width + lanes - 1) / lanes;
     const int64_t key_begin = key_per_head ? t.head : t.begin;
@@ -136,21 +153,21 @@ class Stripe {
       band = w.data + t.head * w.head_stride + sources.position * w.row_stride;
       band_stride = w.row_stride;
     }
-    const int64_t reach = s.left + s.right + kRows;
-    window = scratch.take<T>(vectors * capacity * 2 * lanes);
+    window = scratch.take<T>(room.window_vectors * capacity * 2 * lanes);
     scale = scratch.take<T>(vectors * 2 * lanes);
     sums = scratch.take<T>(vectors * kSumParts * lanes);
-    after = scratch.take<T>(blocks * vectors * kSumParts * lanes);
-    exact = scratch.take<T>(reach * 2);
+    after = scratch.take<T>(room.blocks * vectors * kSumParts * lanes);
+    exact = scratch.take<T>((s.left + s.right + kRows) * 2);
     weights.span = s.left + 1 + s.right;
-    weights.row = scratch.take<T>(weight_rows * weights.span);
-    weights.exponent = scratch.take<T>(weight_rows);
-    weights.outside = scratch.take<T>(weight_rows);
-    weights.block = scratch.take<T>(reach * kRows);
+    weights.padded = scratch.take<T>(room.weight_rows * weights.stride());
+    weights.exponent = scratch.take<T>(room.weight_rows);
+    weights.outside = scratch.take<T>(room.weight_rows);
   }
 
   int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
-  T* slot(int64_t j, int64_t source) const { return window + (j * capacity + source - base) * 2 * lanes; }
+  T* slot(int64_t j, int64_t source) const {
+    return window + ((j - first_vector) * capacity + source - base) * 2 * lanes;
+  }
 
   V load_key(const T* row, int64_t j) const {
     return key_per_head ? hn::Set(d, *row) : LoadSome(d, row + j * lanes, count(j));
@@ -202,48 +219,34 @@ class Stripe {
     hn::Store(hn::Max(hn::Set(d, T(-100)), hn::Add(exponent, headroom)), d, at + lanes);
   }
 
-  // Weights of local rows [begin, end); row r of the arrays is local row begin + r.
+  // Weights of local rows [begin, end); row i of the arrays is local row begin + i. Rows past the last are the virtual
+  // target that the final sums are: it sees the sources before the ring, with weight 1.
   void prepare_rows(int64_t begin, int64_t end) {
     const int64_t span = weights.span;
     for (int64_t t = begin; t < end; ++t) {
-      const T* from = band + t * band_stride;
-      T* to = weights.row + (t - begin) * span;
+      T* to = weights.at(t - begin, 0);
       // Sources that exist: first <= t - left + j < T.
-      const int64_t low = std::max<int64_t>(0, sources.first - (t - shape.left));
-      const int64_t high = std::min(span, shape.time - (t - shape.left));
-      for (int64_t j = 0; j < low; ++j) to[j] = 0;
+      const int64_t low = t < shape.time ? std::max<int64_t>(0, sources.first - (t - shape.left)) : span;
+      const int64_t high = std::max(low, std::min(span, shape.time - (t - shape.left)));
+      const T* from = band + std::min(t, shape.time - 1) * band_stride;
       V max = hn::Zero(d);
       for (int64_t j = low; j < high; j += lanes) {
         const int64_t n = std::min(lanes, high - j);
         max = hn::Max(some(Split(d, LoadSome(d, from + j, n)).n, n), max);
       }
       const V w = hn::MaxOfLanes(d, max);
+      const T outside = hn::GetLane(Pow2(d, hn::Neg(w)));
+      std::fill(to - Weights<T>::kPad, to, outside);
+      std::fill(to, to + low, T(0));
       for (int64_t j = low; j < high; j += lanes) {
         const int64_t n = std::min(lanes, high - j);
         const SplitExp<V> e = Split(d, LoadSome(d, from + j, n));
         StoreSome(hn::Mul(e.p, Pow2(d, hn::Sub(e.n, w))), d, to + j, n);
       }
-      for (int64_t j = high; j < span; ++j) to[j] = 0;
+      std::fill(to + high, to + span, T(0));
+      std::fill(to + span, to + span + Weights<T>::kPad, shape.causal ? T(0) : outside);
       weights.exponent[t - begin] = hn::GetLane(w);
-      weights.outside[t - begin] = hn::GetLane(Pow2(d, hn::Neg(w)));
-    }
-  }
-
-  // Block of targets [tb, tb + rows): source i (at tb - left + i) against target r. Outside a target's window its
-  // weight is 1. prepared = local row of weights.row's first row.
-  void prepare_block(int64_t tb, int64_t rows, int64_t prepared) {
-    const int64_t reach = shape.left + shape.right + kRows;
-    for (int64_t r = 0; r < kRows; ++r) {
-      T* to = weights.block + r;
-      if (r >= rows) {
-        for (int64_t i = 0; i < reach; ++i) to[i * kRows] = 0;
-        continue;
-      }
-      const T* from = weights.row + (tb + r - prepared) * weights.span;
-      const T outside = weights.outside[tb + r - prepared];
-      for (int64_t i = 0; i < r; ++i) to[i * kRows] = outside;
-      for (int64_t j = 0; j < weights.span; ++j) to[(j + r) * kRows] = from[j];
-      for (int64_t i = r + weights.span; i < reach; ++i) to[i * kRows] = outside;
+      weights.outside[t - begin] = outside;
     }
   }
 
@@ -301,9 +304,8 @@ class Stripe {
   }
 
   // Not causal: one scale for the whole sequence, every source stored, the sums after each block's window.
-  void prepare_whole() {
-    prepare_rows(0, shape.time);
-    for (int64_t j = 0; j < vectors; ++j) {
+  void prepare_whole(int64_t begin_vector, int64_t end_vector) {
+    for (int64_t j = begin_vector; j < end_vector; ++j) {
       V m = hn::Set(d, kExponentFloor<T>);
       V x = hn::Set(d, T(-100));
       for (int64_t s = 0; s < shape.time; ++s) {
@@ -335,8 +337,7 @@ class Stripe {
   void move_window(int64_t begin, int64_t end) {
     for (int64_t j = 0; j < vectors; ++j) {
       const T* from = slot(j, begin);
-      T* to = window + j * capacity * 2 * lanes;
-      std::copy(from, from + (end - begin) * 2 * lanes, to);
+      std::copy(from, from + (end - begin) * 2 * lanes, slot(j, base));
     }
     base = begin;
   }
@@ -359,14 +360,13 @@ class Stripe {
     T* sum_at = sums + j * kSumParts * lanes;
     RunningSum<V> outside = load_sums(sum_at);
     const int64_t begin = std::max(sources.first, tb - shape.left);
-    const int64_t skip = begin - (tb - shape.left);
-    const T* w = weights.block + skip * kRows;
+    const T* w = weights.at(tb - prepared, begin - (tb - shape.left));
     if (HWY_LIKELY(!raise)) {
       for (int64_t r = 0; r < rows; ++r) store_source(j, tb + r, e[r], value[r], scales);
       for (int64_t r = rows; r < kRows; ++r) clear_source(j, tb + r);
       V den[kRows], num[kRows];
-      accumulate(w, slot(j, begin), tb - begin, den, num);
-      triangle(weights.block + shape.left * kRows, slot(j, tb), den, num);
+      accumulate(w, weights.next_row(), 1, slot(j, begin), tb - begin, den, num);
+      triangle(weights.at(tb - prepared, shape.left), slot(j, tb), den, num);
       const Outside beyond = scale_outside(outside, scales);
       for (int64_t r = 0; r < rows; ++r) {
         finish(j, tb, r, prepared, den[r], num[r], scales, beyond, outside, nullptr, emit);
@@ -379,7 +379,7 @@ class Stripe {
         const Scales raised = load_scales(j);
         store_source(j, tb + r, e[r], value[r], raised);
         V den, num;
-        accumulate_row(w + r, slot(j, begin), tb + r + 1 - begin, den, num);
+        accumulate_row(w + r * weights.next_row(), slot(j, begin), tb + r + 1 - begin, den, num);
         finish(j, tb, r, prepared, den, num, raised, scale_outside(outside, raised), outside, nullptr, emit);
       }
     }
@@ -399,9 +399,9 @@ class Stripe {
     const RunningSum<V> later = load_sums(after + (block * vectors + j) * kSumParts * lanes);
     const int64_t begin = std::max<int64_t>(0, tb - shape.left);
     const int64_t end = std::min(shape.time, tb + kRows + shape.right);
-    const T* w = weights.block + (begin - (tb - shape.left)) * kRows;
     V den[kRows], num[kRows];
-    accumulate(w, slot(j, begin), end - begin, den, num);
+    accumulate(weights.at(tb - prepared, begin - (tb - shape.left)), weights.next_row(), 1, slot(j, begin), end - begin,
+               den, num);
     const Scales scales = load_scales(j);
     Outside beyond = scale_outside(before, scales);
     const Outside beyond_later = scale_outside(later, scales);
@@ -422,35 +422,40 @@ class Stripe {
     hn::Store(hn::Zero(d), d, slot(j, s) + lanes);
   }
 
-  // den[r] = sum_i w[i][r] x[i][0], num[r] = sum_i w[i][r] x[i][1], i ascending, for the kRows rows of a block.
-  HWY_INLINE void accumulate(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, int64_t n, V* den, V* num) const {
+  // den[r] = sum_i w(r, i) x[i][0], num[r] = sum_i w(r, i) x[i][1], i ascending, for the kRows rows of a block, with
+  // w(r, i) = w[r * row_step + i * step].
+  HWY_INLINE void accumulate(const T* HWY_RESTRICT w, int64_t row_step, int64_t step, const T* HWY_RESTRICT x,
+                             int64_t n, V* den, V* num) const {
     V d0 = hn::Zero(d), d1 = d0, d2 = d0, d3 = d0;
     V n0 = d0, n1 = d0, n2 = d0, n3 = d0;
-    for (int64_t i = 0; i < n; ++i, w += kRows, x += 2 * lanes) {
+    const T* HWY_RESTRICT w1 = w + row_step;
+    const T* HWY_RESTRICT w2 = w1 + row_step;
+    const T* HWY_RESTRICT w3 = w2 + row_step;
+    for (int64_t i = 0, at = 0; i < n; ++i, at += step, x += 2 * lanes) {
       const V k = hn::Load(d, x);
       const V kv = hn::Load(d, x + lanes);
-      const V w0 = hn::Set(d, w[0]);
-      d0 = hn::MulAdd(w0, k, d0);
-      n0 = hn::MulAdd(w0, kv, n0);
-      const V w1 = hn::Set(d, w[1]);
-      d1 = hn::MulAdd(w1, k, d1);
-      n1 = hn::MulAdd(w1, kv, n1);
-      const V w2 = hn::Set(d, w[2]);
-      d2 = hn::MulAdd(w2, k, d2);
-      n2 = hn::MulAdd(w2, kv, n2);
-      const V w3 = hn::Set(d, w[3]);
-      d3 = hn::MulAdd(w3, k, d3);
-      n3 = hn::MulAdd(w3, kv, n3);
+      const V weight0 = hn::Set(d, w[at]);
+      d0 = hn::MulAdd(weight0, k, d0);
+      n0 = hn::MulAdd(weight0, kv, n0);
+      const V weight1 = hn::Set(d, w1[at]);
+      d1 = hn::MulAdd(weight1, k, d1);
+      n1 = hn::MulAdd(weight1, kv, n1);
+      const V weight2 = hn::Set(d, w2[at]);
+      d2 = hn::MulAdd(weight2, k, d2);
+      n2 = hn::MulAdd(weight2, kv, n2);
+      const V weight3 = hn::Set(d, w3[at]);
+      d3 = hn::MulAdd(weight3, k, d3);
+      n3 = hn::MulAdd(weight3, kv, n3);
     }
     den[0] = d0, den[1] = d1, den[2] = d2, den[3] = d3;
     num[0] = n0, num[1] = n1, num[2] = n2, num[3] = n3;
   }
 
-  // One row of a block, w a column of its weights: the same sums in the same order.
+  // One row of a block: the same sums in the same order.
   void accumulate_row(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, int64_t n, V& den, V& num) const {
     V d0 = hn::Zero(d), n0 = d0;
-    for (int64_t i = 0; i < n; ++i, w += kRows, x += 2 * lanes) {
-      const V w0 = hn::Set(d, w[0]);
+    for (int64_t i = 0; i < n; ++i, x += 2 * lanes) {
+      const V w0 = hn::Set(d, w[i]);
       d0 = hn::MulAdd(w0, hn::Load(d, x), d0);
       n0 = hn::MulAdd(w0, hn::Load(d, x + lanes), n0);
     }
@@ -460,11 +465,11 @@ class Stripe {
 
   // The block's own sources: source m is seen by the rows r >= m, and must not touch the others even as 0 * NaN.
   HWY_INLINE void triangle(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, V* den, V* num) const {
-    for (int64_t m = 0; m < kRows; ++m, w += kRows, x += 2 * lanes) {
+    for (int64_t m = 0; m < kRows; ++m, ++w, x += 2 * lanes) {
       const V k = hn::Load(d, x);
       const V kv = hn::Load(d, x + lanes);
       for (int64_t r = m; r < kRows; ++r) {
-        const V weight = hn::Set(d, w[r]);
+        const V weight = hn::Set(d, w[r * weights.next_row()]);
         den[r] = hn::MulAdd(weight, k, den[r]);
         num[r] = hn::MulAdd(weight, kv, num[r]);
       }

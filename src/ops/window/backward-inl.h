@@ -1,0 +1,189 @@
+// What the backward with and without a band share: the rows a task reads and writes, a target's a and b, and what a
+// source's sums come to. Included by kernels inside foreach_target.
+
+#if defined(AFT_OPS_WINDOW_BACKWARD_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AFT_OPS_WINDOW_BACKWARD_INL_H_
+#undef AFT_OPS_WINDOW_BACKWARD_INL_H_
+#else
+#define AFT_OPS_WINDOW_BACKWARD_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#include "aft/ops/window.h"
+#include "hwy/highway.h"
+#include "ops/common/exp-inl.h"
+#include "ops/window/gate-inl.h"
+#include "ops/window/plan.h"
+#include "ops/window/stripe-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+// With a[t] = gy gate / D and b[t] = a N/D, what a target leaves for its sources; and what it asks of its query.
+template <class V>
+struct TargetGrad {
+  V a, b, grad_q;
+};
+
+template <class D>
+class BackwardTask {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+  BackwardTask(const WindowBackward<T>& params, const WindowTask& window_task)
+      : p(params), shape(params.shape), task(window_task) {
+    const int64_t b = task.batch;
+    if (shape.gate != Gate::kNone) {
+      q = p.q.data + b * p.q.batch_stride + task.begin;
+      grad_q = p.grad_q.data + b * p.grad_q.batch_stride + task.begin;
+    }
+    gy = p.grad_y.data + b * p.grad_y.batch_stride + task.begin;
+    key_per_head = shape.key_channels != shape.channels;
+    key_begin = key_per_head ? task.head : task.begin;
+    grad_k = p.grad_k.data + b * p.grad_k.batch_stride + key_begin;
+    grad_v = p.grad_v.data + b * p.grad_v.batch_stride + task.begin;
+    width = task.end - task.begin;
+    lanes = static_cast<int64_t>(hn::Lanes(d));
+    vectors = (width + lanes - 1) / lanes;
+    chunk = shape.causal ? chunk_rows(shape) : std::max<int64_t>(1, shape.time);
+    streams_q = grad_q != nullptr && streams_past_caches(shape, grad_q, p.grad_q.time_stride, width);
+    streams_k = !key_per_head && streams_past_caches(shape, grad_k, p.grad_k.time_stride, width);
+    streams_v = streams_past_caches(shape, grad_v, p.grad_v.time_stride, width);
+    has_final = p.grad_final_state.num != nullptr || p.grad_final_state.den != nullptr;
+  }
+
+  void flush() const {
+    if (streams_q || streams_k || streams_v) hwy::FlushStream();
+  }
+
+  const WindowBackward<T>& p;
+  const WindowShape& shape;
+  const WindowTask& task;
+  const T* q = nullptr;
+  T* grad_q = nullptr;
+  const T* gy = nullptr;
+  T* grad_k = nullptr;
+  T* grad_v = nullptr;
+  bool key_per_head = false;
+  int64_t key_begin = 0;
+  D d;
+  int64_t width = 0, lanes = 0, vectors = 0, chunk = 0;
+  bool streams_q = false, streams_k = false, streams_v = false;
+  bool has_final = false;  // the final sums have a gradient
+
+  int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
+
+  // den and num under any common scale, num less by 1 / value_scale; a and b come out times that of den. Nothing was
+  // seen where den is 0.
+  HWY_INLINE TargetGrad<V> target_grad(int64_t t, int64_t j, V den, V num, V value_scale) const {
+    const int64_t at = j * lanes;
+    const V g = LoadSome(d, gy + t * p.grad_y.time_stride + at, count(j));
+    const V query = grad_q == nullptr ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, count(j));
+    const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
+    const V one = hn::Set(d, T(1));
+    const auto empty = hn::Eq(den, hn::Zero(d));
+    const V inverse = hn::IfThenZeroElse(empty, hn::Div(one, den));
+    const V gate_inverse = hn::Div(one, gate.bottom);
+    const V ratio = hn::Mul(hn::Mul(num, inverse), value_scale);
+    const V a = hn::Mul(hn::Mul(g, hn::Mul(gate.top, gate_inverse)), inverse);
+    const V slope = hn::Mul(hn::Mul(gate.slope, gate_inverse), gate_inverse);
+    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, ratio), slope)};
+  }
+
+  HWY_INLINE void write_query(int64_t t, int64_t j, V dq) const {
+    if (grad_q != nullptr) StoreOut(dq, d, grad_q + t * p.grad_q.time_stride + j * lanes, count(j), streams_q);
+  }
+
+  // What the gradient of the final sums asks of every source before the ring, as a and b of a virtual target at T.
+  TargetGrad<V> final_grad(const Stripe<D>& s, int64_t j) const {
+    V g_num = hn::Zero(d);
+    V g_den = g_num;
+    if (p.grad_final_state.num != nullptr) {
+      g_num = s.load_value(p.grad_final_state.num + task.batch * shape.channels + task.begin, j);
+    }
+    if (p.grad_final_state.den != nullptr) {
+      g_den = s.load_key(p.grad_final_state.den + task.batch * shape.key_channels + key_begin, j);
+      // A den that serves its whole head is asked for once.
+      if (key_per_head) g_den = j == 0 ? hn::IfThenElseZero(hn::FirstN(d, 1), g_den) : hn::Zero(d);
+    }
+    return {g_num, hn::Neg(g_den), hn::Zero(d)};
+  }
+
+  // The sums saved at the start of a chunk, of vectors [begin, end).
+  void restore_sums(const Stripe<D>& s, int64_t index, int64_t begin, int64_t end) const {
+    const T* from = p.saved + (task.batch * chunk_count(shape) + index) * 3 * shape.channels + task.begin;
+    for (int64_t j = begin; j < end; ++j) {
+      const int64_t n = count(j);
+      RunningSum<V> sum = StartSum(d, LoadSome(d, from + j * lanes, n));
+      sum.den = LoadSome(d, from + shape.channels + j * lanes, n);
+      sum.num = LoadSome(d, from + 2 * shape.channels + j * lanes, n);
+      s.store_sums(sum, s.sums + j * kSumParts * lanes);
+    }
+  }
+
+  // dv = k a, dk = k (v a - b), plus the gradient of the final state's ring, which is a copy. A key that serves its
+  // whole head gathers dk in key_sum; write_key writes it.
+  HWY_INLINE void write_source(const Stripe<D>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
+    const int64_t n = count(j);
+    const V key = s.load_key(s.sources.key(source), j);
+    const V value = MaskAbsent(d, key, s.load_value(s.sources.value(source), j));
+    V dv = hn::Mul(k, a);
+    const V dk = hn::Mul(k, hn::MulSub(value, a, b));
+    const bool in_ring = source >= shape.time - shape.left;
+    if (in_ring && p.grad_final_state.ring_value != nullptr) {
+      const int64_t row = (task.batch * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
+      dv = hn::Add(dv, s.load_value(p.grad_final_state.ring_value + row, j));
+    }
+    const int64_t at = j * lanes;
+    if (source >= 0) {
+      StoreOut(dv, d, grad_v + source * p.grad_v.time_stride + at, n, streams_v);
+    } else if (p.grad_initial_state.ring_value != nullptr) {
+      const int64_t row = (task.batch * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
+      StoreSome(dv, d, p.grad_initial_state.ring_value + row + at, n);
+    }
+    if (key_per_head) {
+      key_sum += hn::GetLane(hn::SumOfLanes(d, dk));
+    } else {
+      write_key(s, source, at, dk, n);
+    }
+  }
+
+  HWY_INLINE void write_key(const Stripe<D>& s, int64_t source, int64_t at, V dk, int64_t n) const {
+    const int64_t row =
+        shape.left == 0 ? 0 : (task.batch * shape.left + s.sources.slot(source)) * shape.key_channels + key_begin + at;
+    if (source >= shape.time - shape.left && p.grad_final_state.ring_key != nullptr) {
+      dk = hn::Add(dk, LoadSome(d, p.grad_final_state.ring_key + row, n));
+    }
+    if (source >= 0) {
+      StoreOut(dk, d, grad_k + source * p.grad_k.time_stride + at, n, streams_k);
+    } else if (p.grad_initial_state.ring_key != nullptr) {
+      StoreSome(dk, d, p.grad_initial_state.ring_key + row, n);
+    }
+  }
+
+  // The gradient of the initial sums. den_sum gathers the den of a head whose channels share their key; complete with
+  // the last vector.
+  void write_initial_sums(int64_t j, V g_num, V g_den, T& den_sum) const {
+    const int64_t n = count(j);
+    if (p.grad_initial_state.num != nullptr) {
+      StoreSome(g_num, d, p.grad_initial_state.num + task.batch * shape.channels + task.begin + j * lanes, n);
+    }
+    if (p.grad_initial_state.den == nullptr) return;
+    T* den = p.grad_initial_state.den + task.batch * shape.key_channels + key_begin;
+    if (key_per_head) {
+      den_sum += hn::GetLane(hn::SumOfLanes(d, g_den));
+      *den = den_sum;
+    } else {
+      StoreSome(g_den, d, den + j * lanes, n);
+    }
+  }
+};
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

@@ -1,0 +1,177 @@
+// Backward of the windowed operator without a band (AFT-simple). Cost and layout: README.md.
+//
+// With a[t] = gy gate / D and b[t] = a N/D:   dv[t'] = e^k sum_t a[t]    dk[t'] = v dv - e^k sum_t b[t].
+
+#include "ops/window/backward.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/window/cpu_backward_simple.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "ops/window/backward-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+template <class D>
+class BackwardSimple : BackwardTask<D> {
+  using Base = BackwardTask<D>;
+  using typename Base::T;
+  using typename Base::V;
+  using Base::chunk, Base::d, Base::has_final, Base::key_per_head, Base::lanes, Base::p, Base::shape, Base::task,
+      Base::vectors;
+
+ public:
+  BackwardSimple(const WindowBackward<T>& params, const WindowTask& window_task) : Base(params, window_task) {}
+
+  void run() {
+    if (shape.causal) {
+      causal();
+    } else {
+      whole();
+    }
+    Base::flush();
+  }
+
+ private:
+  T* later = nullptr;  // [vectors][kSumParts][lanes]: sums of b and a over later targets
+
+  size_t bytes(int64_t kept) const {
+    return Stripe<D>::bytes(shape, task, {}) + Scratch::padded<T>(vectors * kSumParts * lanes) +
+           Scratch::padded<T>(kept);
+  }
+
+  // Everything stands under the maximum M[t] of the running sums at its row: K = e^k 2^-M, a = gy gate / den. Going back
+  // in time M falls, so the sums of a and b are rescaled by 2^(M[t] - M[t+1]), mostly 1.
+  void causal() {
+    constexpr int64_t kKept = 4;  // K, a, b, -M of a row
+    const int64_t size = chunk * vectors * kKept * lanes;
+    Scratch scratch(bytes(size));
+    Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
+    later = scratch.take<T>(vectors * kSumParts * lanes);
+    T* kept = scratch.take<T>(size);
+    const V one = hn::Set(d, T(1));
+    std::vector<T> keys(key_per_head ? chunk : 0);
+    for (int64_t begin = (shape.time - 1) / chunk * chunk; shape.time > 0 && begin >= 0; begin -= chunk) {
+      const int64_t end = std::min(begin + chunk, shape.time);
+      Base::restore_sums(s, begin / chunk, 0, vectors);
+      T* row = kept;
+      for (int64_t t = begin; t < end; ++t) {
+        for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) keep_row(s, t, j, row);
+      }
+      if (end == shape.time) {
+        for (int64_t j = 0; j < vectors; ++j) start_later(s, j, hn::Load(d, s.sums + j * kSumParts * lanes));
+      }
+      std::fill(keys.begin(), keys.end(), T(0));
+      T unused = 0;
+      for (int64_t t = end - 1; t >= begin; --t) {
+        row = kept + (t - begin) * vectors * kKept * lanes;
+        for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) {
+          RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
+          rescale(sum, hn::Load(d, row + 3 * lanes));
+          AddCompensated(hn::Load(d, row + lanes), one, sum.num, sum.num_low);
+          AddCompensated(hn::Load(d, row + 2 * lanes), one, sum.den, sum.den_low);
+          s.store_sums(sum, later + j * kSumParts * lanes);
+          Base::write_source(s, j, t, hn::Load(d, row), sum.num, sum.den, key_per_head ? keys[t - begin] : unused);
+        }
+        if (key_per_head) Base::write_key(s, t, 0, hn::Set(d, keys[t - begin]), 1);
+      }
+    }
+    if (p.initial_state.position == nullptr) return;
+    T den_sum = 0;
+    for (int64_t j = 0; j < vectors; ++j) {
+      const V max = s.initial_sums(p.initial_state, j).max;
+      if (shape.time == 0) start_later(s, j, max);
+      RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
+      rescale(sum, hn::Neg(max));
+      Base::write_initial_sums(j, sum.num, hn::Neg(sum.den), den_sum);
+    }
+  }
+
+  void keep_row(const Stripe<D>& s, int64_t t, int64_t j, T* row) const {
+    T* sum_at = s.sums + j * kSumParts * lanes;
+    RunningSum<V> sum = s.load_sums(sum_at);
+    const V key = s.load_key(s.sources.key(t), j);
+    const SplitExp<V> e = Split(d, key);
+    AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, s.load_value(s.sources.value(t), j))));
+    s.store_sums(sum, sum_at);
+    const TargetGrad<V> grad = Base::target_grad(t, j, sum.den, sum.num, hn::Set(d, T(1)));
+    hn::Store(hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max))), d, row);
+    hn::Store(grad.a, d, row + lanes);
+    hn::Store(grad.b, d, row + 2 * lanes);
+    hn::Store(hn::Neg(sum.max), d, row + 3 * lanes);
+    Base::write_query(t, j, grad.grad_q);
+  }
+
+  // The sums over later targets begin with what the gradient of the final sums asks.
+  void start_later(const Stripe<D>& s, int64_t j, V max) const {
+    RunningSum<V> sum = StartSum(d, hn::Neg(max));
+    if (has_final) {
+      const auto seen = hn::Gt(max, hn::Set(d, kExponentFloor<T>));
+      const TargetGrad<V> grad = Base::final_grad(s, j);
+      sum.num = hn::IfThenElseZero(seen, grad.a);
+      sum.den = hn::IfThenElseZero(seen, grad.b);
+    }
+    s.store_sums(sum, later + j * kSumParts * lanes);
+  }
+
+  void rescale(RunningSum<V>& sum, V max) const {
+    if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Eq(max, sum.max)))) Rescale(d, sum, max);
+  }
+
+  // Not causal: every target sees every source, so there is one D, one maximum, and one pair of sums.
+  void whole() {
+    Scratch scratch(bytes(0));
+    Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
+    std::vector<T> keys(key_per_head ? shape.time : 0, T(0));
+    for (int64_t j = 0; j < vectors; ++j) {
+      RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
+      for (int64_t t = 0; t < shape.time; ++t) {
+        AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
+      }
+      RunningSum<V> targets = StartSum(d, hn::Neg(sum.max));
+      const V one = hn::Set(d, T(1));
+      for (int64_t t = 0; t < shape.time; ++t) {
+        const TargetGrad<V> grad = Base::target_grad(t, j, sum.den, sum.num, one);
+        Base::write_query(t, j, grad.grad_q);
+        AddCompensated(grad.a, one, targets.num, targets.num_low);
+        AddCompensated(grad.b, one, targets.den, targets.den_low);
+      }
+      for (int64_t t = 0; t < shape.time; ++t) {
+        const SplitExp<V> e = Split(d, s.load_key(s.sources.key(t), j));
+        const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max)));
+        T unused = 0;
+        Base::write_source(s, j, t, k, targets.num, targets.den, key_per_head ? keys[t] : unused);
+      }
+    }
+    for (int64_t t = 0; key_per_head && t < shape.time; ++t) Base::write_key(s, t, 0, hn::Set(d, keys[t]), 1);
+  }
+};
+
+void SimpleF32(const WindowBackward<float>& p, const WindowTask& task) {
+  BackwardSimple<hn::ScalableTag<float>>(p, task).run();
+}
+void SimpleF64(const WindowBackward<double>& p, const WindowTask& task) {
+  BackwardSimple<hn::ScalableTag<double>>(p, task).run();
+}
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace aft::ops {
+
+HWY_EXPORT(SimpleF32);
+HWY_EXPORT(SimpleF64);
+
+template <>
+void backward_simple_task<float>(const WindowBackward<float>& p, const WindowTask& task) {
+  HWY_DYNAMIC_DISPATCH(SimpleF32)(p, task);
+}
+template <>
+void backward_simple_task<double>(const WindowBackward<double>& p, const WindowTask& task) {
+  HWY_DYNAMIC_DISPATCH(SimpleF64)(p, task);
+}
+
+}  // namespace aft::ops
+#endif
