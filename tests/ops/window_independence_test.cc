@@ -1,7 +1,8 @@
-// A row is the same bits alone and in any batch, with any number of threads, every time.
+// A row is the same bits alone and in any batch, with any number of threads, every time, whatever lay in the scratch.
 
 #include <gtest/gtest.h>
 
+#include "ops/common/scratch.h"
 #include "tests/ops/threads.h"
 #include "tests/ops/window_compare.h"
 
@@ -107,6 +108,21 @@ TYPED_TEST(WindowIndependence, RepeatedRunsAgreeBitForBit) {
     for (int i = 0; i < 3; ++i) {
       expect_same_bits(first, run_kernel(in, {.parallel = threads.parallel_for()}), describe(c));
     }
+  }
+}
+
+// What a kernel reads of its scratch, it wrote.
+TYPED_TEST(WindowIndependence, ScratchHoldsNothingBeforehand) {
+  using T = TypeParam;
+  std::vector<WindowCase> cases = length_and_window_cases();
+  for (const WindowCase& c : large_cases()) cases.push_back(c);
+  for (const WindowCase& c : cases) {
+    const WindowInputs<T> in = make_inputs<T>(c);
+    const WindowOutputs<T> plain = run_kernel(in);
+    scratch_set_poison(true);
+    const WindowOutputs<T> poisoned = run_kernel(in);
+    scratch_set_poison(false);
+    expect_same_bits(plain, poisoned, describe(c));
   }
 }
 

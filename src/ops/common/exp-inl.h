@@ -109,8 +109,9 @@ HWY_INLINE SplitExp<V> Split(D d, V x) {
   using T = hn::TFromD<D>;
   const V limit = hn::Set(d, kKeyLimit<T>);
   const auto absent = hn::Lt(x, hn::Neg(limit));
-  // The order of the operands lets NaN through; low - low is 0, or NaN for +inf and NaN.
-  const V low = hn::Max(hn::Neg(limit), x);
+  const V low =
+      hn::IfThenElse(absent, hn::Neg(limit), x);  // not Max: whether that lets NaN through hangs on the target
+  // low - low is 0, or NaN for +inf and NaN.
   const V clamped = hn::Add(hn::Min(limit, low), hn::Sub(low, low));
   const V magic = hn::Set(d, FloatFormat<T>::kMagic);
   const V n = hn::Sub(hn::MulAdd(clamped, hn::Set(d, T(1.44269504088896340736)), magic), magic);
@@ -121,8 +122,12 @@ HWY_INLINE SplitExp<V> Split(D d, V x) {
 // e^x for x <= 0, 0 below the normal range.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpNegative(D d, V x) {
-  const SplitExp<V> e = Split(d, x);
-  return hn::Mul(e.p, Pow2(d, e.n));
+  using T = hn::TFromD<D>;
+  const V least = hn::Set(d, T(-1000));
+  const V clamped = hn::IfThenElse(hn::Lt(x, least), least, x);  // lets NaN through
+  const V magic = hn::Set(d, FloatFormat<T>::kMagic);
+  const V n = hn::Sub(hn::MulAdd(clamped, hn::Set(d, T(1.44269504088896340736)), magic), magic);
+  return hn::Mul(ExpPolynomial(d, ReduceLn2(d, clamped, n)), Pow2(d, n));
 }
 
 // A value whose key is absent is never looked at, whatever it holds.
@@ -180,12 +185,18 @@ HWY_INLINE void AddSource(D d, RunningSum<V>& s, V key, V value) {
   AddTerm(d, s, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, value)));
 }
 
-// Loads and stores of a vector of which only the first `count` lanes lie inside the row.
+// Loads and stores of a vector of which only the first `count` lanes lie inside the row. The mask tells the compiler
+// that a part is never more than a vector.
+template <class D>
+HWY_INLINE size_t PartBytes(D d, int64_t count) {
+  return (static_cast<size_t>(count) & (hn::Lanes(d) - 1)) * sizeof(hn::TFromD<D>);
+}
+
 template <class D, typename T = hn::TFromD<D>>
 HWY_INLINE hn::Vec<D> LoadSome(D d, const T* from, int64_t count) {
   if (HWY_LIKELY(count >= static_cast<int64_t>(hn::Lanes(d)))) return hn::LoadU(d, from);
   HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)] = {};
-  std::memcpy(lanes, from, static_cast<size_t>(count) * sizeof(T));
+  std::memcpy(lanes, from, PartBytes(d, count));
   return hn::Load(d, lanes);
 }
 
@@ -197,7 +208,7 @@ HWY_INLINE void StoreSome(hn::Vec<D> v, D d, T* to, int64_t count) {
   }
   HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
   hn::Store(v, d, lanes);
-  std::memcpy(to, lanes, static_cast<size_t>(count) * sizeof(T));
+  std::memcpy(to, lanes, PartBytes(d, count));
 }
 
 // The same past the caches, for rows of which every store is a whole aligned vector (see streams_past_caches).

@@ -55,10 +55,10 @@ HWY_INLINE void SumLanesOf4(D d, V v0, V v1, V v2, V v3, T* sums) {
 template <class D>
 class BackwardBand : BackwardTask<D> {
   using Base = BackwardTask<D>;
-  using typename Base::T;
-  using typename Base::V;
   using Base::chunk, Base::d, Base::gy, Base::has_final, Base::key_per_head, Base::lanes, Base::p, Base::q, Base::shape,
       Base::task, Base::vectors, Base::width;
+  using typename Base::T;
+  using typename Base::V;
 
  public:
   BackwardBand(const WindowBackward<T>& params, const WindowTask& window_task, T* band_gradient)
@@ -99,13 +99,13 @@ class BackwardBand : BackwardTask<D> {
   int64_t first = 0, last = 0;  // vectors of the panel at hand
   int64_t rows_capacity = 0;    // targets that a chunk's sources see
   int64_t ring = 0, ring_mask = 0;
-  T* target = nullptr;    // [vectors][ring][3][lanes]: a, b, exponent of target t at t & ring_mask
-  T* scaled = nullptr;    // [panel][rows_capacity][2][lanes]: a', b'
-  T* later = nullptr;     // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
-  T* earlier = nullptr;   // not causal: [blocks][vectors][kSumParts][lanes], targets before each block's window
-  T* dw_rows = nullptr;   // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
-  bool* exact = nullptr;  // [panel]: out of range in this chunk
-  T* key_sums = nullptr;  // [left + chunk]: dk of sources begin - left + i where a head shares its key
+  T* target = nullptr;     // [vectors][ring][3][lanes]: a, b, exponent of target t at t & ring_mask
+  T* scaled = nullptr;     // [panel][rows_capacity][2][lanes]: a', b'
+  T* later = nullptr;      // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
+  T* earlier = nullptr;    // not causal: [blocks][vectors][kSumParts][lanes], targets before each block's window
+  T* dw_rows = nullptr;    // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
+  bool* exact = nullptr;   // [panel]: out of range in this chunk
+  T* key_sums = nullptr;   // [left + chunk]: dk of sources begin - left + i where a head shares its key
   int64_t later_from = 0;  // targets >= this are in `later`
   T den_sum = 0;           // gradient of the initial den where a head shares it
 
@@ -177,9 +177,20 @@ class BackwardBand : BackwardTask<D> {
     hn::Store(hn::IfThenElse(seen, hn::Neg(max), hn::Set(d, kExponentFloor<T>)), d, to + 2 * lanes);
   }
 
-  void prefetch_rows(const Stripe<D>& s, int64_t j, int64_t t) const {
-    s.prefetch(gy, p.grad_y.time_stride, j, t);
-    if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
+  // While a block of sources is done: the rows that the next panel's block at this place will read, and where the
+  // block below will write.
+  void prefetch_block(const Stripe<D>& s, int64_t j, int64_t sb) const {
+    const bool more = last < vectors;
+    const int64_t next_j = more ? j + panel_vectors : j - first;
+    const int64_t next_t = more ? sb : sb - chunk;
+    if (shape.causal && next_t >= 0) {
+      s.prefetch_sources(next_j, next_t);
+      s.prefetch(gy, p.grad_y.time_stride, next_j, next_t);
+      if (q != nullptr) s.prefetch(q, p.q.time_stride, next_j, next_t);
+    }
+    if (sb < kRows) return;
+    if (!Base::streams_v) s.prefetch_to_write(Base::grad_v, p.grad_v.time_stride, j, sb - kRows);
+    if (!Base::streams_k && !key_per_head) s.prefetch_to_write(Base::grad_k, p.grad_k.time_stride, j, sb - kRows);
   }
 
   // Phase 1: the forward of the chunk's rows.
@@ -201,7 +212,9 @@ class BackwardBand : BackwardTask<D> {
           leave_row(tb + r, j, row, s.weights.exponent[tb + r - begin]);
         };
         if (shape.causal) {
-          prefetch_rows(s, j, tb + kRows);
+          if (Base::grad_q != nullptr && !Base::streams_q) {
+            s.prefetch_to_write(Base::grad_q, p.grad_q.time_stride, j, tb + kRows);
+          }
           s.causal_block(j, tb, rows, begin, leave);
         } else {
           s.whole_block(j, tb, rows, 0, tb / kRows, leave);
@@ -241,6 +254,27 @@ class BackwardBand : BackwardTask<D> {
             hn::Load(d, from));
   }
 
+  // The targets [begin, begin + kRows), added to each other first (see Stripe::pass_out).
+  void add_targets(RunningSum<V>& sum, int64_t j, int64_t begin, const T* w) const {
+    V exponent[kRows];
+    V max = sum.max;
+    for (int64_t r = 0; r < kRows; ++r) {
+      exponent[r] = hn::Sub(hn::Load(d, target_row(j, begin + r) + 2 * lanes), hn::Set(d, w[r]));
+      max = hn::Max(exponent[r], max);
+    }
+    if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Eq(max, sum.max)))) Rescale(d, sum, max);
+    V a = hn::Zero(d), b = a;
+    for (int64_t r = 0; r < kRows; ++r) {
+      const T* from = target_row(j, begin + r);
+      const V scale = Pow2(d, hn::Sub(exponent[r], max));
+      a = hn::MulAdd(hn::Load(d, from), scale, a);
+      b = hn::MulAdd(hn::Load(d, from + lanes), scale, b);
+    }
+    const V one = hn::Set(d, T(1));
+    AddCompensated(a, one, sum.num, sum.num_low);
+    AddCompensated(b, one, sum.den, sum.den_low);
+  }
+
   // Not causal: the targets before each block's window.
   void sum_earlier(const Stripe<D>& s) const {
     const int64_t blocks = whole_blocks(shape.time) / kRows;
@@ -262,8 +296,13 @@ class BackwardBand : BackwardTask<D> {
     const int64_t high = std::min(target_end(), beyond);
     T unused = 0;
     for (int64_t j = first; j < last; ++j) {
+      prefetch_block(s, j, sb);
       RunningSum<V> after = s.load_sums(later + j * kSumParts * lanes);
-      for (int64_t t = later_from - 1; t >= beyond; --t) add_target(after, j, t, s.weights.exponent[t - begin]);
+      if (HWY_LIKELY(later_from - beyond == kRows && beyond >= 0)) {
+        add_targets(after, j, beyond, s.weights.exponent + beyond - begin);
+      } else {
+        for (int64_t t = later_from - 1; t >= beyond; --t) add_target(after, j, t, s.weights.exponent[t - begin]);
+      }
       s.store_sums(after, later + j * kSumParts * lanes);
       const RunningSum<V> before =
           shape.causal ? no_sum() : s.load_sums(earlier + (sb / kRows * vectors + j) * kSumParts * lanes);
@@ -303,8 +342,12 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // sum over the targets [low, high) of w~ a' and w~ b' for the kRows sources of the block.
-  HWY_INLINE void window_sums(const Stripe<D>& s, int64_t j, int64_t sb, int64_t begin, int64_t low, int64_t high,
-                              V* sum_a, V* sum_b) const {
+  HWY_NOINLINE void window_sums(const Stripe<D>& s, int64_t j, int64_t sb, int64_t begin, int64_t low, int64_t high,
+                                V* out_a, V* out_b) const {
+    V sum_a[kRows], sum_b[kRows];
+    const auto put = [&] {
+      for (int64_t r = 0; r < kRows; ++r) out_a[r] = sum_a[r], out_b[r] = sum_b[r];
+    };
     // Weight of target t on source sb + r: weights.at(t - begin, sb - t + left)[r].
     const int64_t own = shape.causal ? std::min(high, std::max(low, sb + kRows)) : low;
     s.accumulate(s.weights.at(own - begin, sb - own + shape.left), 1, s.weights.next_row(), scaled_row(j, own - begin),
@@ -318,6 +361,7 @@ class BackwardBand : BackwardTask<D> {
         const V b = hn::Load(d, x + lanes);
         for (int64_t r = 0; r <= m; ++r) add_own(w[r], a, b, sum_a[r], sum_b[r]);
       }
+      put();
       return;
     }
     for (int64_t t = low; t < own; ++t) {
@@ -326,6 +370,7 @@ class BackwardBand : BackwardTask<D> {
       const int64_t seen = t == shape.time ? kRows - 1 : t - sb;
       for (int64_t r = 0; r <= seen; ++r) add_own(w[r], hn::Load(d, x), hn::Load(d, x + lanes), sum_a[r], sum_b[r]);
     }
+    put();
   }
 
   HWY_INLINE void add_own(T w, V a, V b, V& sum_a, V& sum_b) const {

@@ -16,10 +16,10 @@ namespace aft::ops::HWY_NAMESPACE {
 template <class D>
 class BackwardSimple : BackwardTask<D> {
   using Base = BackwardTask<D>;
-  using typename Base::T;
-  using typename Base::V;
   using Base::chunk, Base::d, Base::has_final, Base::key_per_head, Base::lanes, Base::p, Base::shape, Base::task,
       Base::vectors;
+  using typename Base::T;
+  using typename Base::V;
 
  public:
   BackwardSimple(const WindowBackward<T>& params, const WindowTask& window_task) : Base(params, window_task) {}
@@ -41,8 +41,8 @@ class BackwardSimple : BackwardTask<D> {
            Scratch::padded<T>(kept);
   }
 
-  // Everything stands under the maximum M[t] of the running sums at its row: K = e^k 2^-M, a = gy gate / den. Going back
-  // in time M falls, so the sums of a and b are rescaled by 2^(M[t] - M[t+1]), mostly 1.
+  // Everything stands under the maximum M[t] of the running sums at its row: K = e^k 2^-M, a = gy gate / den. Going
+  // back in time M falls, so the sums of a and b are rescaled by 2^(M[t] - M[t+1]), mostly 1.
   void causal() {
     constexpr int64_t kKept = 4;  // K, a, b, -M of a row
     const int64_t size = chunk * vectors * kKept * lanes;

@@ -68,7 +68,9 @@ class ForwardTask {
     StoreOut(hn::Mul(out, value_scale), d, y + t * p.y.time_stride + at, s.count(j), streams);
   }
 
+  // The rows that the next block in the walk reads.
   void prefetch(const Stripe<D>& s, int64_t j, int64_t t) const {
+    s.prefetch_sources(j, t);
     if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
   }
 
@@ -144,7 +146,13 @@ class ForwardTask {
         for (int64_t tb = begin; tb < end; tb += kRows) {
           const int64_t rows = std::min(kRows, end - tb);
           for (int64_t j = panel; j < panel_end; ++j) {
-            prefetch(s, j, tb + kRows);
+            if (tb + kRows < end) {
+              prefetch(s, j, tb + kRows);
+            } else if (panel_end < vectors) {
+              prefetch(s, j + panel_vectors, begin);
+            } else {
+              prefetch(s, j - panel, end);
+            }
             s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
               write_row(s, tb + r, j, row.num, row.den, row.value_scale);
             });

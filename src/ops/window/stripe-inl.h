@@ -102,10 +102,10 @@ class Stripe {
   int64_t base = 0;          // source in slot 0 of the window buffer
   int64_t first_vector = 0;  // vector in row 0 of the window buffer
   T* window = nullptr;       // [vectors of a panel or all][capacity][2][lanes]: K, KV
-  T* scale = nullptr;   // [vectors][2][lanes]: M, X
-  T* sums = nullptr;    // [vectors][kSumParts][lanes]: running sums of the sources before the window
-  T* after = nullptr;   // not causal: [blocks][vectors][kSumParts][lanes], sources after each block's window
-  T* exact = nullptr;   // [left + right + kRows][2]: p, n of a row's weights
+  T* scale = nullptr;        // [vectors][2][lanes]: M, X
+  T* sums = nullptr;         // [vectors][kSumParts][lanes]: running sums of the sources before the window
+  T* after = nullptr;        // not causal: [blocks][vectors][kSumParts][lanes], sources after each block's window
+  T* exact = nullptr;        // [left + right + kRows][2]: p, n of a row's weights
   Weights<T> weights;
   int64_t keep_from = std::numeric_limits<int64_t>::max();  // the backward wants K and KV of its whole chunk rescaled
   bool redo = true;
@@ -174,10 +174,15 @@ class Stripe {
   }
   V load_value(const T* row, int64_t j) const { return LoadSome(d, row + j * lanes, count(j)); }
 
-  // Rows [t, t + kRows) of a tensor that starts at `rows`: fetched a block ahead, since a block walks several rows at
-  // once in strides that hardware prefetchers follow badly (measured: a third of the time was spent waiting).
+  // Rows [t, t + kRows) of a tensor that starts at `rows`: fetched a block ahead or more, since a block walks several
+  // rows at once in strides that hardware prefetchers follow badly (measured: a third of the time was spent waiting).
   void prefetch(const T* rows, int64_t stride, int64_t j, int64_t t) const {
     for (int64_t r = 0; r < kRows; ++r) hwy::Prefetch(rows + (t + r) * stride + j * lanes);
+  }
+  // The same for rows about to be written, so that a store does not wait for its line (measured: a fifth of the
+  // backward).
+  void prefetch_to_write(T* rows, int64_t stride, int64_t j, int64_t t) const {
+    for (int64_t r = 0; r < kRows; ++r) __builtin_prefetch(rows + (t + r) * stride + j * lanes, 1);
   }
   void prefetch_sources(int64_t j, int64_t t) const {
     prefetch(sources.k, sources.k_stride, key_per_head ? 0 : j, t);
@@ -292,14 +297,12 @@ class Stripe {
     }
   }
 
-  // Stores the sources [begin, end), each after raising the scales to it.
+  // Stores the sources [begin, end) after raising the scales to them.
   void preload(int64_t j, int64_t begin, int64_t end) const {
-    for (int64_t s = begin; s < end; ++s) {
-      const V key = load_key(sources.key(s), j);
-      const V value = MaskAbsent(d, key, load_value(sources.value(s), j));
-      const SplitExp<V> e = Split(d, key);
-      if (exceeds(load_scales(j), e.n, value)) raise_scale(j, e.n, value, begin, s);
-      store_source(j, s, e, value, load_scales(j));
+    for (int64_t s = begin; s < end; s += kRows) {
+      const int64_t rows = std::min(kRows, end - s);
+      if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, s, kRows) : take_sources<0>(j, s, rows))) continue;
+      for (int64_t r = 0; r < rows; ++r) take_source(j, s + r, begin);
     }
   }
 
@@ -346,49 +349,116 @@ class Stripe {
   // called for every row in order.
   template <class Emit>
   void causal_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, const Emit& emit) {
-    prefetch_sources(j, tb + kRows);
+    T* sum_at = sums + j * kSumParts * lanes;
+    RunningSum<V> outside = load_sums(sum_at);
+    const int64_t begin = std::max(sources.first, tb - shape.left);
+    if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, tb, kRows) : take_sources<0>(j, tb, rows))) {
+      HWY_ALIGN T block[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
+      causal_sums(j, tb, begin, prepared, block);
+      const Scales scales = load_scales(j);
+      const Outside beyond = scale_outside(outside, scales);
+      for (int64_t r = 0; r < rows; ++r) {
+        const T* sum = block + 2 * r * lanes;
+        finish(j, tb, r, prepared, hn::Load(d, sum), hn::Load(d, sum + lanes), scales, beyond, outside, nullptr, emit);
+      }
+    } else {
+      // A source raises the scale: row by row, so that no row feels a later one.
+      for (int64_t r = 0; r < rows; ++r) {
+        take_source(j, tb + r, std::min(begin, keep_from));
+        V den, num;
+        accumulate_row(weights.at(tb + r - prepared, begin - (tb + r - shape.left)), slot(j, begin), tb + r + 1 - begin,
+                       den, num);
+        const Scales scales = load_scales(j);
+        finish(j, tb, r, prepared, den, num, scales, scale_outside(outside, scales), outside, nullptr, emit);
+      }
+    }
+    pass_out(j, tb - shape.left, rows, outside);
+    store_sums(outside, sum_at);
+  }
+
+  // Stores K and KV of the block's own sources, unless one exceeds the scale: then nothing, and false. kCount = kRows
+  // is the whole block, so that it can be unrolled. The parts of a block are not inlined into each other: together GCC
+  // spills what their loops need.
+  template <int64_t kCount>
+  HWY_NOINLINE bool take_sources(int64_t j, int64_t tb, int64_t count) const {
+    const int64_t rows = kCount == 0 ? count : kCount;
     SplitExp<V> e[kRows];
     V value[kRows];
-    bool raise = false;
     const Scales scales = load_scales(j);
+    V n_max = scales.m;
+    V value_max = hn::Zero(d);
     for (int64_t r = 0; r < rows; ++r) {
       const V key = load_key(sources.key(tb + r), j);
       value[r] = MaskAbsent(d, key, load_value(sources.value(tb + r), j));
       e[r] = Split(d, key);
-      raise = raise || exceeds(scales, e[r].n, value[r]);
+      n_max = hn::Max(e[r].n, n_max);  // in this order NaN is passed over
+      value_max = hn::Max(hn::Abs(value[r]), value_max);
     }
-    T* sum_at = sums + j * kSumParts * lanes;
-    RunningSum<V> outside = load_sums(sum_at);
-    const int64_t begin = std::max(sources.first, tb - shape.left);
-    const T* w = weights.at(tb - prepared, begin - (tb - shape.left));
-    if (HWY_LIKELY(!raise)) {
-      for (int64_t r = 0; r < rows; ++r) store_source(j, tb + r, e[r], value[r], scales);
-      for (int64_t r = rows; r < kRows; ++r) clear_source(j, tb + r);
-      V den[kRows], num[kRows];
-      accumulate(w, weights.next_row(), 1, slot(j, begin), tb - begin, den, num);
-      triangle(weights.at(tb - prepared, shape.left), slot(j, tb), den, num);
-      const Outside beyond = scale_outside(outside, scales);
-      for (int64_t r = 0; r < rows; ++r) {
-        finish(j, tb, r, prepared, den[r], num[r], scales, beyond, outside, nullptr, emit);
+    if (HWY_UNLIKELY(exceeds(scales, n_max, value_max))) return false;
+    for (int64_t r = 0; r < rows; ++r) store_source(j, tb + r, e[r], value[r], scales);
+    for (int64_t r = rows; r < kRows; ++r) clear_source(j, tb + r);
+    return true;
+  }
+
+  // Stores source s after raising the scales to it; what is stored from `begin` on is rescaled.
+  HWY_NOINLINE void take_source(int64_t j, int64_t s, int64_t begin) const {
+    const V key = load_key(sources.key(s), j);
+    const V value = MaskAbsent(d, key, load_value(sources.value(s), j));
+    const SplitExp<V> e = Split(d, key);
+    if (exceeds(load_scales(j), e.n, value)) raise_scale(j, e.n, value, begin, s);
+    store_source(j, s, e, value, load_scales(j));
+  }
+
+  // D and N of a block's rows over the sources from `begin` on, [kRows][2][lanes].
+  HWY_NOINLINE void causal_sums(int64_t j, int64_t tb, int64_t begin, int64_t prepared, T* HWY_RESTRICT block) const {
+    V den[kRows], num[kRows];
+    accumulate(weights.at(tb - prepared, begin - (tb - shape.left)), weights.next_row(), 1, slot(j, begin), tb - begin,
+               den, num);
+    // The block's own sources: source m is seen by the rows r >= m, and must not touch the others even as 0 * NaN.
+    const T* w = weights.at(tb - prepared, shape.left);
+    const T* x = slot(j, tb);
+    for (int64_t m = 0; m < kRows; ++m, ++w, x += 2 * lanes) {
+      const V k = hn::Load(d, x);
+      const V kv = hn::Load(d, x + lanes);
+      for (int64_t r = m; r < kRows; ++r) {
+        const V weight = hn::Set(d, w[r * weights.next_row()]);
+        den[r] = hn::MulAdd(weight, k, den[r]);
+        num[r] = hn::MulAdd(weight, kv, num[r]);
       }
-    } else {
-      for (int64_t r = 0; r < rows; ++r) {
-        if (exceeds(load_scales(j), e[r].n, value[r])) {
-          raise_scale(j, e[r].n, value[r], std::min(begin, keep_from), tb + r);
-        }
-        const Scales raised = load_scales(j);
-        store_source(j, tb + r, e[r], value[r], raised);
-        V den, num;
-        accumulate_row(w + r * weights.next_row(), slot(j, begin), tb + r + 1 - begin, den, num);
-        finish(j, tb, r, prepared, den, num, raised, scale_outside(outside, raised), outside, nullptr, emit);
+    }
+    for (int64_t r = 0; r < kRows; ++r) {
+      hn::Store(den[r], d, block + 2 * r * lanes);
+      hn::Store(num[r], d, block + (2 * r + 1) * lanes);
+    }
+  }
+
+  // Adds the sources [begin, begin + rows) that leave the window to the sums outside. Their K, which the window still
+  // holds, serves if it has lost nothing and none raises the maximum. Added to each other first, in a relative error of
+  // 2 ulp at most: the compensation then keeps the whole sum to that.
+  HWY_NOINLINE void pass_out(int64_t j, int64_t begin, int64_t rows, RunningSum<V>& sum) const {
+    if (HWY_LIKELY(rows == kRows && begin >= sources.first)) {
+      const V m = hn::Load(d, scale + j * 2 * lanes);
+      const T* x = slot(j, begin);
+      const V k0 = hn::Load(d, x), k1 = hn::Load(d, x + 2 * lanes);
+      const V k2 = hn::Load(d, x + 4 * lanes), k3 = hn::Load(d, x + 6 * lanes);
+      const V least = hn::Min(hn::Min(k0, k1), hn::Min(k2, k3));
+      const V greatest = hn::Max(hn::Max(k0, k1), hn::Max(k2, k3));
+      // p 2^n < 1.4 2^max: p being at least 2^-1/2, n is at most max.
+      const V limit = hn::Mul(hn::Set(d, T(1.4)), Pow2(d, hn::Sub(sum.max, m)));
+      if (HWY_LIKELY(hn::AllTrue(d, hn::And(hn::Ge(least, hn::Set(d, T(0x1p-40))), hn::Lt(greatest, limit))))) {
+        const V v0 = load_value(sources.value(begin), j), v1 = load_value(sources.value(begin + 1), j);
+        const V v2 = load_value(sources.value(begin + 2), j), v3 = load_value(sources.value(begin + 3), j);
+        const V den = hn::Add(hn::Add(k0, k1), hn::Add(k2, k3));
+        const V num = hn::Add(hn::MulAdd(k0, v0, hn::Mul(k1, v1)), hn::MulAdd(k2, v2, hn::Mul(k3, v3)));
+        const V to_max = Pow2(d, hn::Sub(m, sum.max));
+        AddCompensated(den, to_max, sum.den, sum.den_low);
+        AddCompensated(num, to_max, sum.num, sum.num_low);
+        return;
       }
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t s = tb - shape.left + r;
-      if (s < sources.first) continue;
-      AddSource(d, outside, load_key(sources.key(s), j), load_value(sources.value(s), j));
+    for (int64_t s = std::max(begin, sources.first); s < begin + rows; ++s) {
+      AddSource(d, sum, load_key(sources.key(s), j), load_value(sources.value(s), j));
     }
-    store_sums(outside, sum_at);
   }
 
   // The same without `causal`: every source of the block's union is stored already; block = index into `after`.
@@ -410,10 +480,7 @@ class Stripe {
     for (int64_t r = 0; r < rows; ++r) {
       finish(j, tb, r, prepared, den[r], num[r], scales, beyond, before, &later, emit);
     }
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t s = tb - shape.left + r;
-      if (s >= 0) AddSource(d, before, load_key(sources.key(s), j), load_value(sources.value(s), j));
-    }
+    pass_out(j, tb - shape.left, rows, before);
     store_sums(before, sum_at);
   }
 
@@ -461,19 +528,6 @@ class Stripe {
     }
     den = d0;
     num = n0;
-  }
-
-  // The block's own sources: source m is seen by the rows r >= m, and must not touch the others even as 0 * NaN.
-  HWY_INLINE void triangle(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, V* den, V* num) const {
-    for (int64_t m = 0; m < kRows; ++m, ++w, x += 2 * lanes) {
-      const V k = hn::Load(d, x);
-      const V kv = hn::Load(d, x + lanes);
-      for (int64_t r = m; r < kRows; ++r) {
-        const V weight = hn::Set(d, w[r * weights.next_row()]);
-        den[r] = hn::MulAdd(weight, k, den[r]);
-        num[r] = hn::MulAdd(weight, kv, num[r]);
-      }
-    }
   }
 
  private:
