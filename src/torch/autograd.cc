@@ -1,7 +1,8 @@
 // Gradients. The backward of every operator is an operator itself, so it can be traced, tested and timed alone.
 
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <functional>
 #include <string>

@@ -2,7 +2,7 @@
 
 #include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <array>
 #include <tuple>

@@ -2,7 +2,7 @@
 // of any tensor; checks what the CPU checks.
 
 #include <torch/library.h>
-#include <torch/torch.h>
+#include <torch/types.h>
 
 #include <tuple>
 #include <vector>

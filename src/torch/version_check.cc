@@ -1,7 +1,7 @@
 #include "version_check.h"
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/torch.h>
+#include <torch/version.h>
 
 #include <atomic>
 #include <string>

@@ -1,6 +1,7 @@
 // The C++ modules and functions of include/aft/torch.h.
 
 #include <gtest/gtest.h>
+#include <torch/autograd.h>
 
 #include <string>
 #include <tuple>

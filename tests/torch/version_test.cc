@@ -1,6 +1,7 @@
 // A LibTorch other than the one of the build is refused by the first operator, whichever it is.
 
 #include <gtest/gtest.h>
+#include <torch/version.h>
 
 #include <string>
 
