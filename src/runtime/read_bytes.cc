@@ -1,4 +1,4 @@
-#include "data/xz.h"
+#include "runtime/read_bytes.h"
 
 #include <lzma.h>
 #include <unistd.h>
@@ -10,6 +10,7 @@ namespace aft {
 namespace {
 
 constexpr size_t kBlock = 1 << 16;
+constexpr uint64_t kDecoderMemory = uint64_t{1} << 30;  // xz -9 asks for 65 MiB
 
 ssize_t read_some(int file, uint8_t* data, size_t size) {
   ssize_t got = 0;
@@ -25,6 +26,8 @@ std::string describe(lzma_ret status) {
       return "not an .xz file although its name says so";
     case LZMA_BUF_ERROR:
       return "the .xz stream is truncated";
+    case LZMA_MEMLIMIT_ERROR:
+      return "decoding it takes more than 1 GiB of memory";
     case LZMA_MEM_ERROR:
       return "not enough memory to decode it";
     default:
@@ -53,7 +56,7 @@ std::string append_plain(int file, std::vector<uint8_t>& out) {
 std::string append_xz(int file, std::vector<uint8_t>& out) {
   Decoder decoder;
   lzma_stream& stream = decoder.stream;
-  lzma_ret status = lzma_stream_decoder(&stream, UINT64_MAX, LZMA_CONCATENATED);
+  lzma_ret status = lzma_stream_decoder(&stream, kDecoderMemory, LZMA_CONCATENATED);
   if (status != LZMA_OK) return describe(status);
   std::vector<uint8_t> input(kBlock);
   bool ended = false;
