@@ -64,17 +64,17 @@ class Case:
         n = q.numel()
         if self.op == "simple":
             if self.pass_ == "forward":
-                return lambda: ops.simple.out(q, k, v, causal=self.causal, out=y), 4 * n
-            saved = ops.simple_forward(q, k, v, causal=self.causal)[1]
-            return (lambda: ops.simple_backward.out(grad_y, q, k, v, saved, causal=self.causal, grad_q=grad_q,
-                                                    grad_k=grad_k, grad_v=grad_v)), 7 * n
+                return lambda: ops.window.out(q, k, v, causal=self.causal, out=y), 4 * n
+            saved = ops.window_forward(q, k, v, causal=self.causal)[1]
+            return (lambda: ops.window_backward.out(grad_y, q, k, v, None, saved, causal=self.causal, grad_q=grad_q,
+                                                    grad_k=grad_k, grad_v=grad_v, grad_band=None)), 7 * n
         band = self._band()
         if self.pass_ == "forward":
-            return lambda: ops.local.out(q, k, v, band, causal=self.causal, out=y), 4 * n + band.numel()
-        saved = ops.local_forward(q, k, v, band, causal=self.causal)[1]
+            return lambda: ops.window.out(q, k, v, band, causal=self.causal, out=y), 4 * n + band.numel()
+        saved = ops.window_forward(q, k, v, band, causal=self.causal)[1]
         grad_band = torch.zeros_like(band)
-        return (lambda: ops.local_backward.out(grad_y, q, k, v, band, saved, causal=self.causal, grad_q=grad_q,
-                                               grad_k=grad_k, grad_v=grad_v, grad_bias=grad_band)), \
+        return (lambda: ops.window_backward.out(grad_y, q, k, v, band, saved, causal=self.causal, grad_q=grad_q,
+                                               grad_k=grad_k, grad_v=grad_v, grad_band=grad_band)), \
             7 * n + 2 * band.numel()
 
     def _build_window(self, key_std):

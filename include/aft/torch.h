@@ -50,6 +50,11 @@ torch::Tensor simple(const std::optional<torch::Tensor>& q, const torch::Tensor&
 torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                     const torch::Tensor& bias, bool causal = true, Gate gate = Gate::kSigmoid);
 
+/// AFT-conv, 1-D: as local, with one row of weights a head that every position shares: e^(k[t'] + kernel[h, j]).
+/// kernel [H, J]. Causal: t' = t - J + 1 + j. Not causal: J odd, centred on t. k [B, T, d] or [B, T, H].
+torch::Tensor conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                     const torch::Tensor& kernel, bool causal = true, Gate gate = Gate::kSigmoid);
+
 /// The window's weights from their factors: bias[h, t, j] = u[h, t] . v[h, t - left + j], 0 outside the table.
 /// u, v [rows, d'] -> [rows, left + 1 + right], or [H, rows, d'] -> [H, rows, left + 1 + right].
 torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right = 0);
@@ -61,12 +66,17 @@ std::tuple<torch::Tensor, State> simple(const std::optional<torch::Tensor>& q, c
 std::tuple<torch::Tensor, State> local(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                        const torch::Tensor& v, const torch::Tensor& bias, const State& state,
                                        Gate gate = Gate::kSigmoid);
+std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                        const torch::Tensor& v, const torch::Tensor& kernel, const State& state,
+                                        Gate gate = Gate::kSigmoid);
 
 /// One position (T = 1), `state` edited in place. Without gradient.
 torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           State& state, Gate gate = Gate::kSigmoid, int64_t heads = 1);
 torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                          const torch::Tensor& bias, State& state, Gate gate = Gate::kSigmoid);
+torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                          const torch::Tensor& kernel, State& state, Gate gate = Gate::kSigmoid);
 
 /// How many (row, channel) pairs the exact redo took over, of all computed since the process began.
 ops::RedoCount redo_count();
@@ -129,6 +139,43 @@ class AFTLocalImpl : public torch::nn::Module {
   [[nodiscard]] std::optional<torch::Tensor> bias(int64_t rows) const;
 };
 TORCH_MODULE(AFTLocal);
+
+struct AFTConv1dOptions {
+  int64_t channels = 0;      // d
+  int64_t heads = 1;         // H, divides d: each has its own kernel
+  int64_t kernel = 32;       // s; odd if not causal
+  bool key_per_head = true;  // one key channel a head, as in the paper; false: one a channel
+  bool causal = true;
+  Gate gate = Gate::kSigmoid;
+};
+
+/// AFT-conv between projections, 1-D (section 3.2 of the paper). The kernel is normalised and scaled per head:
+/// w = gamma (weight - mean) / sqrt(var + 1e-5) + beta, var biased, over the s weights of the head. Parameters: those
+/// of AFTSimple (qkv of 2 d + H rows with one key a head), weight [H, s] ~ N(0, 1), gamma and beta [H], 0: it starts as
+/// AFT-simple.
+class AFTConv1dImpl : public torch::nn::Module {
+ public:
+  explicit AFTConv1dImpl(const AFTConv1dOptions& options_);
+
+  /// x [B, T, d] -> [B, T, d], any T.
+  torch::Tensor forward(const torch::Tensor& x);
+  /// Causal only: goes on from `state`.
+  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  [[nodiscard]] State initial_state(int64_t batch) const;
+  /// The plain kernel w [H, s] that the operator sees.
+  [[nodiscard]] torch::Tensor kernel() const;
+
+  AFTConv1dOptions options;
+  torch::nn::Linear qkv{nullptr};
+  torch::nn::Linear output{nullptr};
+  torch::Tensor weight;
+  torch::Tensor gamma;
+  torch::Tensor beta;
+
+ private:
+  [[nodiscard]] int64_t key_channels() const;
+};
+TORCH_MODULE(AFTConv1d);
 
 }  // namespace nn
 }  // namespace aft

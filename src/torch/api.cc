@@ -41,6 +41,11 @@ torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& 
   return dispatch::local(q, k, v, bias, causal, dispatch::name_of_gate(gate));
 }
 
+torch::Tensor conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                     const torch::Tensor& kernel, bool causal, Gate gate) {
+  return dispatch::conv1d(q, k, v, kernel, causal, dispatch::name_of_gate(gate));
+}
+
 torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right) {
   return dispatch::local_bias(u, v, left, right);
 }
@@ -56,6 +61,12 @@ std::tuple<torch::Tensor, State> local(const std::optional<torch::Tensor>& q, co
   return split(dispatch::local_with_state(q, k, v, bias, tensors_of(state), dispatch::name_of_gate(gate)));
 }
 
+std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                        const torch::Tensor& v, const torch::Tensor& kernel, const State& state,
+                                        Gate gate) {
+  return split(dispatch::conv1d_with_state(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate)));
+}
+
 torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           State& state, Gate gate, int64_t heads) {
   return dispatch::simple_step(q, k, v, tensors_of(state), dispatch::name_of_gate(gate), heads);
@@ -64,6 +75,11 @@ torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Te
 torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                          const torch::Tensor& bias, State& state, Gate gate) {
   return dispatch::local_step(q, k, v, bias, tensors_of(state), dispatch::name_of_gate(gate));
+}
+
+torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                          const torch::Tensor& kernel, State& state, Gate gate) {
+  return dispatch::conv1d_step(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate));
 }
 
 ops::RedoCount redo_count() { return ops::window_redo_count(); }

@@ -32,14 +32,13 @@ bool gradient_needed(const Tensors&... tensors) {
 
 OptionalTensor present(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
-// simple and local. Gradients of: q, k, v, bias.
+// Gradients of: q, k, v, band.
 struct Window : Function<Window> {
   static Tensor forward(AutogradContext* ctx, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                        const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads) {
+                        const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads) {
     const Below below;
-    auto [y, saved] =
-        bias.has_value() ? local_forward(q, k, v, *bias, causal, gate) : simple_forward(q, k, v, causal, gate, heads);
-    ctx->save_for_backward({q.value_or(Tensor()), k, v, bias.value_or(Tensor()), saved});
+    auto [y, saved] = window_forward(q, k, v, band, causal, gate, heads);
+    ctx->save_for_backward({q.value_or(Tensor()), k, v, band.value_or(Tensor()), saved});
     ctx->saved_data["causal"] = causal;
     ctx->saved_data["gate"] = std::string(gate);
     ctx->saved_data["heads"] = heads;
@@ -48,32 +47,28 @@ struct Window : Function<Window> {
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
     const variable_list t = ctx->get_saved_variables();
-    const bool causal = ctx->saved_data["causal"].toBool();
-    const std::string gate = ctx->saved_data["gate"].toStringRef();
     const OptionalTensor q = present(t[0]);
-    Tensor grad_q, grad_k, grad_v, grad_bias;
-    if (t[3].defined()) {
-      std::tie(grad_q, grad_k, grad_v, grad_bias) = local_backward(grad_y[0], q, t[1], t[2], t[3], t[4], causal, gate);
-    } else {
-      std::tie(grad_q, grad_k, grad_v) =
-          simple_backward(grad_y[0], q, t[1], t[2], t[4], causal, gate, ctx->saved_data["heads"].toInt());
-    }
+    const OptionalTensor band = present(t[3]);
+    auto [grad_q, grad_k, grad_v, grad_band] =
+        window_backward(grad_y[0], q, t[1], t[2], band, t[4], ctx->saved_data["causal"].toBool(),
+                        ctx->saved_data["gate"].toStringRef(), ctx->saved_data["heads"].toInt());
     if (!q.has_value()) grad_q = Tensor();
-    return {grad_q, grad_k, grad_v, grad_bias, {}, {}, {}};
+    if (!band.has_value()) grad_band = Tensor();
+    return {grad_q, grad_k, grad_v, grad_band, {}, {}, {}};
   }
 };
 
-// The stateful forms. Gradients of: q, k, v, bias, den, num, ring_key, ring_value.
+// The stateful forms. Gradients of: q, k, v, band, den, num, ring_key, ring_value.
 struct WindowWithState : Function<WindowWithState> {
   static variable_list forward(AutogradContext* ctx, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                               const OptionalTensor& bias, const Tensor& position, const Tensor& max, const Tensor& den,
+                               const OptionalTensor& band, const Tensor& position, const Tensor& max, const Tensor& den,
                                const Tensor& num, const Tensor& ring_key, const Tensor& ring_value,
                                std::string_view gate, int64_t heads) {
     const Below below;
     auto [y, position_after, max_after, den_after, num_after, ring_key_after, ring_value_after, saved] =
-        window_with_state_forward(q, k, v, bias, {position, max, den, num, ring_key, ring_value}, gate, heads);
+        window_with_state_forward(q, k, v, band, {position, max, den, num, ring_key, ring_value}, gate, heads);
     ctx->save_for_backward(
-        {q.value_or(Tensor()), k, v, bias.value_or(Tensor()), position, max, den, num, ring_key, ring_value, saved});
+        {q.value_or(Tensor()), k, v, band.value_or(Tensor()), position, max, den, num, ring_key, ring_value, saved});
     ctx->mark_non_differentiable({position_after, max_after});
     ctx->saved_data["gate"] = std::string(gate);
     ctx->saved_data["heads"] = heads;
@@ -83,14 +78,14 @@ struct WindowWithState : Function<WindowWithState> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grad) {
     const variable_list t = ctx->get_saved_variables();
     const OptionalTensor q = present(t[0]);
-    const OptionalTensor bias = present(t[3]);
-    auto [grad_q, grad_k, grad_v, grad_bias, grad_den, grad_num, grad_ring_key, grad_ring_value] =
-        window_with_state_backward(grad[0], grad[3], grad[4], grad[5], grad[6], q, t[1], t[2], bias,
+    const OptionalTensor band = present(t[3]);
+    auto [grad_q, grad_k, grad_v, grad_band, grad_den, grad_num, grad_ring_key, grad_ring_value] =
+        window_with_state_backward(grad[0], grad[3], grad[4], grad[5], grad[6], q, t[1], t[2], band,
                                    TensorList(t).slice(4, 6), t[10], ctx->saved_data["gate"].toStringRef(),
                                    ctx->saved_data["heads"].toInt());
     if (!q.has_value()) grad_q = Tensor();
-    if (!bias.has_value()) grad_bias = Tensor();
-    return {grad_q, grad_k, grad_v, grad_bias, {}, {}, grad_den, grad_num, grad_ring_key, grad_ring_value, {}, {}};
+    if (!band.has_value()) grad_band = Tensor();
+    return {grad_q, grad_k, grad_v, grad_band, {}, {}, grad_den, grad_num, grad_ring_key, grad_ring_value, {}, {}};
   }
 };
 
@@ -161,44 +156,24 @@ constexpr char kNoSecond[] =
 
 // ---- the schemas' names
 
-Tensor simple_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
-                       int64_t heads) {
-  if (gradient_needed(q, k, v)) return Window::apply(q, k, v, OptionalTensor(), causal, gate, heads);
+Tensor window_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                       bool causal, std::string_view gate, int64_t heads) {
+  if (gradient_needed(q, k, v, band)) return Window::apply(q, k, v, band, causal, gate, heads);
   const Below below;
-  return simple(q, k, v, causal, gate, heads);
-}
-
-Tensor local_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
-                      std::string_view gate) {
-  if (gradient_needed(q, k, v, bias)) return Window::apply(q, k, v, OptionalTensor(bias), causal, gate, int64_t{1});
-  const Below below;
-  return local(q, k, v, bias, causal, gate);
-}
-
-YAndState with_state_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
-                              TensorList state, std::string_view gate, int64_t heads) {
-  const variable_list r =
-      WindowWithState::apply(q, k, v, bias, state[0], state[1], state[2], state[3], state[4], state[5], gate, heads);
-  return {r[0], r[1], r[2], r[3], r[4], r[5], r[6]};
+  return window(q, k, v, band, causal, gate, heads);
 }
 
 // A state of another length is left to the check below autograd.
-YAndState simple_with_state_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
-                                     std::string_view gate, int64_t heads) {
-  if (gradient_needed(q, k, v, state) && state.size() == 6) {
-    return with_state_autograd(q, k, v, {}, state, gate, heads);
+YAndState window_with_state_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                     const OptionalTensor& band, TensorList state, std::string_view gate,
+                                     int64_t heads) {
+  if (gradient_needed(q, k, v, band, state) && state.size() == 6) {
+    const variable_list r =
+        WindowWithState::apply(q, k, v, band, state[0], state[1], state[2], state[3], state[4], state[5], gate, heads);
+    return {r[0], r[1], r[2], r[3], r[4], r[5], r[6]};
   }
   const Below below;
-  return simple_with_state(q, k, v, state, gate, heads);
-}
-
-YAndState local_with_state_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                                    TensorList state, std::string_view gate) {
-  if (gradient_needed(q, k, v, bias, state) && state.size() == 6) {
-    return with_state_autograd(q, k, v, bias, state, gate, 1);
-  }
-  const Below below;
-  return local_with_state(q, k, v, bias, state, gate);
+  return window_with_state(q, k, v, band, state, gate, heads);
 }
 
 Tensor local_bias_autograd(const Tensor& u, const Tensor& v, int64_t left, int64_t right) {
@@ -207,55 +182,42 @@ Tensor local_bias_autograd(const Tensor& u, const Tensor& v, int64_t left, int64
   return local_bias(u, v, left, right);
 }
 
-std::tuple<Tensor, Tensor> simple_forward_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                                   bool causal, std::string_view gate, int64_t heads) {
+std::tuple<Tensor, Tensor> window_forward_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                                   const OptionalTensor& band, bool causal, std::string_view gate,
+                                                   int64_t heads) {
   return without_derivative(
-      "aft::simple_forward has no derivative: call aft::simple",
-      [&] { return simple_forward(q, k, v, causal, gate, heads); }, q, k, v);
-}
-
-std::tuple<Tensor, Tensor> local_forward_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                                  const Tensor& bias, bool causal, std::string_view gate) {
-  return without_derivative(
-      "aft::local_forward has no derivative: call aft::local",
-      [&] { return local_forward(q, k, v, bias, causal, gate); }, q, k, v, bias);
+      "aft::window_forward has no derivative: call aft::window",
+      [&] { return window_forward(q, k, v, band, causal, gate, heads); }, q, k, v, band);
 }
 
 YStateSaved window_with_state_forward_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                               const OptionalTensor& bias, TensorList state, std::string_view gate,
+                                               const OptionalTensor& band, TensorList state, std::string_view gate,
                                                int64_t heads) {
   return without_derivative(
-      "aft::window_with_state_forward has no derivative: call aft::simple_with_state or aft::local_with_state",
-      [&] { return window_with_state_forward(q, k, v, bias, state, gate, heads); }, q, k, v, bias, state);
+      "aft::window_with_state_forward has no derivative: call aft::window_with_state",
+      [&] { return window_with_state_forward(q, k, v, band, state, gate, heads); }, q, k, v, band, state);
 }
 
-std::tuple<Tensor, Tensor, Tensor> simple_backward_autograd(const Tensor& grad_y, const OptionalTensor& q,
-                                                            const Tensor& k, const Tensor& v, const Tensor& saved,
-                                                            bool causal, std::string_view gate, int64_t heads) {
+WindowGrads window_backward_autograd(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                     const OptionalTensor& band, const Tensor& saved, bool causal,
+                                     std::string_view gate, int64_t heads) {
   return without_derivative(
-      kNoSecond, [&] { return simple_backward(grad_y, q, k, v, saved, causal, gate, heads); }, grad_y, q, k, v);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> local_backward_autograd(const Tensor& grad_y, const OptionalTensor& q,
-                                                                   const Tensor& k, const Tensor& v, const Tensor& bias,
-                                                                   const Tensor& saved, bool causal,
-                                                                   std::string_view gate) {
-  return without_derivative(
-      kNoSecond, [&] { return local_backward(grad_y, q, k, v, bias, saved, causal, gate); }, grad_y, q, k, v, bias);
+      kNoSecond, [&] { return window_backward(grad_y, q, k, v, band, saved, causal, gate, heads); }, grad_y, q, k, v,
+      band);
 }
 
 YStateSaved window_with_state_backward_autograd(const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num,
                                                 const Tensor& grad_ring_key, const Tensor& grad_ring_value,
                                                 const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                                const OptionalTensor& bias, TensorList state, const Tensor& saved,
+                                                const OptionalTensor& band, TensorList state, const Tensor& saved,
                                                 std::string_view gate, int64_t heads) {
   return without_derivative(
       kNoSecond,
       [&] {
-        return window_with_state_backward(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, bias,
+        return window_with_state_backward(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band,
                                           state, saved, gate, heads);
       },
-      grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, bias, state);
+      grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band, state);
 }
 
 std::tuple<Tensor, Tensor> local_bias_backward_autograd(const Tensor& grad_bias, const Tensor& u, const Tensor& v,
@@ -297,21 +259,17 @@ void in_place_autograd(const c10::OperatorHandle& op, c10::DispatchKeySet keys, 
 }
 
 TORCH_LIBRARY_IMPL(aft, Autograd, m) {
-  m.impl("simple", simple_autograd);
-  m.impl("simple_forward", simple_forward_autograd);
-  m.impl("simple_backward", simple_backward_autograd);
-  m.impl("simple_with_state", simple_with_state_autograd);
-  m.impl("local", local_autograd);
-  m.impl("local_forward", local_forward_autograd);
-  m.impl("local_backward", local_backward_autograd);
-  m.impl("local_with_state", local_with_state_autograd);
+  m.impl("window", window_autograd);
+  m.impl("window_forward", window_forward_autograd);
+  m.impl("window_backward", window_backward_autograd);
+  m.impl("window_with_state", window_with_state_autograd);
   m.impl("window_with_state_forward", window_with_state_forward_autograd);
   m.impl("window_with_state_backward", window_with_state_backward_autograd);
   m.impl("initial_state", initial_state_autograd);
   m.impl("local_bias", local_bias_autograd);
   m.impl("local_bias_backward", local_bias_backward_autograd);
-  for (const char* name : {"simple.out", "simple_backward.out", "simple_step_", "local.out", "local_backward.out",
-                           "local_step_", "local_bias.out", "local_bias_backward.out"}) {
+  for (const char* name :
+       {"window.out", "window_backward.out", "window_step_", "local_bias.out", "local_bias_backward.out"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&in_place_autograd>());
   }
 }

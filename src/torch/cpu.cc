@@ -26,8 +26,9 @@ auto with_scalar_type(const Tensor& t, const Body& body) {
 Tensor readable(const Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1 ? t : t.contiguous(); }
 
 // Row stride 0 means one shared row to the operator; a table that is expanded from one row is not that.
-Tensor readable_bias(const Tensor& t) {
-  return (t.size(-1) <= 1 || t.stride(-1) == 1) && (t.size(-2) <= 1 || t.stride(-2) != 0) ? t : t.contiguous();
+Tensor readable_band(const Tensor& t) {
+  const bool expanded = t.dim() == 3 && t.size(1) > 1 && t.stride(1) == 0;
+  return (t.size(-1) <= 1 || t.stride(-1) == 1) && !expanded ? t : t.contiguous();
 }
 
 void check_writable(std::string_view op, std::string_view name, const Tensor& out, TensorList inputs) {
@@ -54,12 +55,14 @@ ops::Rows<T> rows_of(const Tensor& t) {
   return {t.data_ptr<std::remove_const_t<T>>(), t.stride(0), t.stride(1)};
 }
 
+// [heads, rows, J], or [heads, J]: one row for every position.
 template <typename T>
 ops::Band<T> band_of(const Tensor& t) {
   if (!t.defined() || t.size(-1) == 0) return {};
-  const bool one_row = t.size(-2) == 1;  // its stride may be anything
-  return {t.data_ptr<std::remove_const_t<T>>(), t.dim() == 3 ? t.stride(0) : 0, one_row ? t.size(-1) : t.stride(-2),
-          t.size(-2)};
+  T* data = t.data_ptr<std::remove_const_t<T>>();
+  if (t.dim() == 2) return {data, t.stride(0), 0, 1};
+  const bool one_row = t.size(1) == 1;  // its stride may be anything
+  return {data, t.stride(0), one_row ? t.size(-1) : t.stride(1), t.size(1)};
 }
 
 template <typename T>
@@ -88,7 +91,7 @@ std::vector<Tensor> contiguous(TensorList tensors) {
 // What a call reads, checked and readable, kept alive for as long as the operator runs.
 struct Inputs {
   ops::WindowShape shape;
-  Tensor q, k, v, bias;
+  Tensor q, k, v, band;
   std::vector<Tensor> state;  // empty: none
 
   template <typename Params, typename T>
@@ -97,20 +100,20 @@ struct Inputs {
     p.q = rows_of<const T>(q);
     p.k = rows_of<const T>(k);
     p.v = rows_of<const T>(v);
-    p.band = band_of<const T>(bias);
+    p.band = band_of<const T>(band);
   }
 };
 
 Inputs checked_inputs(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                      const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads,
+                      const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
                       std::optional<TensorList> state = std::nullopt) {
-  const WindowSizes sizes = check_window(op, q, k, v, bias, causal, gate, heads);
+  const WindowSizes sizes = check_window(op, q, k, v, band, causal, gate, heads);
   Inputs in;
   in.shape = sizes.shape();
   if (sizes.gate != ops::Gate::kNone) in.q = readable(*q);
   in.k = readable(k);
   in.v = readable(v);
-  if (bias.has_value()) in.bias = readable_bias(*bias);
+  if (band.has_value()) in.band = readable_band(*band);
   if (state.has_value()) {
     check_state(op, sizes, v, *state);
     in.state = contiguous(*state);
@@ -146,35 +149,35 @@ std::vector<Tensor> empty_state(const ops::WindowShape& s, const at::TensorOptio
 
 // ---- whole sequences
 
-Tensor forward(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-               const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs(op, q, k, v, bias, causal, gate, heads);
+Tensor window(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
+              std::string_view gate, int64_t heads) {
+  const Inputs in = checked_inputs("window", q, k, v, band, causal, gate, heads);
   Tensor y = empty_y(v);
   run_forward(in, y, {}, {});
   return y;
 }
 
-void forward_out(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                 const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads, const Tensor& out) {
-  const Inputs in = checked_inputs(op, q, k, v, bias, causal, gate, heads);
-  check_same(op, "out", out, "v", v);
-  check_writable(op, "out", out, {in.q, in.k, in.v, in.bias});
+void window_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
+                std::string_view gate, int64_t heads, const Tensor& out) {
+  const Inputs in = checked_inputs("window", q, k, v, band, causal, gate, heads);
+  check_same("window", "out", out, "v", v);
+  check_writable("window", "out", out, {in.q, in.k, in.v, in.band});
   run_forward(in, out, {}, {});
 }
 
-std::tuple<Tensor, Tensor> forward_saving(std::string_view op, const OptionalTensor& q, const Tensor& k,
-                                          const Tensor& v, const OptionalTensor& bias, bool causal,
-                                          std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs(op, q, k, v, bias, causal, gate, heads);
+std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                          const OptionalTensor& band, bool causal, std::string_view gate,
+                                          int64_t heads) {
+  const Inputs in = checked_inputs("window_forward", q, k, v, band, causal, gate, heads);
   Tensor y = empty_y(v);
   Tensor saved = empty_saved(in);
   run_forward(in, y, {}, saved);
   return {y, saved};
 }
 
-// Gradients in the order of their inputs; bias only where there is one.
+// Gradients in the order of their inputs; band only where there is one.
 struct Gradients {
-  Tensor q, k, v, bias;
+  Tensor q, k, v, band;
 };
 
 void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, const Tensor& saved,
@@ -190,7 +193,7 @@ void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, c
     p.grad_q = rows_of<T>(grad.q);
     p.grad_k = rows_of<T>(grad.k);
     p.grad_v = rows_of<T>(grad.v);
-    p.grad_band = band_of<T>(grad.bias);
+    p.grad_band = band_of<T>(grad.band);
     p.saved = kept.const_data_ptr<T>();
     p.initial_state = state_of<const T>(in.state);
     p.grad_final_state = state_grad_of<const T>(grad_final_state);
@@ -199,34 +202,38 @@ void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, c
   });
 }
 
-Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor& bias, ops::Gate gate) {
+Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor& band, ops::Gate gate) {
   Gradients grad;
   if (gate != ops::Gate::kNone) grad.q = at::empty(v.sizes(), v.options());
   grad.k = at::empty(k.sizes(), k.options());
   grad.v = at::empty(v.sizes(), v.options());
-  if (bias.has_value()) grad.bias = at::empty(bias->sizes(), bias->options());
+  if (band.has_value()) grad.band = at::empty(band->sizes(), band->options());
   return grad;
 }
 
 // An operator cannot return "no tensor": absent gradients are empty tensors of size [0].
 Tensor or_empty(const Tensor& t, const Tensor& like) { return t.defined() ? t : at::empty({0}, like.options()); }
 
-Gradients backward(std::string_view op, const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                   const OptionalTensor& bias, const Tensor& saved, bool causal, std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs(op, q, k, v, bias, causal, gate, heads);
-  const Gradients grad = empty_gradients(v, k, bias, in.shape.gate);
+std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y, const OptionalTensor& q,
+                                                           const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                                                           const Tensor& saved, bool causal, std::string_view gate,
+                                                           int64_t heads) {
+  constexpr std::string_view op = "window_backward";
+  const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads);
+  const Gradients grad = empty_gradients(v, k, band, in.shape.gate);
   run_backward(op, in, grad_y, saved, grad);
-  return grad;
+  return {or_empty(grad.q, v), grad.k, grad.v, or_empty(grad.band, v)};
 }
 
-void backward_out(std::string_view op, const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                  const OptionalTensor& bias, const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
-                  const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
-                  const OptionalTensor& grad_bias) {
-  const Inputs in = checked_inputs(op, q, k, v, bias, causal, gate, heads);
+void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                         const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
+                         int64_t heads, const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                         const OptionalTensor& grad_band) {
+  constexpr std::string_view op = "window_backward";
+  const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads);
   const auto writable = [&](std::string_view name, const Tensor& out, std::string_view like_name, const Tensor& like) {
     check_same(op, name, out, like_name, like);
-    check_writable(op, name, out, {in.q, in.k, in.v, in.bias, grad_y, saved});
+    check_writable(op, name, out, {in.q, in.k, in.v, in.band, grad_y, saved});
   };
   Gradients grad;
   if (in.shape.gate != ops::Gate::kNone) {
@@ -241,9 +248,10 @@ void backward_out(std::string_view op, const Tensor& grad_y, const OptionalTenso
   writable("grad_v", grad_v, "v", v);
   grad.k = grad_k;
   grad.v = grad_v;
-  if (bias.has_value()) {
-    writable("grad_bias", *grad_bias, "bias", *bias);
-    grad.bias = *grad_bias;
+  if (band.has_value()) {
+    if (!grad_band.has_value()) fail("aft::", op, ": grad_band must be a tensor with a band, got none: pass one");
+    writable("grad_band", *grad_band, "band", *band);
+    grad.band = *grad_band;
   }
   run_backward(op, in, grad_y, saved, grad);
 }
@@ -252,9 +260,9 @@ void backward_out(std::string_view op, const Tensor& grad_y, const OptionalTenso
 
 using YAndState = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
-YAndState forward_with_state(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                             const OptionalTensor& bias, TensorList state, std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs(op, q, k, v, bias, /*causal=*/true, gate, heads, state);
+YAndState window_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                            TensorList state, std::string_view gate, int64_t heads) {
+  const Inputs in = checked_inputs("window_with_state", q, k, v, band, /*causal=*/true, gate, heads, state);
   Tensor y = empty_y(v);
   const std::vector<Tensor> s = empty_state(in.shape, v.options());
   run_forward(in, y, s, {});
@@ -262,9 +270,9 @@ YAndState forward_with_state(std::string_view op, const OptionalTensor& q, const
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_forward(
-    const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, TensorList state,
+    const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, TensorList state,
     std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs("window_with_state_forward", q, k, v, bias, /*causal=*/true, gate, heads, state);
+  const Inputs in = checked_inputs("window_with_state_forward", q, k, v, band, /*causal=*/true, gate, heads, state);
   Tensor y = empty_y(v);
   Tensor saved = empty_saved(in);
   const std::vector<Tensor> s = empty_state(in.shape, v.options());
@@ -275,34 +283,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_backward(
     const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num, const Tensor& grad_ring_key,
     const Tensor& grad_ring_value, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-    const OptionalTensor& bias, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads) {
+    const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads) {
   constexpr std::string_view op = "window_with_state_backward";
-  const Inputs in = checked_inputs(op, q, k, v, bias, /*causal=*/true, gate, heads, state);
-  check_same(op, "grad_den", grad_den, "state den", state[2]);
-  check_same(op, "grad_num", grad_num, "state num", state[3]);
-  check_same(op, "grad_ring_key", grad_ring_key, "state ring_key", state[4]);
-  check_same(op, "grad_ring_value", grad_ring_value, "state ring_value", state[5]);
-  const Gradients grad = empty_gradients(v, k, bias, in.shape.gate);
+  const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, state);
+  check_state_gradients(op, grad_den, grad_num, grad_ring_key, grad_ring_value, state);
+  const Gradients grad = empty_gradients(v, k, band, in.shape.gate);
   const std::vector<Tensor> from = contiguous({grad_den, grad_num, grad_ring_key, grad_ring_value});
   std::vector<Tensor> to;
   for (const Tensor& t : from) to.push_back(at::empty(t.sizes(), t.options()));
   run_backward(op, in, grad_y, saved, grad, from, to);
-  return {or_empty(grad.q, v), grad.k, grad.v, or_empty(grad.bias, v), to[0], to[1], to[2], to[3]};
+  return {or_empty(grad.q, v), grad.k, grad.v, or_empty(grad.band, v), to[0], to[1], to[2], to[3]};
 }
 
-Tensor step(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
-            TensorList state, std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs(op, q, k, v, bias, /*causal=*/true, gate, heads, state);
-  if (in.shape.time != 1) {
-    fail("aft::", op, ": v must hold one position, shape [batch, 1, channels], got ", v.sizes(),
-         ": use the form with_state for several");
-  }
-  for (const Tensor& t : state) {
-    if (!t.is_contiguous()) {
-      fail("aft::", op, ": the state is edited in place and must be contiguous, got strides ", t.strides(),
-           ": call .contiguous() on it first");
-    }
-  }
+Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                   TensorList state, std::string_view gate, int64_t heads) {
+  constexpr std::string_view op = "window_step_";
+  check_step(op, check_window(op, q, k, v, band, /*causal=*/true, gate, heads), v, state);
+  const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, state);
   Tensor y = empty_y(v);
   with_scalar_type(v, [&]<typename T>(T) {
     ops::WindowStep<T> p;
@@ -387,105 +384,19 @@ void local_bias_backward_out(const Tensor& grad_bias, const Tensor& u, const Ten
   run_local_bias_backward(shape, grad_bias, u, v, grad_u, grad_v);
 }
 
-// ---- the schemas' names
-
-Tensor simple(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
-              int64_t heads) {
-  return forward("simple", q, k, v, {}, causal, gate, heads);
-}
-
-void simple_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
-                int64_t heads, const Tensor& out) {
-  forward_out("simple", q, k, v, {}, causal, gate, heads, out);
-}
-
-std::tuple<Tensor, Tensor> simple_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal,
-                                          std::string_view gate, int64_t heads) {
-  return forward_saving("simple_forward", q, k, v, {}, causal, gate, heads);
-}
-
-std::tuple<Tensor, Tensor, Tensor> simple_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k,
-                                                   const Tensor& v, const Tensor& saved, bool causal,
-                                                   std::string_view gate, int64_t heads) {
-  const Gradients grad = backward("simple_backward", grad_y, q, k, v, {}, saved, causal, gate, heads);
-  return {or_empty(grad.q, v), grad.k, grad.v};
-}
-
-void simple_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                         const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
-                         const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v) {
-  backward_out("simple_backward", grad_y, q, k, v, {}, saved, causal, gate, heads, grad_q, grad_k, grad_v, {});
-}
-
-YAndState simple_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
-                            std::string_view gate, int64_t heads) {
-  return forward_with_state("simple_with_state", q, k, v, {}, state, gate, heads);
-}
-
-Tensor simple_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state, std::string_view gate,
-                   int64_t heads) {
-  return step("simple_step_", q, k, v, {}, state, gate, heads);
-}
-
-Tensor local(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
-             std::string_view gate) {
-  return forward("local", q, k, v, bias, causal, gate, 1);
-}
-
-void local_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
-               std::string_view gate, const Tensor& out) {
-  forward_out("local", q, k, v, bias, causal, gate, 1, out);
-}
-
-std::tuple<Tensor, Tensor> local_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                                         bool causal, std::string_view gate) {
-  return forward_saving("local_forward", q, k, v, bias, causal, gate, 1);
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> local_backward(const Tensor& grad_y, const OptionalTensor& q,
-                                                          const Tensor& k, const Tensor& v, const Tensor& bias,
-                                                          const Tensor& saved, bool causal, std::string_view gate) {
-  const Gradients grad = backward("local_backward", grad_y, q, k, v, bias, saved, causal, gate, 1);
-  return {or_empty(grad.q, v), grad.k, grad.v, grad.bias};
-}
-
-void local_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                        const Tensor& bias, const Tensor& saved, bool causal, std::string_view gate,
-                        const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
-                        const Tensor& grad_bias) {
-  backward_out("local_backward", grad_y, q, k, v, bias, saved, causal, gate, 1, grad_q, grad_k, grad_v, grad_bias);
-}
-
-YAndState local_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                           TensorList state, std::string_view gate) {
-  return forward_with_state("local_with_state", q, k, v, bias, state, gate, 1);
-}
-
-Tensor local_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, TensorList state,
-                  std::string_view gate) {
-  return step("local_step_", q, k, v, bias, state, gate, 1);
-}
-
 std::tuple<int64_t, int64_t> redo_count() {
   const ops::RedoCount count = ops::window_redo_count();
   return {count.redone, count.total};
 }
 
 TORCH_LIBRARY_IMPL(aft, CPU, m) {
-  m.impl("simple", simple);
-  m.impl("simple.out", simple_out);
-  m.impl("simple_forward", simple_forward);
-  m.impl("simple_backward", simple_backward);
-  m.impl("simple_backward.out", simple_backward_out);
-  m.impl("simple_with_state", simple_with_state);
-  m.impl("simple_step_", simple_step);
-  m.impl("local", local);
-  m.impl("local.out", local_out);
-  m.impl("local_forward", local_forward);
-  m.impl("local_backward", local_backward);
-  m.impl("local_backward.out", local_backward_out);
-  m.impl("local_with_state", local_with_state);
-  m.impl("local_step_", local_step);
+  m.impl("window", window);
+  m.impl("window.out", window_out);
+  m.impl("window_forward", window_forward);
+  m.impl("window_backward", window_backward);
+  m.impl("window_backward.out", window_backward_out);
+  m.impl("window_with_state", window_with_state);
+  m.impl("window_step_", window_step);
   m.impl("window_with_state_forward", window_with_state_forward);
   m.impl("window_with_state_backward", window_with_state_backward);
   m.impl("initial_state", initial_state);

@@ -40,121 +40,71 @@ Tensor empty_grad_q(ops::Gate gate, const Tensor& v) {
   return gate == ops::Gate::kNone ? empty({c10::SymInt(0)}, v) : dense_like(v);
 }
 
-Tensor simple(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
-              int64_t heads) {
-  check_window("simple", q, k, v, {}, causal, gate, heads);
+Tensor empty_grad_band(const OptionalTensor& band, const Tensor& v) {
+  return band.has_value() ? dense_like(*band) : empty({c10::SymInt(0)}, v);
+}
+
+Tensor window(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
+              std::string_view gate, int64_t heads) {
+  check_window("window", q, k, v, band, causal, gate, heads);
   return dense_like(v);
 }
 
-void simple_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
-                int64_t heads, const Tensor& out) {
-  check_window("simple", q, k, v, {}, causal, gate, heads);
-  check_same("simple", "out", out, "v", v);
+void window_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
+                std::string_view gate, int64_t heads, const Tensor& out) {
+  check_window("window", q, k, v, band, causal, gate, heads);
+  check_same("window", "out", out, "v", v);
 }
 
-std::tuple<Tensor, Tensor> simple_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal,
-                                          std::string_view gate, int64_t heads) {
-  const WindowSizes sizes = check_window("simple_forward", q, k, v, {}, causal, gate, heads);
+std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                          const OptionalTensor& band, bool causal, std::string_view gate,
+                                          int64_t heads) {
+  const WindowSizes sizes = check_window("window_forward", q, k, v, band, causal, gate, heads);
   return {dense_like(v), empty_saved(sizes, v)};
 }
 
-std::tuple<Tensor, Tensor, Tensor> simple_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k,
-                                                   const Tensor& v, const Tensor& saved, bool causal,
-                                                   std::string_view gate, int64_t heads) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y, const OptionalTensor& q,
+                                                           const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                                                           const Tensor& saved, bool causal, std::string_view gate,
+                                                           int64_t heads) {
   (void)saved;
-  const WindowSizes sizes = check_window("simple_backward", q, k, v, {}, causal, gate, heads);
-  check_same("simple_backward", "grad_y", grad_y, "v", v);
-  return {empty_grad_q(sizes.gate, v), dense_like(k), dense_like(v)};
+  const WindowSizes sizes = check_window("window_backward", q, k, v, band, causal, gate, heads);
+  check_same("window_backward", "grad_y", grad_y, "v", v);
+  return {empty_grad_q(sizes.gate, v), dense_like(k), dense_like(v), empty_grad_band(band, v)};
 }
 
-void simple_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                         const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
-                         const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v) {
-  simple_backward(grad_y, q, k, v, saved, causal, gate, heads);
-  if (q.has_value() && grad_q.has_value()) check_same("simple_backward", "grad_q", *grad_q, "q", *q);
-  check_same("simple_backward", "grad_k", grad_k, "k", k);
-  check_same("simple_backward", "grad_v", grad_v, "v", v);
+void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                         const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
+                         int64_t heads, const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                         const OptionalTensor& grad_band) {
+  constexpr std::string_view op = "window_backward";
+  window_backward(grad_y, q, k, v, band, saved, causal, gate, heads);
+  if (q.has_value() && grad_q.has_value()) check_same(op, "grad_q", *grad_q, "q", *q);
+  check_same(op, "grad_k", grad_k, "k", k);
+  check_same(op, "grad_v", grad_v, "v", v);
+  if (band.has_value() && grad_band.has_value()) check_same(op, "grad_band", *grad_band, "band", *band);
 }
 
-using YAndState = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
-
-YAndState with_state(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                     const OptionalTensor& bias, TensorList state, std::string_view gate, int64_t heads) {
-  const WindowSizes sizes = check_window(op, q, k, v, bias, /*causal=*/true, gate, heads);
-  check_state(op, sizes, v, state);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state(
+    const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, TensorList state,
+    std::string_view gate, int64_t heads) {
+  const WindowSizes sizes = check_window("window_with_state", q, k, v, band, /*causal=*/true, gate, heads);
+  check_state("window_with_state", sizes, v, state);
   const std::vector<Tensor> s = empty_state(sizes, v);
   return {dense_like(v), s[0], s[1], s[2], s[3], s[4], s[5]};
 }
 
-YAndState simple_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
-                            std::string_view gate, int64_t heads) {
-  return with_state("simple_with_state", q, k, v, {}, state, gate, heads);
-}
-
-Tensor step(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
-            TensorList state, std::string_view gate, int64_t heads) {
-  check_state(op, check_window(op, q, k, v, bias, /*causal=*/true, gate, heads), v, state);
+Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                   TensorList state, std::string_view gate, int64_t heads) {
+  check_step("window_step_", check_window("window_step_", q, k, v, band, /*causal=*/true, gate, heads), v, state);
   return dense_like(v);
-}
-
-Tensor simple_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state, std::string_view gate,
-                   int64_t heads) {
-  return step("simple_step_", q, k, v, {}, state, gate, heads);
-}
-
-Tensor local(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
-             std::string_view gate) {
-  check_window("local", q, k, v, bias, causal, gate, 1);
-  return dense_like(v);
-}
-
-void local_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
-               std::string_view gate, const Tensor& out) {
-  check_window("local", q, k, v, bias, causal, gate, 1);
-  check_same("local", "out", out, "v", v);
-}
-
-std::tuple<Tensor, Tensor> local_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                                         bool causal, std::string_view gate) {
-  const WindowSizes sizes = check_window("local_forward", q, k, v, bias, causal, gate, 1);
-  return {dense_like(v), empty_saved(sizes, v)};
-}
-
-std::tuple<Tensor, Tensor, Tensor, Tensor> local_backward(const Tensor& grad_y, const OptionalTensor& q,
-                                                          const Tensor& k, const Tensor& v, const Tensor& bias,
-                                                          const Tensor& saved, bool causal, std::string_view gate) {
-  (void)saved;
-  const WindowSizes sizes = check_window("local_backward", q, k, v, bias, causal, gate, 1);
-  check_same("local_backward", "grad_y", grad_y, "v", v);
-  return {empty_grad_q(sizes.gate, v), dense_like(k), dense_like(v), dense_like(bias)};
-}
-
-void local_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                        const Tensor& bias, const Tensor& saved, bool causal, std::string_view gate,
-                        const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
-                        const Tensor& grad_bias) {
-  local_backward(grad_y, q, k, v, bias, saved, causal, gate);
-  if (q.has_value() && grad_q.has_value()) check_same("local_backward", "grad_q", *grad_q, "q", *q);
-  check_same("local_backward", "grad_k", grad_k, "k", k);
-  check_same("local_backward", "grad_v", grad_v, "v", v);
-  check_same("local_backward", "grad_bias", grad_bias, "bias", bias);
-}
-
-YAndState local_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                           TensorList state, std::string_view gate) {
-  return with_state("local_with_state", q, k, v, bias, state, gate, 1);
-}
-
-Tensor local_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, TensorList state,
-                  std::string_view gate) {
-  return step("local_step_", q, k, v, bias, state, gate, 1);
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_forward(
-    const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias, TensorList state,
+    const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, TensorList state,
     std::string_view gate, int64_t heads) {
   constexpr std::string_view op = "window_with_state_forward";
-  const WindowSizes sizes = check_window(op, q, k, v, bias, /*causal=*/true, gate, heads);
+  const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads);
   check_state(op, sizes, v, state);
   const std::vector<Tensor> s = empty_state(sizes, v);
   return {dense_like(v), s[0], s[1], s[2], s[3], s[4], s[5], empty_saved(sizes, v)};
@@ -163,20 +113,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_backward(
     const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num, const Tensor& grad_ring_key,
     const Tensor& grad_ring_value, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-    const OptionalTensor& bias, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads) {
+    const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads) {
   (void)saved;
   constexpr std::string_view op = "window_with_state_backward";
-  const WindowSizes sizes = check_window(op, q, k, v, bias, /*causal=*/true, gate, heads);
+  const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads);
   check_state(op, sizes, v, state);
   check_same(op, "grad_y", grad_y, "v", v);
-  check_same(op, "grad_den", grad_den, "state den", state[2]);
-  check_same(op, "grad_num", grad_num, "state num", state[3]);
-  check_same(op, "grad_ring_key", grad_ring_key, "state ring_key", state[4]);
-  check_same(op, "grad_ring_value", grad_ring_value, "state ring_value", state[5]);
+  check_state_gradients(op, grad_den, grad_num, grad_ring_key, grad_ring_value, state);
   return {empty_grad_q(sizes.gate, v),
           dense_like(k),
           dense_like(v),
-          bias.has_value() ? dense_like(*bias) : empty({c10::SymInt(0)}, v),
+          empty_grad_band(band, v),
           dense_like(grad_den),
           dense_like(grad_num),
           dense_like(grad_ring_key),
@@ -214,20 +161,13 @@ void local_bias_backward_out(const Tensor& grad_bias, const Tensor& u, const Ten
 }
 
 TORCH_LIBRARY_IMPL(aft, Meta, m) {
-  m.impl("simple", simple);
-  m.impl("simple.out", simple_out);
-  m.impl("simple_forward", simple_forward);
-  m.impl("simple_backward", simple_backward);
-  m.impl("simple_backward.out", simple_backward_out);
-  m.impl("simple_with_state", simple_with_state);
-  m.impl("simple_step_", simple_step);
-  m.impl("local", local);
-  m.impl("local.out", local_out);
-  m.impl("local_forward", local_forward);
-  m.impl("local_backward", local_backward);
-  m.impl("local_backward.out", local_backward_out);
-  m.impl("local_with_state", local_with_state);
-  m.impl("local_step_", local_step);
+  m.impl("window", window);
+  m.impl("window.out", window_out);
+  m.impl("window_forward", window_forward);
+  m.impl("window_backward", window_backward);
+  m.impl("window_backward.out", window_backward_out);
+  m.impl("window_with_state", window_with_state);
+  m.impl("window_step_", window_step);
   m.impl("window_with_state_forward", window_with_state_forward);
   m.impl("window_with_state_backward", window_with_state_backward);
   m.impl("initial_state", initial_state);

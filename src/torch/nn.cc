@@ -1,4 +1,4 @@
-// AFTSimple and AFTLocal: the operators between their projections.
+// AFTSimple, AFTLocal and AFTConv1d: the operators between their projections.
 
 #include <algorithm>
 
@@ -29,29 +29,29 @@ void check_causal(const char* module, bool causal) {
   }
 }
 
-// Views of one projection [B, T, 3 d] (2 d where there is no query).
+// Views of one projection [B, T, width]: query (none where there is no gate), key, value, in this order.
 struct Projected {
   std::optional<Tensor> q;
   Tensor k, v;
 
-  Projected(const Tensor& qkv, Gate gate) {
-    const std::vector<Tensor> parts = qkv.chunk(gate == Gate::kNone ? 2 : 3, -1);
-    if (gate != Gate::kNone) q = parts[0];
-    k = parts[parts.size() - 2];
-    v = parts[parts.size() - 1];
+  Projected(const Tensor& qkv, int64_t channels, Gate gate) {
+    const int64_t query = gate == Gate::kNone ? 0 : channels;
+    const int64_t key = qkv.size(-1) - query - channels;
+    if (query > 0) q = qkv.narrow(-1, 0, query);
+    k = qkv.narrow(-1, query, key);
+    v = qkv.narrow(-1, query + key, channels);
   }
 };
 
 // The operator on one qkv tensor: its gradient is written in place into one tensor of the same shape, where separate
 // gradients of q, k and v would be copied together afterwards.
 struct PackedWindow : torch::autograd::Function<PackedWindow> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const std::optional<Tensor>& bias, bool causal,
-                        Gate gate) {
-    const Projected in(qkv, gate);
-    const std::string_view name = dispatch::name_of_gate(gate);
-    auto [y, saved] = bias.has_value() ? dispatch::local_forward(in.q, in.k, in.v, *bias, causal, name)
-                                       : dispatch::simple_forward(in.q, in.k, in.v, causal, name, 1);
-    ctx->save_for_backward({qkv, bias.value_or(Tensor()), saved});
+  static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const std::optional<Tensor>& band, int64_t channels,
+                        bool causal, Gate gate) {
+    const Projected in(qkv, channels, gate);
+    auto [y, saved] = dispatch::window_forward(in.q, in.k, in.v, band, causal, dispatch::name_of_gate(gate), 1);
+    ctx->save_for_backward({qkv, band.value_or(Tensor()), saved});
+    ctx->saved_data["channels"] = channels;
     ctx->saved_data["causal"] = causal;
     ctx->saved_data["gate"] = static_cast<int64_t>(gate);
     return y;
@@ -64,54 +64,52 @@ struct PackedWindow : torch::autograd::Function<PackedWindow> {
           "create_graph = true");
     }
     const variable_list t = ctx->get_saved_variables();
-    const bool causal = ctx->saved_data["causal"].toBool();
+    const int64_t channels = ctx->saved_data["channels"].toInt();
     const Gate gate = static_cast<Gate>(ctx->saved_data["gate"].toInt());
-    const std::string_view name = dispatch::name_of_gate(gate);
-    const Projected in(t[0], gate);
+    const Projected in(t[0], channels, gate);
     const Tensor grad_qkv = torch::empty(t[0].sizes(), t[0].options());
-    const Projected grad(grad_qkv, gate);
-    Tensor grad_bias;
+    const Projected grad(grad_qkv, channels, gate);
+    std::optional<Tensor> band, grad_band;
     if (t[1].defined()) {
-      grad_bias = torch::empty(t[1].sizes(), t[1].options());
-      dispatch::local_backward_out(grad_y[0], in.q, in.k, in.v, t[1], t[2], causal, name, grad.q, grad.k, grad.v,
-                                   grad_bias);
-    } else {
-      dispatch::simple_backward_out(grad_y[0], in.q, in.k, in.v, t[2], causal, name, 1, grad.q, grad.k, grad.v);
+      band = t[1];
+      grad_band = torch::empty(t[1].sizes(), t[1].options());
     }
-    return {grad_qkv, grad_bias, {}, {}};
+    dispatch::window_backward_out(grad_y[0], in.q, in.k, in.v, band, t[2], ctx->saved_data["causal"].toBool(),
+                                  dispatch::name_of_gate(gate), 1, grad.q, grad.k, grad.v, grad_band);
+    return {grad_qkv, grad_band.value_or(Tensor()), {}, {}, {}};
   }
 };
 
-// bias absent: simple.
-Tensor window(const Tensor& qkv, const std::optional<Tensor>& bias, bool causal, Gate gate) {
-  if (at::GradMode::is_enabled() && (qkv.requires_grad() || (bias.has_value() && bias->requires_grad()))) {
-    return PackedWindow::apply(qkv, bias, causal, gate);
+// band absent: simple.
+Tensor window(const Tensor& qkv, const std::optional<Tensor>& band, int64_t channels, bool causal, Gate gate) {
+  if (at::GradMode::is_enabled() && (qkv.requires_grad() || (band.has_value() && band->requires_grad()))) {
+    return PackedWindow::apply(qkv, band, channels, causal, gate);
   }
-  const Projected in(qkv, gate);
-  return bias.has_value() ? local(in.q, in.k, in.v, *bias, causal, gate) : simple(in.q, in.k, in.v, causal, gate);
+  const Projected in(qkv, channels, gate);
+  return dispatch::window(in.q, in.k, in.v, band, causal, dispatch::name_of_gate(gate), 1);
 }
 
-torch::nn::Linear projection(int64_t channels, Gate gate) {
-  return torch::nn::Linear(channels, (gate == Gate::kNone ? 2 : 3) * channels);
+torch::nn::Linear projection(int64_t channels, int64_t key_channels, Gate gate) {
+  return torch::nn::Linear(channels, (gate == Gate::kNone ? 1 : 2) * channels + key_channels);
 }
 
 }  // namespace
 
 AFTSimpleImpl::AFTSimpleImpl(const AFTSimpleOptions& options_) : options(options_) {
   check_positive("AFTSimple", "channels", options.channels);
-  qkv = register_module("qkv", projection(options.channels, options.gate));
+  qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
   output = register_module("output", torch::nn::Linear(options.channels, options.channels));
 }
 
 Tensor AFTSimpleImpl::forward(const Tensor& x) {
   check_input("AFTSimple", x, options.channels);
-  return output(window(qkv(x), std::nullopt, options.causal, options.gate));
+  return output(window(qkv(x), std::nullopt, options.channels, options.causal, options.gate));
 }
 
 std::tuple<Tensor, State> AFTSimpleImpl::forward(const Tensor& x, const State& state) {
   check_input("AFTSimple", x, options.channels);
   check_causal("AFTSimple", options.causal);
-  const Projected in(qkv(x), options.gate);
+  const Projected in(qkv(x), options.channels, options.gate);
   auto [y, after] = simple(in.q, in.k, in.v, state, options.gate);
   return {output(y), after};
 }
@@ -128,7 +126,7 @@ AFTLocalImpl::AFTLocalImpl(const AFTLocalOptions& options_) : options(options_) 
   if (options.window < 0) {
     dispatch::fail("aft::nn::AFTLocal: window must be at least 0, got ", options.window, ": 0 is AFT-simple");
   }
-  qkv = register_module("qkv", projection(options.channels, options.gate));
+  qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
   output = register_module("output", torch::nn::Linear(options.channels, options.channels));
   u = register_parameter("u", torch::randn({options.context, options.factor_channels}) * 0.01);
   v = register_parameter("v", torch::randn({options.context, options.factor_channels}) * 0.01);
@@ -149,13 +147,15 @@ Tensor AFTLocalImpl::forward(const Tensor& x) {
     dispatch::fail("aft::nn::AFTLocal: x must hold at most context = ", options.context, " positions, got ", x.size(1),
                    ": shorten it, or train with a longer context");
   }
-  return output(window(qkv(x), bias(x.size(1)), options.causal, options.gate));
+  std::optional<Tensor> band = bias(x.size(1));
+  if (band.has_value()) band = band->unsqueeze(0);
+  return output(window(qkv(x), band, options.channels, options.causal, options.gate));
 }
 
 std::tuple<Tensor, State> AFTLocalImpl::forward(const Tensor& x, const State& state) {
   check_input("AFTLocal", x, options.channels);
   check_causal("AFTLocal", options.causal);
-  const Projected in(qkv(x), options.gate);
+  const Projected in(qkv(x), options.channels, options.gate);
   const std::optional<Tensor> w = bias(options.context);
   auto [y, after] =
       w.has_value() ? local(in.q, in.k, in.v, *w, state, options.gate) : simple(in.q, in.k, in.v, state, options.gate);
@@ -165,6 +165,52 @@ std::tuple<Tensor, State> AFTLocalImpl::forward(const Tensor& x, const State& st
 State AFTLocalImpl::initial_state(int64_t batch) const {
   check_causal("AFTLocal", options.causal);
   return aft::initial_state(batch, options.channels, options.channels, std::max<int64_t>(options.window - 1, 0),
+                            qkv->weight.options().requires_grad(false));
+}
+
+AFTConv1dImpl::AFTConv1dImpl(const AFTConv1dOptions& options_) : options(options_) {
+  check_positive("AFTConv1d", "channels", options.channels);
+  check_positive("AFTConv1d", "heads", options.heads);
+  check_positive("AFTConv1d", "kernel", options.kernel);
+  if (options.channels % options.heads != 0) {
+    dispatch::fail("aft::nn::AFTConv1d: heads must divide channels = ", options.channels, ", got ", options.heads,
+                   ": change one of them");
+  }
+  if (!options.causal && options.kernel % 2 == 0) {
+    dispatch::fail("aft::nn::AFTConv1d: kernel must be odd if causal is false, got ", options.kernel,
+                   ": a centred kernel has a middle");
+  }
+  qkv = register_module("qkv", projection(options.channels, key_channels(), options.gate));
+  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
+  weight = register_parameter("weight", torch::randn({options.heads, options.kernel}));
+  gamma = register_parameter("gamma", torch::zeros({options.heads}));
+  beta = register_parameter("beta", torch::zeros({options.heads}));
+}
+
+int64_t AFTConv1dImpl::key_channels() const { return options.key_per_head ? options.heads : options.channels; }
+
+Tensor AFTConv1dImpl::kernel() const {
+  const Tensor mean = weight.mean(1, /*keepdim=*/true);
+  const Tensor variance = weight.var(/*dim=*/1, /*unbiased=*/false, /*keepdim=*/true);
+  return gamma.unsqueeze(1) * (weight - mean) * (variance + 1e-5).rsqrt() + beta.unsqueeze(1);
+}
+
+Tensor AFTConv1dImpl::forward(const Tensor& x) {
+  check_input("AFTConv1d", x, options.channels);
+  return output(window(qkv(x), kernel(), options.channels, options.causal, options.gate));
+}
+
+std::tuple<Tensor, State> AFTConv1dImpl::forward(const Tensor& x, const State& state) {
+  check_input("AFTConv1d", x, options.channels);
+  check_causal("AFTConv1d", options.causal);
+  const Projected in(qkv(x), options.channels, options.gate);
+  auto [y, after] = conv1d(in.q, in.k, in.v, kernel(), state, options.gate);
+  return {output(y), after};
+}
+
+State AFTConv1dImpl::initial_state(int64_t batch) const {
+  check_causal("AFTConv1d", options.causal);
+  return aft::initial_state(batch, options.channels, key_channels(), options.kernel - 1,
                             qkv->weight.options().requires_grad(false));
 }
 

@@ -7,62 +7,68 @@
 
 #include "window_arguments.h"
 
-// The operators as C++ functions: each calls the dispatcher, which picks autograd, the device or Meta.
+// The operators as C++ functions: each calls the dispatcher, which picks the variant's front, autograd, the device or
+// Meta.
 
 namespace aft::dispatch {
 
-using StateTensors = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-using YAndState = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
-using YStateSaved =
-    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+using at::Tensor;
+using at::TensorList;
+using StateTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using YAndState = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using YStateSaved = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using WindowGrads = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // q, k, v, band; absent ones of size [0]
 
-at::Tensor simple(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v, bool causal, std::string_view gate,
-                  int64_t heads);
-std::tuple<at::Tensor, at::Tensor> simple_forward(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                  bool causal, std::string_view gate, int64_t heads);
-std::tuple<at::Tensor, at::Tensor, at::Tensor> simple_backward(const at::Tensor& grad_y, const OptionalTensor& q,
-                                                               const at::Tensor& k, const at::Tensor& v,
-                                                               const at::Tensor& saved, bool causal,
-                                                               std::string_view gate, int64_t heads);
-void simple_backward_out(const at::Tensor& grad_y, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                         const at::Tensor& saved, bool causal, std::string_view gate, int64_t heads,
-                         const OptionalTensor& grad_q, const at::Tensor& grad_k, const at::Tensor& grad_v);
-YAndState simple_with_state(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v, at::TensorList state,
+Tensor simple(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
+              int64_t heads);
+YAndState simple_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
                             std::string_view gate, int64_t heads);
-at::Tensor simple_step(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v, at::TensorList state,
-                       std::string_view gate, int64_t heads);
+Tensor simple_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state, std::string_view gate,
+                   int64_t heads);
 
-at::Tensor local(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias, bool causal,
-                 std::string_view gate);
-std::tuple<at::Tensor, at::Tensor> local_forward(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                                                 const at::Tensor& bias, bool causal, std::string_view gate);
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> local_backward(const at::Tensor& grad_y,
-                                                                          const OptionalTensor& q, const at::Tensor& k,
-                                                                          const at::Tensor& v, const at::Tensor& bias,
-                                                                          const at::Tensor& saved, bool causal,
-                                                                          std::string_view gate);
-void local_backward_out(const at::Tensor& grad_y, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                        const at::Tensor& bias, const at::Tensor& saved, bool causal, std::string_view gate,
-                        const OptionalTensor& grad_q, const at::Tensor& grad_k, const at::Tensor& grad_v,
-                        const at::Tensor& grad_bias);
-YAndState local_with_state(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias,
-                           at::TensorList state, std::string_view gate);
-at::Tensor local_step(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& bias,
-                      at::TensorList state, std::string_view gate);
+Tensor local(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
+             std::string_view gate);
+YAndState local_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
+                           TensorList state, std::string_view gate);
+Tensor local_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, TensorList state,
+                  std::string_view gate);
 
-YStateSaved window_with_state_forward(const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                                      const OptionalTensor& bias, at::TensorList state, std::string_view gate,
+Tensor conv1d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, bool causal,
+              std::string_view gate);
+YAndState conv1d_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                            TensorList state, std::string_view gate);
+Tensor conv1d_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, TensorList state,
+                   std::string_view gate);
+
+Tensor window(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
+              std::string_view gate, int64_t heads);
+std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                          const OptionalTensor& band, bool causal, std::string_view gate,
+                                          int64_t heads);
+WindowGrads window_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                            const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
+                            int64_t heads);
+void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                         const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
+                         int64_t heads, const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                         const OptionalTensor& grad_band);
+YAndState window_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                            TensorList state, std::string_view gate, int64_t heads);
+Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
+                   TensorList state, std::string_view gate, int64_t heads);
+YStateSaved window_with_state_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                      const OptionalTensor& band, TensorList state, std::string_view gate,
                                       int64_t heads);
-YStateSaved window_with_state_backward(const at::Tensor& grad_y, const at::Tensor& grad_den, const at::Tensor& grad_num,
-                                       const at::Tensor& grad_ring_key, const at::Tensor& grad_ring_value,
-                                       const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const OptionalTensor& bias, at::TensorList state, const at::Tensor& saved,
+YStateSaved window_with_state_backward(const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num,
+                                       const Tensor& grad_ring_key, const Tensor& grad_ring_value,
+                                       const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                       const OptionalTensor& band, TensorList state, const Tensor& saved,
                                        std::string_view gate, int64_t heads);
 
-StateTensors initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left);
+StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left);
 
-at::Tensor local_bias(const at::Tensor& u, const at::Tensor& v, int64_t left, int64_t right);
-std::tuple<at::Tensor, at::Tensor> local_bias_backward(const at::Tensor& grad_bias, const at::Tensor& u,
-                                                       const at::Tensor& v, int64_t left, int64_t right);
+Tensor local_bias(const Tensor& u, const Tensor& v, int64_t left, int64_t right);
+std::tuple<Tensor, Tensor> local_bias_backward(const Tensor& grad_bias, const Tensor& u, const Tensor& v, int64_t left,
+                                               int64_t right);
 
 }  // namespace aft::dispatch

@@ -1,22 +1,13 @@
 // The public names and schemas (docs/ops.md). `(a!)` marks what an operator writes.
+//
+// simple, local and conv1d are one windowed operator: they check their own arguments and call `window`, which alone has
+// kernels and gradients (variants.cc).
 
 #include <torch/library.h>
 
 TORCH_LIBRARY(aft, m) {
   // AFT-simple.
   m.def("simple(Tensor? q, Tensor k, Tensor v, *, bool causal=True, str gate=\"sigmoid\", int heads=1) -> Tensor");
-  m.def(
-      "simple.out(Tensor? q, Tensor k, Tensor v, *, bool causal=True, str gate=\"sigmoid\", int heads=1, "
-      "Tensor(a!) out) -> ()");
-  m.def(
-      "simple_forward(Tensor? q, Tensor k, Tensor v, *, bool causal=True, str gate=\"sigmoid\", int heads=1) "
-      "-> (Tensor y, Tensor saved)");
-  m.def(
-      "simple_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor saved, *, bool causal=True, "
-      "str gate=\"sigmoid\", int heads=1) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v)");
-  m.def(
-      "simple_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor saved, *, bool causal=True, "
-      "str gate=\"sigmoid\", int heads=1, Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v) -> ()");
   m.def(
       "simple_with_state(Tensor? q, Tensor k, Tensor v, Tensor[] state, *, str gate=\"sigmoid\", int heads=1) "
       "-> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, Tensor ring_key, Tensor ring_value)");
@@ -27,33 +18,53 @@ TORCH_LIBRARY(aft, m) {
   // AFT-local.
   m.def("local(Tensor? q, Tensor k, Tensor v, Tensor bias, *, bool causal=True, str gate=\"sigmoid\") -> Tensor");
   m.def(
-      "local.out(Tensor? q, Tensor k, Tensor v, Tensor bias, *, bool causal=True, str gate=\"sigmoid\", "
-      "Tensor(a!) out) -> ()");
-  m.def(
-      "local_forward(Tensor? q, Tensor k, Tensor v, Tensor bias, *, bool causal=True, str gate=\"sigmoid\") "
-      "-> (Tensor y, Tensor saved)");
-  m.def(
-      "local_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor saved, *, bool causal=True, "
-      "str gate=\"sigmoid\") -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias)");
-  m.def(
-      "local_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor saved, *, "
-      "bool causal=True, str gate=\"sigmoid\", Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v, "
-      "Tensor(d!) grad_bias) -> ()");
-  m.def(
       "local_with_state(Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor[] state, *, str gate=\"sigmoid\") "
       "-> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, Tensor ring_key, Tensor ring_value)");
   m.def(
       "local_step_(Tensor? q, Tensor k, Tensor v, Tensor bias, Tensor(a!)[] state, *, str gate=\"sigmoid\") -> Tensor");
 
-  // What the gradients of the two stateful forms are made of; bias is absent for simple.
+  // AFT-conv, 1-D.
+  m.def("conv1d(Tensor? q, Tensor k, Tensor v, Tensor kernel, *, bool causal=True, str gate=\"sigmoid\") -> Tensor");
   m.def(
-      "window_with_state_forward(Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor[] state, *, "
+      "conv1d_with_state(Tensor? q, Tensor k, Tensor v, Tensor kernel, Tensor[] state, *, str gate=\"sigmoid\") "
+      "-> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, Tensor ring_key, Tensor ring_value)");
+  m.def(
+      "conv1d_step_(Tensor? q, Tensor k, Tensor v, Tensor kernel, Tensor(a!)[] state, *, str gate=\"sigmoid\") "
+      "-> Tensor");
+
+  // The windowed operator. band: [heads, rows, J], a row a position; [heads, J], one row for all; absent, no window.
+  // heads counts where there is no band.
+  m.def(
+      "window(Tensor? q, Tensor k, Tensor v, Tensor? band=None, *, bool causal=True, str gate=\"sigmoid\", "
+      "int heads=1) -> Tensor");
+  m.def(
+      "window.out(Tensor? q, Tensor k, Tensor v, Tensor? band=None, *, bool causal=True, str gate=\"sigmoid\", "
+      "int heads=1, Tensor(a!) out) -> ()");
+  m.def(
+      "window_forward(Tensor? q, Tensor k, Tensor v, Tensor? band=None, *, bool causal=True, str gate=\"sigmoid\", "
+      "int heads=1) -> (Tensor y, Tensor saved)");
+  m.def(
+      "window_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor saved, *, bool causal=True, "
+      "str gate=\"sigmoid\", int heads=1) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_band)");
+  m.def(
+      "window_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor saved, *, "
+      "bool causal=True, str gate=\"sigmoid\", int heads=1, Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v, "
+      "Tensor(d!)? grad_band) -> ()");
+  m.def(
+      "window_with_state(Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor[] state, *, str gate=\"sigmoid\", "
+      "int heads=1) "
+      "-> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, Tensor ring_key, Tensor ring_value)");
+  m.def(
+      "window_step_(Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor(a!)[] state, *, str gate=\"sigmoid\", "
+      "int heads=1) -> Tensor");
+  m.def(
+      "window_with_state_forward(Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor[] state, *, "
       "str gate=\"sigmoid\", int heads=1) -> (Tensor y, Tensor position, Tensor max, Tensor den, Tensor num, "
       "Tensor ring_key, Tensor ring_value, Tensor saved)");
   m.def(
       "window_with_state_backward(Tensor grad_y, Tensor grad_den, Tensor grad_num, Tensor grad_ring_key, "
-      "Tensor grad_ring_value, Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor[] state, Tensor saved, *, "
-      "str gate=\"sigmoid\", int heads=1) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_bias, "
+      "Tensor grad_ring_value, Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor[] state, Tensor saved, *, "
+      "str gate=\"sigmoid\", int heads=1) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_band, "
       "Tensor grad_den, Tensor grad_num, Tensor grad_ring_key, Tensor grad_ring_value)");
 
   // The neutral state for keys and values like k and v.

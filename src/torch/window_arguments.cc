@@ -92,7 +92,8 @@ void check_shape(std::string_view op, std::string_view name, const at::Tensor& t
 }
 
 WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                         const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads) {
+                         const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
+                         std::string_view band_name) {
   check_torch_version();
   WindowSizes s;
   s.causal = causal;
@@ -119,22 +120,22 @@ WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at:
   }
 
   s.heads = heads;
-  if (bias.has_value()) {
-    check_dtype_device(op, "bias", *bias, "v", v);
-    if (bias->dim() != 2 && bias->dim() != 3) {
-      fail("aft::", op, ": bias must have shape [heads, rows, J] or [rows, J], got ", sizes_of(*bias),
-           ": make it with aft::local_bias");
+  if (band.has_value()) {
+    check_dtype_device(op, band_name, *band, "v", v);
+    if (band->dim() != 2 && band->dim() != 3) {
+      fail("aft::", op, ": ", band_name, " must have shape [heads, rows, J], or [heads, J] for one row, got ",
+           sizes_of(*band), ": reshape it");
     }
-    s.heads = bias->dim() == 3 ? bias->sym_size(0) : c10::SymInt(1);
-    s.span = bias->sym_size(-1);
-    if (bias->sym_size(-2) < s.time) {
-      fail("aft::", op, ": bias must have a row for each of the ", s.time, " positions, got ", bias->sym_size(-2),
-           " rows: shorten the sequence, or use a longer table");
+    s.heads = band->sym_size(0);
+    s.span = band->sym_size(-1);
+    if (band->dim() == 3 && band->sym_size(1) < s.time) {
+      fail("aft::", op, ": ", band_name, " must have a row for each of the ", s.time, " positions, got ",
+           band->sym_size(1), " rows: shorten the sequence, or use a longer table");
     }
     if (s.span > 0) {
       if (!causal && s.span % 2 == 0) {
-        fail("aft::", op, ": bias must have an odd number of columns J = 2 s - 1 if causal is false, got ", s.span,
-             ": reach as far to later positions as to earlier ones");
+        fail("aft::", op, ": ", band_name, " must have an odd number of columns J = 2 s - 1 if causal is false, got ",
+             s.span, ": reach as far to later positions as to earlier ones");
       }
       s.left = causal ? s.span - 1 : (s.span - 1) / 2;
       s.right = causal ? c10::SymInt(0) : s.left;
@@ -180,6 +181,28 @@ void check_state(std::string_view op, const WindowSizes& s, const at::Tensor& v,
   check(3, "num", {s.batch, s.channels});
   check(4, "ring_key", {s.batch, s.left, s.key_channels});
   check(5, "ring_value", {s.batch, s.left, s.channels});
+}
+
+void check_step(std::string_view op, const WindowSizes& s, const at::Tensor& v, at::TensorList state) {
+  check_state(op, s, v, state);
+  if (s.time != 1) {
+    fail("aft::", op, ": v must hold one position, shape [batch, 1, channels], got ", sizes_of(v),
+         ": use the form with_state for several");
+  }
+  for (const at::Tensor& t : state) {
+    if (!t.is_contiguous()) {
+      fail("aft::", op, ": the state is edited in place and must be contiguous, got strides ", t.sym_strides(),
+           ": call .contiguous() on it first");
+    }
+  }
+}
+
+void check_state_gradients(std::string_view op, const at::Tensor& grad_den, const at::Tensor& grad_num,
+                           const at::Tensor& grad_ring_key, const at::Tensor& grad_ring_value, at::TensorList state) {
+  check_same(op, "grad_den", grad_den, "state den", state[2]);
+  check_same(op, "grad_num", grad_num, "state num", state[3]);
+  check_same(op, "grad_ring_key", grad_ring_key, "state ring_key", state[4]);
+  check_same(op, "grad_ring_value", grad_ring_value, "state ring_value", state[5]);
 }
 
 WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left) {

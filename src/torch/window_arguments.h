@@ -25,7 +25,7 @@ template <typename... Args>
 /// ops::WindowShape before its sizes are known as numbers.
 struct WindowSizes {
   c10::SymInt batch, time, channels, heads, key_channels;
-  c10::SymInt span = 0;  // J, columns of the bias; 0: simple
+  c10::SymInt span = 0;  // J, columns of the band; 0: simple
   c10::SymInt left = 0, right = 0;
   bool causal = true;
   ops::Gate gate = ops::Gate::kSigmoid;
@@ -36,12 +36,21 @@ struct WindowSizes {
 ops::Gate gate_from_name(std::string_view op, std::string_view name);
 std::string_view name_of_gate(ops::Gate gate);
 
-/// Checks q, k, v and bias of the operator named `op`. Heads are the bias's first size for local, `heads` for simple.
+/// Checks q, k, v and the band, which the operator named `op` calls `band_name`: [heads, rows, J], or [heads, J] where
+/// every position shares one row. Heads are its first size, `heads` where there is none.
 WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
-                         const OptionalTensor& bias, bool causal, std::string_view gate, int64_t heads);
+                         const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
+                         std::string_view band_name = "band");
 
 /// Checks the six tensors of a state against the sizes of the call.
 void check_state(std::string_view op, const WindowSizes& sizes, const at::Tensor& v, at::TensorList state);
+
+/// check_state, and what editing it in place by one position asks.
+void check_step(std::string_view op, const WindowSizes& sizes, const at::Tensor& v, at::TensorList state);
+
+/// Checks the gradients of the four tensors of a state that have one.
+void check_state_gradients(std::string_view op, const at::Tensor& grad_den, const at::Tensor& grad_num,
+                           const at::Tensor& grad_ring_key, const at::Tensor& grad_ring_value, at::TensorList state);
 
 /// Checks a tensor that must have the shape, dtype and device of `like`.
 void check_same(std::string_view op, std::string_view name, const at::Tensor& tensor, std::string_view like_name,

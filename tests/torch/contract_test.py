@@ -15,34 +15,36 @@ def samples():
         for causal in (True, False):
             yield aft.simple.default, (q, k, v), dict(gate=gate, causal=causal)
             yield aft.local.default, (q, k, v, bias), dict(gate=gate, causal=causal)
+            yield aft.conv1d.default, (q, k, v, bias[:, 0]), dict(gate=gate, causal=causal)
+            yield aft.window.default, (q, k, v, bias), dict(gate=gate, causal=causal)
+            yield aft.window.default, (q, k, v), dict(gate=gate, causal=causal, heads=2)
         simple_state = [t.clone() for t in aft.initial_state(k, v)]
         local_state = [torch.randn_like(t) if i > 3 else t for i, t in enumerate(aft.initial_state(k, v, 2))]
         local_state[0] = torch.tensor([2, 3])
         yield aft.simple_with_state.default, (q, k, v, simple_state), dict(gate=gate)
-        yield aft.local_with_state.default, (q, k, v, inputs(2, 5, 4, span=3, rows=9)[3], local_state), dict(gate=gate)
+        table = inputs(2, 5, 4, span=3, rows=9)[3]
+        yield aft.local_with_state.default, (q, k, v, table, local_state), dict(gate=gate)
+        yield aft.conv1d_with_state.default, (q, k, v, bias[:, 0], local_state), dict(gate=gate)
+        yield aft.window_with_state.default, (q, k, v, table[None], local_state), dict(gate=gate)
+        yield aft.window_with_state.default, (q, k, v, None, simple_state), dict(gate=gate)
 
         if gate == "sigmoid" and not requires_grad:
             continue  # the rest takes no gradient anyway
         q, k, v, bias = [t if t is None else t.detach() for t in (q, k, v, bias)]
-        _, saved = aft.simple_forward(q, k, v, gate=gate)
-        yield aft.simple_forward.default, (q, k, v), dict(gate=gate)
-        yield aft.simple_backward.default, (v, q, k, v, saved), dict(gate=gate)
         out = dict(grad_q=None if q is None else torch.empty_like(q), grad_k=torch.empty_like(k),
                    grad_v=torch.empty_like(v))
-        yield aft.simple_backward.out, (v, q, k, v, saved), dict(gate=gate, **out)
-        _, saved = aft.local_forward(q, k, v, bias, gate=gate)
-        yield aft.local_forward.default, (q, k, v, bias), dict(gate=gate)
-        yield aft.local_backward.default, (v, q, k, v, bias, saved), dict(gate=gate)
-        yield (
-            aft.local_backward.out,
-            (v, q, k, v, bias, saved),
-            dict(gate=gate, **out, grad_bias=torch.empty_like(bias)),
-        )
-        yield aft.simple.out, (q, k, v), dict(gate=gate, out=torch.empty_like(v))
-        yield aft.local.out, (q, k, v, bias), dict(gate=gate, out=torch.empty_like(v))
+        for band in (None, bias, bias[:, 0].contiguous()):
+            _, saved = aft.window_forward(q, k, v, band, gate=gate)
+            yield aft.window_forward.default, (q, k, v, band), dict(gate=gate)
+            yield aft.window_backward.default, (v, q, k, v, band, saved), dict(gate=gate)
+            grad_band = None if band is None else torch.empty_like(band)
+            yield aft.window_backward.out, (v, q, k, v, band, saved), dict(gate=gate, **out, grad_band=grad_band)
+            yield aft.window.out, (q, k, v, band), dict(gate=gate, out=torch.empty_like(v))
         one = [None if t is None else t[:, :1] for t in (q, k, v)]
         yield aft.simple_step_.default, (*one, simple_state), dict(gate=gate)
         yield aft.local_step_.default, (*one, bias, local_state), dict(gate=gate)
+        yield aft.conv1d_step_.default, (*one, bias[:, 0], local_state), dict(gate=gate)
+        yield aft.window_step_.default, (*one, bias, local_state), dict(gate=gate)
         for b, state in ((None, simple_state), (bias[:, :, :], [t.clone() for t in aft.initial_state(k, v, 2)])):
             yield aft.window_with_state_forward.default, (q, k, v, b, state), dict(gate=gate)
             *_, saved = aft.window_with_state_forward(q, k, v, b, state, gate=gate)
@@ -99,7 +101,8 @@ class PyTorch(unittest.TestCase):
 
     def test_compile(self):
         def layer(q, k, v, u, w):
-            return aft.local(q, k, v, aft.local_bias(u, w, 2)) + aft.simple(q, k, v)
+            y = aft.local(q, k, v, aft.local_bias(u, w, 2)) + aft.simple(q, k, v)
+            return y + aft.conv1d(q, k, v, u[:2])
 
         for dynamic in (False, True):
             compiled = torch.compile(layer, fullgraph=True, backend="aot_eager", dynamic=dynamic)
@@ -157,14 +160,14 @@ class Derivatives(unittest.TestCase):
 
     def test_pieces_say_what_to_call(self):
         q, k, v = inputs(2, 5, 4, requires_grad=True)
-        with self.assertRaisesRegex(RuntimeError, "aft::simple_forward has no derivative: call aft::simple"):
-            aft.simple_forward(q, k, v)[0].sum().backward()
+        with self.assertRaisesRegex(RuntimeError, "aft::window_forward has no derivative: call aft::window"):
+            aft.window_forward(q, k, v)[0].sum().backward()
 
     def test_writing_operators_refuse_gradients(self):
         q, k, v, bias = inputs(2, 1, 4, span=3, requires_grad=True)
         state = list(aft.initial_state(k, v, 2))
         for call in (
-            lambda: aft.simple(q, k, v, out=torch.empty_like(v)),
+            lambda: aft.window(q, k, v, out=torch.empty_like(v)),
             lambda: aft.local_step_(q, k, v, bias, state),
         ):
             with self.assertRaisesRegex(RuntimeError, "has no gradient.*torch.no_grad"):
@@ -199,6 +202,11 @@ class Messages(unittest.TestCase):
           lambda: aft.local(q, k, v, bias[:4]))
         r(r"aft::local: bias must have an odd number of columns .* got 2",
           lambda: aft.local(q, k, v, bias[:, :2], causal=False))
+        r(r"aft::conv1d: kernel must have shape \[heads, J\], got \[3\]", lambda: aft.conv1d(q, k, v, bias[0]))
+        r(r"aft::conv1d: kernel must have an odd number of columns .* got 2",
+          lambda: aft.conv1d(q, k, v, bias[:2, :2], causal=False))
+        r(r"aft::window: band must have shape \[heads, rows, J\], or \[heads, J\] for one row, got \[3\]",
+          lambda: aft.window(q, k, v, bias[0]))
         r(r"the number of heads must divide the 4 channels of v, got 3", lambda: aft.simple(q, k, v, heads=3))
         r(r"the number of heads must divide the 4 channels of v, got 0", lambda: aft.simple(q, k, v, heads=0))
         r(r"v must be float32 or float64, got Half: convert", lambda: aft.simple(q.half(), k.half(), v.half()))
@@ -247,17 +255,21 @@ class Messages(unittest.TestCase):
     def test_out(self):
         q, k, v, bias = inputs(2, 5, 4, span=3)
         r = self.refused
-        r("out must have the shape of v", lambda: aft.simple(q, k, v, out=v.new_empty(2, 5, 3)))
-        r("out must not share memory with another argument", lambda: aft.simple(q, k, v, out=v))
+        r("out must have the shape of v", lambda: aft.window(q, k, v, out=v.new_empty(2, 5, 3)))
+        r("out must not share memory with another argument", lambda: aft.window(q, k, v, out=v))
         r("out must have its last dimension contiguous",
-          lambda: aft.simple(q, k, v, out=v.new_empty(2, 4, 5).transpose(1, 2)))
-        r("out must own each of its elements", lambda: aft.simple(q, k, v, out=v.new_empty(1, 5, 4).expand(2, 5, 4)))
-        _, saved = aft.local_forward(q, k, v, bias)
+          lambda: aft.window(q, k, v, out=v.new_empty(2, 4, 5).transpose(1, 2)))
+        r("out must own each of its elements", lambda: aft.window(q, k, v, out=v.new_empty(1, 5, 4).expand(2, 5, 4)))
+        bias = bias[None]
+        _, saved = aft.window_forward(q, k, v, bias)
         grad = torch.empty_like(v)
         r("grad_k must not share memory",
-          lambda: aft.local_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad, grad_v=grad,
-                                     grad_bias=torch.empty_like(bias)))
-        r("saved must have shape", lambda: aft.local_backward(v, q, k, v, bias, torch.cat([saved, v.flatten()])))
+          lambda: aft.window_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad, grad_v=grad,
+                                      grad_band=torch.empty_like(bias)))
+        r("grad_band must be a tensor with a band, got none",
+          lambda: aft.window_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad,
+                                      grad_v=torch.empty_like(v), grad_band=None))
+        r("saved must have shape", lambda: aft.window_backward(v, q, k, v, bias, torch.cat([saved, v.flatten()])))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Values and gradients of simple, local and local_bias against the dense equation and finite differences."""
+"""Values and gradients of simple, local, conv1d and local_bias against the dense equation and finite differences."""
 
 import itertools
 import unittest
@@ -48,6 +48,28 @@ class Values(unittest.TestCase):
                     causal=causal,
                     gate=gate,
                 )
+
+    def test_conv1d(self):
+        for time, span, causal, gate, key_channels in itertools.product(
+            (1, 2, 7), (1, 3, 9), (True, False), ("sigmoid", "none"), (2, 6)
+        ):
+            with self.subTest(time=time, span=span, causal=causal, gate=gate, key_channels=key_channels):
+                q, k, v, table = inputs(2, time, 6, span=span, heads=2, key_channels=key_channels, gate=gate,
+                                        requires_grad=True)
+                kernel = table[:, 0].detach().clone().requires_grad_()
+                y = aft.conv1d(q, k, v, kernel, causal=causal, gate=gate)
+                # The same row in every position of a table.
+                expected = dense(q, k, v, kernel[:, None].expand(-1, time, -1), causal=causal, gate=gate)
+                torch.testing.assert_close(y, expected, **TOLERANCE[y.dtype])
+                for got, want in zip(gradients(y, (q, k, v, kernel)), gradients(expected, (q, k, v, kernel))):
+                    torch.testing.assert_close(got, want, **TOLERANCE[y.dtype])
+
+    def test_conv1d_is_local_with_one_row(self):
+        q, k, v, table = inputs(2, 300, 6, span=9, heads=3)
+        kernel = table[:, 0].contiguous()
+        for causal in (True, False):
+            y = aft.local(q, k, v, kernel[:, None].expand(-1, 300, -1), causal=causal)
+            self.assertTrue(torch.equal(aft.conv1d(q, k, v, kernel, causal=causal), y))
 
     def test_heads(self):
         for causal, key_channels in itertools.product((True, False), (2, 6)):
@@ -162,6 +184,13 @@ class FiniteDifferences(unittest.TestCase):
                 tensors = inputs(2, 5, 4, span=3, heads=heads, key_channels=heads, gate=gate, requires_grad=True)
                 self.assertTrue(gradcheck(lambda *t: aft.local(*t, causal=causal, gate=gate), tensors))
 
+    def test_conv1d(self):
+        for causal, key_channels in itertools.product((True, False), (2, 4)):
+            with self.subTest(causal=causal, key_channels=key_channels):
+                q, k, v, table = inputs(2, 5, 4, span=3, heads=2, key_channels=key_channels, requires_grad=True)
+                kernel = table[:, 0].detach().clone().requires_grad_()
+                self.assertTrue(gradcheck(lambda *t: aft.conv1d(*t, causal=causal), (q, k, v, kernel)))
+
     def test_local_bias(self):
         for shape, (left, right) in itertools.product(((6, 3), (2, 6, 3)), ((0, 0), (2, 0), (2, 2), (8, 7))):
             with self.subTest(shape=shape, left=left, right=right):
@@ -203,11 +232,10 @@ class Memory(unittest.TestCase):
 
     def test_out(self):
         q, k, v, bias = inputs(2, 5, 4, span=3)
-        out = torch.full_like(v, float("nan"))
-        aft.simple(q, k, v, out=out)
-        self.assertTrue(torch.equal(out, aft.simple(q, k, v)))
-        aft.local(q, k, v, bias, out=out)
-        self.assertTrue(torch.equal(out, aft.local(q, k, v, bias)))
+        for band in (None, bias[None], bias[:1].contiguous()):
+            out = torch.full_like(v, float("nan"))
+            aft.window(q, k, v, band, out=out)
+            self.assertTrue(torch.equal(out, aft.window(q, k, v, band)))
         u, w = torch.randn(2, 5, 3)
         out = torch.full((5, 3), float("nan"))
         aft.local_bias(u, w, 2, out=out)
@@ -220,29 +248,27 @@ class Memory(unittest.TestCase):
     def test_backward_out_into_slices(self):
         q, k, v, bias = inputs(2, 5, 4, span=3)
         names = ("grad_q", "grad_k", "grad_v")
-        for local in (False, True):
-            with self.subTest(local=local):
-                arguments = (q, k, v, bias) if local else (q, k, v)
-                y, saved = (aft.local_forward if local else aft.simple_forward)(*arguments)
-                self.assertTrue(torch.equal(y, (aft.local if local else aft.simple)(*arguments)))
+        for band in (None, bias[None], bias[:1].contiguous()):
+            with self.subTest(band=None if band is None else band.shape):
+                y, saved = aft.window_forward(q, k, v, band)
+                self.assertTrue(torch.equal(y, aft.window(q, k, v, band)))
                 grad_y = torch.randn_like(y)
                 packed = torch.full((2, 5, 12), float("nan"), dtype=torch.float64)
                 out = dict(zip(names, packed.chunk(3, -1)))
-                if local:
-                    out["grad_bias"] = torch.full_like(bias, float("nan"))
-                operator = aft.local_backward if local else aft.simple_backward
-                want = operator(grad_y, *arguments, saved)
-                operator(grad_y, *arguments, saved, **out)
+                out["grad_band"] = None if band is None else torch.full_like(band, float("nan"))
+                want = aft.window_backward(grad_y, q, k, v, band, saved)
+                aft.window_backward(grad_y, q, k, v, band, saved, **out)
                 for got, expected in zip(out.values(), want):
-                    self.assertTrue(torch.equal(got, expected))
+                    self.assertTrue(got is None or torch.equal(got, expected))
 
     def test_backward_without_query(self):
         _, k, v = inputs(2, 5, 4)
-        y, saved = aft.simple_forward(None, k, v, gate="none")
-        want = aft.simple_backward(y, None, k, v, saved, gate="none")
+        y, saved = aft.window_forward(None, k, v, gate="none")
+        want = aft.window_backward(y, None, k, v, None, saved, gate="none")
         self.assertEqual(want[0].shape, (0,))
         grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-        aft.simple_backward(y, None, k, v, saved, gate="none", grad_q=None, grad_k=grad_k, grad_v=grad_v)
+        aft.window_backward(y, None, k, v, None, saved, gate="none", grad_q=None, grad_k=grad_k, grad_v=grad_v,
+                            grad_band=None)
         self.assertTrue(torch.equal(grad_k, want[1]))
         self.assertTrue(torch.equal(grad_v, want[2]))
 
@@ -250,7 +276,7 @@ class Memory(unittest.TestCase):
         q, k, v = inputs(2, 5, 4)
         out = torch.zeros_like(v)
         before = out._version
-        aft.simple(q, k, v, out=out)
+        aft.window(q, k, v, out=out)
         self.assertEqual(out._version, before + 1)
 
     def test_threads_do_not_change_a_bit(self):

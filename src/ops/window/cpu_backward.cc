@@ -26,7 +26,7 @@ void zero(T* data, int64_t size) {
   if (data != nullptr) std::fill_n(data, size, T(0));
 }
 
-// The band's gradient summed over the channels of one panel, [T][J].
+// The band's gradient summed over the channels of one panel, [band_gradient_rows()][J].
 template <typename T>
 struct BandPanel {
   int64_t batch, head;
@@ -47,9 +47,7 @@ void add_panels(const WindowBackward<T>& p, const std::vector<BandPanel<T>>& pan
     for (int64_t j = 0; j < span; ++j) to[j] += from[j];
   };
   if (p.grad_band.row_stride == 0) {
-    for (const BandPanel<T>& panel : panels) {
-      for (int64_t t = 0; t < s.time; ++t) add_row(panel, t);
-    }
+    for (const BandPanel<T>& panel : panels) add_row(panel, 0);
     return;
   }
   // Rows of the table are independent: split by absolute row, so that batch rows at different positions do not meet.
@@ -92,7 +90,7 @@ void window_backward(const WindowBackward<T>& p, const ParallelFor& parallel) {
   const auto tasks = window_tasks(s, width);
   const int64_t count = static_cast<int64_t>(tasks.size());
   const int64_t group = std::min(count, std::max<int64_t>(1, parallel.threads));
-  const int64_t panel_size = s.time * span;
+  const int64_t panel_size = band_gradient_rows(p) * span;
   const int64_t task_size = panel_count<T>(std::min(width, s.channels / s.heads)) * panel_size;
   std::vector<T> sums(group * task_size);
   for (int64_t begin = 0; begin < count; begin += group) {

@@ -62,7 +62,7 @@ class BackwardBand : BackwardTask<D> {
 
  public:
   BackwardBand(const WindowBackward<T>& params, const WindowTask& window_task, T* band_gradient)
-      : Base(params, window_task), grad_band(band_gradient) {
+      : Base(params, window_task), grad_band(band_gradient), shares_row(params.grad_band.row_stride == 0) {
     panel_vectors = std::min(vectors, kPanelChannels<T> / lanes);
     rows_capacity = chunk + shape.left + kRows;
     ring = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows_capacity)));
@@ -95,19 +95,21 @@ class BackwardBand : BackwardTask<D> {
 
  private:
   T* grad_band;
+  bool shares_row;
   int64_t panel_vectors = 0;
   int64_t first = 0, last = 0;  // vectors of the panel at hand
   int64_t rows_capacity = 0;    // targets that a chunk's sources see
   int64_t ring = 0, ring_mask = 0;
-  T* target = nullptr;     // [vectors][ring][3][lanes]: a, b, exponent of target t at t & ring_mask
-  T* scaled = nullptr;     // [panel][rows_capacity][2][lanes]: a', b'
-  T* later = nullptr;      // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
-  T* earlier = nullptr;    // not causal: [blocks][vectors][kSumParts][lanes], targets before each block's window
-  T* dw_rows = nullptr;    // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
-  bool* exact = nullptr;   // [panel]: out of range in this chunk
-  T* key_sums = nullptr;   // [left + chunk]: dk of sources begin - left + i where a head shares its key
-  int64_t later_from = 0;  // targets >= this are in `later`
-  T den_sum = 0;           // gradient of the initial den where a head shares it
+  T* target = nullptr;      // [vectors][ring][3][lanes]: a, b, exponent of target t at t & ring_mask
+  T* scaled = nullptr;      // [panel][rows_capacity][2][lanes]: a', b'
+  T* later = nullptr;       // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
+  T* earlier = nullptr;     // not causal: [blocks][vectors][kSumParts][lanes], targets before each block's window
+  T* dw_rows = nullptr;     // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
+  bool* exact = nullptr;    // [panel]: out of range in this chunk
+  T* chunk_band = nullptr;  // [J]: the chunk's part of the gradient of a shared row
+  T* key_sums = nullptr;    // [left + chunk]: dk of sources begin - left + i where a head shares its key
+  int64_t later_from = 0;   // targets >= this are in `later`
+  T den_sum = 0;            // gradient of the initial den where a head shares it
 
   int64_t target_end() const { return shape.time + (has_final ? 1 : 0); }
   T* target_row(int64_t j, int64_t t) const { return target + (j * ring + (t & ring_mask)) * 3 * lanes; }
@@ -119,7 +121,7 @@ class BackwardBand : BackwardTask<D> {
            Scratch::padded<T>(vectors * kSumParts * lanes) +
            Scratch::padded<T>(room.blocks * vectors * kSumParts * lanes) +
            Scratch::padded<T>(panel_vectors * kRows * 2 * lanes) + Scratch::padded<bool>(panel_vectors) +
-           Scratch::padded<T>(shape.left + chunk);
+           Scratch::padded<T>(shape.left + chunk) + Scratch::padded<T>(shape.left + 1 + shape.right);
   }
 
   void take(Scratch& scratch, int64_t blocks) {
@@ -130,6 +132,7 @@ class BackwardBand : BackwardTask<D> {
     dw_rows = scratch.take<T>(panel_vectors * kRows * 2 * lanes);
     exact = scratch.take<bool>(panel_vectors);
     key_sums = scratch.take<T>(shape.left + chunk);
+    chunk_band = scratch.take<T>(shape.left + 1 + shape.right);
   }
 
   RunningSum<V> no_sum() const { return StartSum(d, hn::Set(d, kExponentFloor<T>)); }
@@ -145,7 +148,11 @@ class BackwardBand : BackwardTask<D> {
     }
     scale_targets(s, begin, end);
     if (!shape.causal) sum_earlier(s);
-    if (grad_band != nullptr) band_gradient(s, begin, end);
+    if (grad_band != nullptr) {
+      if (shares_row) std::fill_n(chunk_band, s.weights.span, T(0));
+      band_gradient(s, begin, end);
+      if (shares_row) add_chunk_band(s.weights.span);
+    }
     for (int64_t source = begin + (end - begin - 1) / kRows * kRows; source >= begin; source -= kRows) {
       source_block(s, source, std::min(kRows, end - source), begin);
     }
@@ -439,9 +446,15 @@ class BackwardBand : BackwardTask<D> {
     }
   }
 
-  // Row t of the panel's gradient.
+  // Row t of the panel's gradient; where all positions share a row, the chunk's part of it.
   T* band_row(const Stripe<D>& s, int64_t t) const {
-    return grad_band + (first / panel_vectors * shape.time + t) * s.weights.span;
+    return shares_row ? chunk_band : grad_band + (first / panel_vectors * shape.time + t) * s.weights.span;
+  }
+
+  // Chunk by chunk: one long sum over all positions would lose more to rounding.
+  void add_chunk_band(int64_t span) const {
+    T* to = grad_band + first / panel_vectors * span;
+    for (int64_t i = 0; i < span; ++i) to[i] += chunk_band[i];
   }
 
   // dw of targets tb .. tb + rows - 1 against the kRows sources from `source` on, of which those before `high` count.
@@ -470,11 +483,11 @@ class BackwardBand : BackwardTask<D> {
       const T* HWY_RESTRICT w = s.weights.at(tb + r - begin, 0);
       T* HWY_RESTRICT to = band_row(s, tb + r);
       if (HWY_LIKELY(at >= 0 && at + kRows <= s.weights.span && source + kRows <= high)) {
-        for (int64_t i = 0; i < kRows; ++i) to[at + i] = w[at + i] * total[i];
+        for (int64_t i = 0; i < kRows; ++i) to[at + i] += w[at + i] * total[i];
       } else {
         const int64_t from = std::max<int64_t>(0, -at);
         const int64_t until = std::min({kRows, s.weights.span - at, high - source});
-        for (int64_t i = from; i < until; ++i) to[at + i] = w[at + i] * total[i];
+        for (int64_t i = from; i < until; ++i) to[at + i] += w[at + i] * total[i];
       }
     }
   }

@@ -1,0 +1,127 @@
+// simple, local and conv1d: each checks its arguments under its own names and calls the windowed operator.
+
+#include <torch/library.h>
+
+#include "operators.h"
+
+namespace aft::dispatch {
+namespace {
+
+// local's band is [heads, rows, J]; [rows, J] is one head.
+Tensor band_of_bias(std::string_view op, const Tensor& bias) {
+  if (bias.dim() != 2 && bias.dim() != 3) {
+    fail("aft::", op, ": bias must have shape [heads, rows, J] or [rows, J], got ", bias.sym_sizes(),
+         ": make it with aft::local_bias");
+  }
+  return bias.dim() == 2 ? bias.unsqueeze(0) : bias;
+}
+
+const Tensor& band_of_kernel(std::string_view op, const Tensor& kernel) {
+  if (kernel.dim() != 2) {
+    fail("aft::", op, ": kernel must have shape [heads, J], got ", kernel.sym_sizes(),
+         ": one row of weights for each head");
+  }
+  return kernel;
+}
+
+// The front of one call: what does not fit is said under the variant's names, before `window` says it under its own.
+struct Front {
+  std::string_view op, band_name;
+  const OptionalTensor& q;
+  const Tensor& k;
+  const Tensor& v;
+  OptionalTensor band;
+  std::string_view gate;
+  int64_t heads;
+
+  [[nodiscard]] WindowSizes check(bool causal) const {
+    return check_window(op, q, k, v, band, causal, gate, heads, band_name);
+  }
+  [[nodiscard]] Tensor whole(bool causal) const {
+    (void)check(causal);
+    return window(q, k, v, band, causal, gate, heads);
+  }
+  [[nodiscard]] YAndState with_state(TensorList state) const {
+    check_state(op, check(/*causal=*/true), v, state);
+    return window_with_state(q, k, v, band, state, gate, heads);
+  }
+  [[nodiscard]] Tensor step(TensorList state) const {
+    check_step(op, check(/*causal=*/true), v, state);
+    return window_step(q, k, v, band, state, gate, heads);
+  }
+};
+
+Front simple_front(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                   std::string_view gate, int64_t heads) {
+  return {op, "band", q, k, v, std::nullopt, gate, heads};
+}
+
+Front local_front(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
+                  std::string_view gate) {
+  return {op, "bias", q, k, v, band_of_bias(op, bias), gate, 1};
+}
+
+Front conv1d_front(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                   std::string_view gate) {
+  return {op, "kernel", q, k, v, band_of_kernel(op, kernel), gate, 1};
+}
+
+Tensor simple_whole(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
+                    int64_t heads) {
+  return simple_front("simple", q, k, v, gate, heads).whole(causal);
+}
+
+YAndState simple_going_on(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
+                          std::string_view gate, int64_t heads) {
+  return simple_front("simple_with_state", q, k, v, gate, heads).with_state(state);
+}
+
+Tensor simple_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state, std::string_view gate,
+                  int64_t heads) {
+  return simple_front("simple_step_", q, k, v, gate, heads).step(state);
+}
+
+Tensor local_whole(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
+                   std::string_view gate) {
+  return local_front("local", q, k, v, bias, gate).whole(causal);
+}
+
+YAndState local_going_on(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
+                         TensorList state, std::string_view gate) {
+  return local_front("local_with_state", q, k, v, bias, gate).with_state(state);
+}
+
+Tensor local_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, TensorList state,
+                 std::string_view gate) {
+  return local_front("local_step_", q, k, v, bias, gate).step(state);
+}
+
+Tensor conv1d_whole(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, bool causal,
+                    std::string_view gate) {
+  return conv1d_front("conv1d", q, k, v, kernel, gate).whole(causal);
+}
+
+YAndState conv1d_going_on(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                          TensorList state, std::string_view gate) {
+  return conv1d_front("conv1d_with_state", q, k, v, kernel, gate).with_state(state);
+}
+
+Tensor conv1d_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, TensorList state,
+                  std::string_view gate) {
+  return conv1d_front("conv1d_step_", q, k, v, kernel, gate).step(state);
+}
+
+TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
+  m.impl("simple", simple_whole);
+  m.impl("simple_with_state", simple_going_on);
+  m.impl("simple_step_", simple_one);
+  m.impl("local", local_whole);
+  m.impl("local_with_state", local_going_on);
+  m.impl("local_step_", local_one);
+  m.impl("conv1d", conv1d_whole);
+  m.impl("conv1d_with_state", conv1d_going_on);
+  m.impl("conv1d_step_", conv1d_one);
+}
+
+}  // namespace
+}  // namespace aft::dispatch
