@@ -36,7 +36,8 @@ void run(const Options& options) {
   if (c.mixer == "aft_local") {
     text += ", window " + std::to_string(c.window) + ", factors of width " + std::to_string(c.factor_channels);
   }
-  if (c.mixer == "attention") text += ", " + std::to_string(c.heads) + " heads";
+  if (c.mixer == "aft_conv1d") text += ", kernels of " + std::to_string(c.window);
+  if (c.mixer == "attention" || c.mixer == "aft_conv1d") text += ", " + std::to_string(c.heads) + " heads";
   text += "\nlayers      " + std::to_string(c.layers) + "\nchannels    " + std::to_string(c.channels) + " (MLP " +
           std::to_string(c.mlp_channels) + ")\ncontext     " + grouped(c.context) + " bytes\n";
   write_out(text);

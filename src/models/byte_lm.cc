@@ -86,6 +86,10 @@ void ByteLMImpl::initialise(uint64_t seed) {
     auto& value = item.value();
     if (name.ends_with(".u") || name.ends_with(".v")) {
       value.normal_(0, 0.01, generator);
+    } else if (name.ends_with("mixer.weight")) {
+      value.normal_(0, 1, generator);
+    } else if (name.ends_with(".gamma") || name.ends_with(".beta")) {
+      value.zero_();
     } else if (name.ends_with("norm.weight")) {
       value.fill_(1);
     } else if (name.ends_with(".bias")) {
@@ -167,6 +171,7 @@ int64_t parameter_count(const ModelConfig& config) {
 
 bool is_linear_weight(const std::string& parameter_name) {
   return parameter_name.ends_with(".weight") && !parameter_name.ends_with("norm.weight") &&
+         !parameter_name.ends_with("mixer.weight") &&  // the kernel of aft_conv1d, of which only the direction matters
          !parameter_name.starts_with("embedding.");
 }
 

@@ -42,6 +42,14 @@ Mixer make_aft_local(const ModelConfig& config) {
   return wrap_aft(nn::AFTLocal(options));
 }
 
+Mixer make_aft_conv1d(const ModelConfig& config) {
+  nn::AFTConv1dOptions options;
+  options.channels = config.channels;
+  options.heads = config.heads;
+  options.kernel = config.window;
+  return wrap_aft(nn::AFTConv1d(options));
+}
+
 Mixer make_attention(const ModelConfig& config) {
   Attention layer(config.channels, config.heads);
   return {layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
@@ -54,6 +62,10 @@ double local_factors(const ModelConfig& config) {
   return 2.0 * static_cast<double>(config.context) * static_cast<double>(config.factor_channels);
 }
 
+double conv1d_kernels(const ModelConfig& config) {
+  return static_cast<double>(config.heads) * (static_cast<double>(config.window) + 2);
+}
+
 struct Entry {
   const char* name;
   Mixer (*make)(const ModelConfig& config);
@@ -64,6 +76,7 @@ struct Entry {
 constexpr Entry kMixers[] = {
     {"aft_simple", make_aft_simple, no_factors},
     {"aft_local", make_aft_local, local_factors},
+    {"aft_conv1d", make_aft_conv1d, conv1d_kernels},
     {"attention", make_attention, no_factors},
 };
 
@@ -82,7 +95,8 @@ Mixer make_mixer(const ModelConfig& config) { return find(config).make(config); 
 
 double mixer_parameter_count(const ModelConfig& config) {
   const auto d = static_cast<double>(config.channels);
-  return 3 * d * d + 3 * d + d * d + d + find(config).own_parameters(config);
+  const double qkv = 2 * d + static_cast<double>(key_channels(config));
+  return qkv * d + qkv + d * d + d + find(config).own_parameters(config);
 }
 
 }  // namespace aft

@@ -27,8 +27,10 @@ int64_t Model::matrix_parameters() const {
 int64_t Model::weight_bytes_per_token() const {
   const ModelConfig& c = config();
   const int64_t d = c.channels;
-  // Per block: matrices apart, two norms, biases, a row of the band. Once: a row of each embedding, the norm, the head.
-  const int64_t block = 4 * d + 3 * d + d + c.mlp_channels + d + (weights_->has_band ? weights_->left + 1 : 0);
+  // Per block: matrices apart, two norms, biases, a row of the band for each head. Once: a row of each embedding, the
+  // norm, the head.
+  const int64_t block = 4 * d + 2 * d + key_channels(c) + d + c.mlp_channels + d +
+                        (weights_->has_band ? weights_->heads * (weights_->left + 1) : 0);
   const int64_t floats = matrix_parameters() + c.layers * block + 2 * d + 2 * d + c.vocabulary * d;
   return floats * static_cast<int64_t>(sizeof(float));
 }

@@ -1,5 +1,6 @@
 #include "aft/runtime/model_config.h"
 
+#include <algorithm>
 #include <array>
 #include <nlohmann/json.hpp>
 
@@ -30,16 +31,22 @@ constexpr std::array<IntegerField, 8> kIntegers = {{
     {"factor_channels", &ModelConfig::factor_channels, 1},
 }};
 
+constexpr std::array<std::string_view, 4> kMixers = {"aft_simple", "aft_local", "aft_conv1d", "attention"};
+
 [[noreturn]] void fail(const std::string& field, const std::string& expected, const std::string& got) {
   throw Error("model config: " + field + ": expected " + expected + ", got " + got);
 }
 
 }  // namespace
 
+int64_t key_channels(const ModelConfig& config) {
+  return config.mixer == "aft_conv1d" ? config.heads : config.channels;
+}
+
 void validate(const ModelConfig& config) {
   if (config.model != "byte_lm") fail("model", "\"byte_lm\"", '"' + config.model + '"');
-  if (config.mixer != "aft_simple" && config.mixer != "aft_local" && config.mixer != "attention") {
-    fail("mixer", "one of \"aft_simple\", \"aft_local\", \"attention\"", '"' + config.mixer + '"');
+  if (std::find(kMixers.begin(), kMixers.end(), config.mixer) == kMixers.end()) {
+    fail("mixer", "one of \"aft_simple\", \"aft_local\", \"aft_conv1d\", \"attention\"", '"' + config.mixer + '"');
   }
   for (const IntegerField& field : kIntegers) {
     const int64_t value = config.*field.member;
@@ -49,8 +56,12 @@ void validate(const ModelConfig& config) {
     }
   }
   if (config.vocabulary != 256) fail("vocabulary", "256 (one token a byte)", std::to_string(config.vocabulary));
-  if (config.mixer == "attention" && config.channels % config.heads != 0) {
+  const bool has_heads = config.mixer == "attention" || config.mixer == "aft_conv1d";
+  if (has_heads && config.channels % config.heads != 0) {
     fail("heads", "a divisor of channels = " + std::to_string(config.channels), std::to_string(config.heads));
+  }
+  if (config.mixer == "aft_conv1d" && config.window < 1) {
+    fail("window", "at least 1 with aft_conv1d", std::to_string(config.window));
   }
   if (!(config.dropout >= 0.0 && config.dropout < 1.0)) {
     fail("dropout", "a number in [0, 1)", std::to_string(config.dropout));

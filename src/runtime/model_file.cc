@@ -43,13 +43,18 @@ std::map<std::string, std::vector<int64_t>> model_tensors(const ModelConfig& con
     const std::string block = "blocks." + std::to_string(i) + ".";
     tensors[block + "mixer_norm.weight"] = {d};
     tensors[block + "mixer_norm.bias"] = {d};
-    tensors[block + "mixer.qkv.weight"] = {3 * d, d};
-    tensors[block + "mixer.qkv.bias"] = {3 * d};
+    tensors[block + "mixer.qkv.weight"] = {2 * d + key_channels(config), d};
+    tensors[block + "mixer.qkv.bias"] = {2 * d + key_channels(config)};
     tensors[block + "mixer.output.weight"] = {d, d};
     tensors[block + "mixer.output.bias"] = {d};
     if (config.mixer == "aft_local") {
       tensors[block + "mixer.u"] = {config.context, config.factor_channels};
       tensors[block + "mixer.v"] = {config.context, config.factor_channels};
+    }
+    if (config.mixer == "aft_conv1d") {
+      tensors[block + "mixer.weight"] = {config.heads, config.window};
+      tensors[block + "mixer.gamma"] = {config.heads};
+      tensors[block + "mixer.beta"] = {config.heads};
     }
     tensors[block + "mlp_norm.weight"] = {d};
     tensors[block + "mlp_norm.bias"] = {d};

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <new>
 #include <string>
@@ -14,23 +15,54 @@ namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
 
-int64_t band_floats(const ModelConfig& config, int64_t left, bool has_band) {
-  return has_band ? config.context * (left + 1) : 0;
+bool windowed(const ModelConfig& config) {
+  return (config.mixer == "aft_local" && config.window > 0) || config.mixer == "aft_conv1d";
 }
 
 /// A window past the context sees no more than the context: positions never leave it.
 int64_t window_left(const ModelConfig& config) {
-  return config.mixer == "aft_local" && config.window > 0 ? std::min(config.window, config.context) - 1 : 0;
+  return windowed(config) ? std::min(config.window, config.context) - 1 : 0;
 }
 
-bool is_factor(const std::string& name) { return name.ends_with(".mixer.u") || name.ends_with(".mixer.v"); }
+int64_t rows_of_band(const ModelConfig& config) {
+  if (!windowed(config)) return 0;
+  return config.mixer == "aft_conv1d" ? config.heads : config.context;
+}
 
-int64_t memory_floats(const ModelFile& file, int64_t left, bool has_band) {
-  int64_t floats = file.config().layers * WeightMemory::padded(band_floats(file.config(), left, has_band));
+int64_t band_floats(const ModelConfig& config) { return rows_of_band(config) * (window_left(config) + 1); }
+
+/// What the band is made of: the file has it, a token does not read it.
+bool makes_band(const std::string& name) {
+  for (const char* end : {".mixer.u", ".mixer.v", ".mixer.weight", ".mixer.gamma", ".mixer.beta"}) {
+    if (name.ends_with(end)) return true;
+  }
+  return false;
+}
+
+int64_t memory_floats(const ModelFile& file) {
+  int64_t floats = file.config().layers * WeightMemory::padded(band_floats(file.config()));
   for (const auto& [name, tensor] : file.tensors()) {
-    if (!is_factor(name)) floats += WeightMemory::padded(static_cast<int64_t>(tensor.bytes / sizeof(float)));
+    if (!makes_band(name)) floats += WeightMemory::padded(static_cast<int64_t>(tensor.bytes / sizeof(float)));
   }
   return floats;
+}
+
+/// The kernels of aft_conv1d: gamma (w - mean) / sqrt(var + 1e-5) + beta over the head's s weights, var biased; of each
+/// the last left + 1, which is all that a sequence of the context can see.
+void make_kernels(const ModelFile& file, const std::string& name, int64_t left, float* band) {
+  const ModelConfig& config = file.config();
+  const float* weight = file.tensor(name + "mixer.weight");
+  const float* gamma = file.tensor(name + "mixer.gamma");
+  const float* beta = file.tensor(name + "mixer.beta");
+  const int64_t s = config.window;
+  for (int64_t h = 0; h < config.heads; ++h, weight += s) {
+    double mean = 0;
+    for (int64_t j = 0; j < s; ++j) mean += static_cast<double>(weight[j]) / static_cast<double>(s);
+    double variance = 0;
+    for (int64_t j = 0; j < s; ++j) variance += (weight[j] - mean) * (weight[j] - mean) / static_cast<double>(s);
+    const double scale = gamma[h] / std::sqrt(variance + 1e-5);
+    for (int64_t j = s - 1 - left; j < s; ++j) *band++ = static_cast<float>(scale * (weight[j] - mean) + beta[h]);
+  }
 }
 
 /// Copies tensors of the file into the memory in the order in which a token reads them.
@@ -87,8 +119,10 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
     : config(file.config()),
       parameters(file.parameters()),
       left(window_left(config)),
-      has_band(config.mixer == "aft_local" && config.window > 0),
-      memory_(memory_floats(file, left, has_band)) {
+      has_band(windowed(config)),
+      heads(config.mixer == "aft_conv1d" ? config.heads : 1),
+      band_rows(rows_of_band(config)),
+      memory_(memory_floats(file)) {
   const int64_t d = config.channels;
   Copier from(file, memory_, pool);
   token = from.copy("embedding.token.weight", config.vocabulary * d);
@@ -97,14 +131,18 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
     const std::string name = "blocks." + std::to_string(i) + ".";
     Block block;
     block.mixer_norm = from.norm(name + "mixer_norm", d);
-    block.qkv = from.linear(name + "mixer.qkv", 3 * d, d);
+    block.qkv = from.linear(name + "mixer.qkv", 2 * d + key_channels(config), d);
     if (has_band) {
-      float* band = memory_.take(band_floats(config, left, has_band));
-      const ops::LocalBiasShape shape = {
-          .heads = 1, .rows = config.context, .width = config.factor_channels, .left = left, .right = 0};
-      ops::local_bias_forward<float>(shape, file.tensor(name + "mixer.u"), file.tensor(name + "mixer.v"), band,
-                                     pool.parallel());
+      float* band = memory_.take(band_floats(config));
       block.band = band;
+      if (config.mixer == "aft_conv1d") {
+        make_kernels(file, name, left, band);
+      } else {
+        const ops::LocalBiasShape shape = {
+            .heads = 1, .rows = config.context, .width = config.factor_channels, .left = left, .right = 0};
+        ops::local_bias_forward<float>(shape, file.tensor(name + "mixer.u"), file.tensor(name + "mixer.v"), band,
+                                       pool.parallel());
+      }
     }
     block.output = from.linear(name + "mixer.output", d, d);
     block.mlp_norm = from.norm(name + "mlp_norm", d);

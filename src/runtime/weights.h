@@ -46,7 +46,7 @@ struct Block {
   Norm mixer_norm;
   Linear qkv;
   Linear output;
-  const float* band = nullptr;  // aft_local with a window: [T, left + 1]
+  const float* band = nullptr;  // with a window: [band_rows, left + 1]
   Norm mlp_norm;
   Linear up;
   Linear down;
@@ -57,8 +57,10 @@ struct Weights {
 
   ModelConfig config;
   int64_t parameters = 0;
-  int64_t left = 0;  // reach of the window of aft_local
+  int64_t left = 0;  // reach of the window
   bool has_band = false;
+  int64_t heads = 1;                // that share keys or weights
+  int64_t band_rows = 0;            // aft_local: T, a row a position; aft_conv1d: H, a row a head
   const float* token = nullptr;     // [vocabulary, d]
   const float* position = nullptr;  // [T, d]
   std::vector<Block> blocks;

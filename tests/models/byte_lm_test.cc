@@ -14,7 +14,7 @@
 namespace aft {
 namespace {
 
-const std::vector<std::string> kMixers = {"aft_simple", "aft_local", "attention"};
+const std::vector<std::string> kMixers = {"aft_simple", "aft_local", "aft_conv1d", "attention"};
 
 ModelConfig small(const std::string& mixer) {
   ModelConfig config;
@@ -63,7 +63,8 @@ torch::Tensor plain_forward(const ModelConfig& config, const F64& w, const torch
     const std::string block = "blocks." + std::to_string(layer) + ".";
     const auto h = norm(x, w(block + "mixer_norm.weight"), w(block + "mixer_norm.bias"));
     const auto qkv = torch::matmul(h, w(block + "mixer.qkv.weight").t()) + w(block + "mixer.qkv.bias");
-    const auto parts = qkv.chunk(3, -1);
+    const int64_t keys = config.mixer == "aft_conv1d" ? config.heads : config.channels;
+    auto parts = qkv.split_with_sizes({config.channels, keys, config.channels}, -1);
     torch::Tensor y;
     if (config.mixer == "attention") {
       const int64_t width = config.channels / config.heads;
@@ -84,8 +85,23 @@ torch::Tensor plain_forward(const ModelConfig& config, const F64& w, const torch
         const auto outside = torch::ones({time, time}, torch::kBool).tril(-config.window);
         bias = full.masked_fill(outside, 0);
       }
+      bias = bias.unsqueeze(-1);
+      if (config.mixer == "aft_conv1d") {
+        const auto raw = w(block + "mixer.weight");
+        const auto centred = raw - raw.mean(1, true);
+        const auto kernel =
+            w(block + "mixer.gamma").unsqueeze(1) * centred / (centred.pow(2).mean(1, true) + 1e-5).sqrt() +
+            w(block + "mixer.beta").unsqueeze(1);
+        bias = torch::zeros({time, time, config.heads}, x.options());
+        for (int64_t back = 0; back < std::min(config.window, time); ++back) {
+          const auto along = torch::arange(time - back);
+          bias.index_put_({along + back, along}, kernel.select(1, config.window - 1 - back));
+        }
+        bias = bias.repeat_interleave(config.channels / config.heads, 2);
+        parts[1] = parts[1].repeat_interleave(config.channels / config.heads, 2);
+      }
       // [B, target, source, d]
-      const auto logits = (parts[1].unsqueeze(1) + bias.unsqueeze(-1)).masked_fill(future.unsqueeze(-1), -INFINITY);
+      const auto logits = (parts[1].unsqueeze(1) + bias).masked_fill(future.unsqueeze(-1), -INFINITY);
       y = torch::sigmoid(parts[0]) * (logits.softmax(2) * parts[2].unsqueeze(1)).sum(2);
     }
     x = x + torch::matmul(y, w(block + "mixer.output.weight").t()) + w(block + "mixer.output.bias");
@@ -171,7 +187,7 @@ TEST(ByteLM, DetachedStateStopsTheGradient) {
 }
 
 TEST(ByteLM, LaterBytesLeaveEarlierLogitsBitwiseAlone) {
-  for (const auto& mixer : {"aft_simple", "aft_local"}) {
+  for (const auto& mixer : {"aft_simple", "aft_local", "aft_conv1d"}) {
     auto model = scrambled(small(mixer), torch::kFloat32);
     const auto bytes = random_bytes(2, 30);
     const auto before = model->forward(bytes);
@@ -198,6 +214,9 @@ TEST(ByteLM, ParametersAreNamedAndCountedAsInTheModelFile) {
       for (const std::string part : {"mixer_norm", "mixer.qkv", "mixer.output", "mlp_norm", "mlp.up", "mlp.down"}) {
         expected.insert(block + part + ".weight");
         expected.insert(block + part + ".bias");
+      }
+      if (mixer == "aft_conv1d") {
+        expected.insert({block + "mixer.weight", block + "mixer.gamma", block + "mixer.beta"});
       }
       if (mixer == "aft_local") expected.insert({block + "mixer.u", block + "mixer.v"});
     }

@@ -65,9 +65,11 @@ TEST(ModelConfig, RefusesBadJsonNamingTheField) {
   EXPECT_NE(refusal(R"({"window": -1})").find("window"), std::string::npos);
 }
 
-TEST(ModelConfig, HeadsMatterToAttentionOnly) {
+TEST(ModelConfig, HeadsMatterWhereTheMixerHasThem) {
   EXPECT_EQ(refusal(R"({"mixer": "aft_local", "channels": 10, "heads": 4})"), "");
   EXPECT_EQ(refusal(R"({"mixer": "aft_local", "window": 0})"), "");
+  EXPECT_NE(refusal(R"({"mixer": "aft_conv1d", "channels": 10, "heads": 4})").find("heads"), std::string::npos);
+  EXPECT_NE(refusal(R"({"mixer": "aft_conv1d", "window": 0})").find("window"), std::string::npos);
 }
 
 }  // namespace

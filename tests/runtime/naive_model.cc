@@ -34,9 +34,12 @@ double gelu(double x) { return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0))); }
 Table aft(const ModelConfig& config, const Tensors& tensors, const std::string& name, const Table& qkv) {
   const auto d = static_cast<size_t>(config.channels);
   const auto width = static_cast<size_t>(config.factor_channels);
+  const bool conv = config.mixer == "aft_conv1d";
+  const size_t keys = conv ? static_cast<size_t>(config.heads) : d;
   Table y(qkv.size(), Row(d));
   for (size_t t = 0; t < qkv.size(); ++t) {
     for (size_t c = 0; c < d; ++c) {
+      const size_t key = d + c / (d / keys);
       double numerator = 0;
       double denominator = 0;
       for (size_t s = 0; s <= t; ++s) {
@@ -46,8 +49,20 @@ Table aft(const ModelConfig& config, const Tensors& tensors, const std::string& 
           const std::vector<float>& v = tensors.at(name + ".v");
           for (size_t i = 0; i < width; ++i) w += static_cast<double>(u[t * width + i]) * v[s * width + i];
         }
-        const double weight = std::exp(qkv[s][d + c] + w);
-        numerator += weight * qkv[s][2 * d + c];
+        if (conv && static_cast<int64_t>(t - s) < config.window) {
+          const auto head = c / (d / keys);
+          const auto span = static_cast<size_t>(config.window);
+          Row kernel(span);
+          for (size_t j = 0; j < span; ++j) kernel[j] = tensors.at(name + ".weight")[head * span + j];
+          double mean = 0;
+          for (const double value : kernel) mean += value / static_cast<double>(span);
+          double variance = 0;
+          for (const double value : kernel) variance += (value - mean) * (value - mean) / static_cast<double>(span);
+          w = tensors.at(name + ".gamma")[head] * (kernel[span - 1 - (t - s)] - mean) / std::sqrt(variance + 1e-5) +
+              tensors.at(name + ".beta")[head];
+        }
+        const double weight = std::exp(qkv[s][key] + w);
+        numerator += weight * qkv[s][d + keys + c];
         denominator += weight;
       }
       y[t][c] = numerator / denominator / (1.0 + std::exp(-qkv[t][c]));

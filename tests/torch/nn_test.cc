@@ -59,6 +59,17 @@ aft::nn::AFTSimple simple_module(aft::nn::AFTSimpleOptions options) {
   return module;
 }
 
+aft::nn::AFTConv1d conv_module(aft::nn::AFTConv1dOptions options) {
+  torch::manual_seed(3);
+  aft::nn::AFTConv1d module(options);
+  module->to(torch::kDouble);
+  // Gamma and beta start at zero: make the kernel matter.
+  const torch::NoGradGuard no_grad;
+  module->gamma.normal_();
+  module->beta.normal_();
+  return module;
+}
+
 Tensor sequence(int64_t batch, int64_t time, int64_t channels) {
   torch::manual_seed(5);
   return torch::randn({batch, time, channels}, torch::kDouble);
@@ -115,6 +126,42 @@ TEST(Modules, ForwardIsTheOperatorBetweenTheProjections) {
       }
     }
   }
+}
+
+TEST(Modules, Conv1dIsItsNormalisedKernelBetweenTheProjections) {
+  const Tensor x = sequence(2, 9, 6);
+  for (const bool causal : {true, false}) {
+    for (const bool key_per_head : {true, false}) {
+      auto conv = conv_module({.channels = 6, .heads = 3, .kernel = 5, .key_per_head = key_per_head, .causal = causal});
+      const int64_t keys = key_per_head ? 3 : 6;
+      EXPECT_EQ(conv->qkv->weight.size(0), 12 + keys);
+      std::vector<Tensor> rows;
+      for (int64_t h = 0; h < 3; ++h) {
+        const Tensor w = conv->weight[h];
+        const Tensor centred = w - w.mean();
+        rows.push_back(conv->gamma[h] * centred / (centred.square().mean() + 1e-5).sqrt() + conv->beta[h]);
+      }
+      const std::vector<Tensor> p = conv->qkv(x).split_with_sizes({6, keys, 6}, -1);
+      const Tensor want = conv->output(aft::conv1d(p[0], p[1], p[2], torch::stack(rows), causal));
+      expect_close(conv->forward(x), want);
+      const Tensor target = sequence(2, 9, 6);
+      const auto parameters = conv->parameters();
+      const auto got = torch::autograd::grad({(conv->forward(x) * target).sum()}, parameters);
+      const auto expected = torch::autograd::grad({(want * target).sum()}, parameters);
+      for (size_t i = 0; i < parameters.size(); ++i) {
+        expect_close(got[i], expected[i], 1e-10);
+        EXPECT_GT(got[i].abs().sum().item<double>(), 0.0);
+      }
+    }
+  }
+}
+
+TEST(Modules, Conv1dStartsAsSimple) {
+  torch::manual_seed(4);
+  const aft::nn::AFTConv1d conv(aft::nn::AFTConv1dOptions{.channels = 8, .heads = 64 / 8, .kernel = 512});
+  EXPECT_EQ(conv->kernel().abs().max().item<double>(), 0.0);
+  EXPECT_NEAR(conv->weight.std().item<double>(), 1.0, 0.05);  // 4,096 draws: 4 standard errors
+  EXPECT_EQ(parameters_of(*conv)[0].first, "weight");
 }
 
 TEST(Modules, GradientsEqualThoseOfThePlainComposition) {
@@ -192,6 +239,8 @@ TEST(Modules, ChunksEqualTheWhole) {
   expect_chunks_equal_whole(simple_module({.channels = 4}), 9);
   expect_chunks_equal_whole(local_module({.channels = 4, .context = 9, .window = 3, .factor_channels = 2}), 9);
   expect_chunks_equal_whole(local_module({.channels = 4, .context = 9, .window = 20, .factor_channels = 2}), 9);
+  expect_chunks_equal_whole(conv_module({.channels = 4, .heads = 2, .kernel = 3}), 9);
+  expect_chunks_equal_whole(conv_module({.channels = 4, .heads = 2, .kernel = 20, .key_per_head = false}), 9);
 }
 
 TEST(Modules, DetachedStateCutsTheGraph) {
@@ -226,6 +275,10 @@ TEST(Modules, BadInputIsNamed) {
                  [] { aft::nn::AFTLocal(aft::nn::AFTLocalOptions{.channels = 4}); });
   auto both_ways = local_module({.channels = 4, .context = 9, .window = 3, .factor_channels = 2, .causal = false});
   expect_message("a state needs causal = true, got false", [&] { (void)both_ways->initial_state(1); });
+  expect_message("heads must divide channels = 4, got 3",
+                 [] { aft::nn::AFTConv1d(aft::nn::AFTConv1dOptions{.channels = 4, .heads = 3}); });
+  expect_message("kernel must be odd if causal is false, got 4",
+                 [] { aft::nn::AFTConv1d(aft::nn::AFTConv1dOptions{.channels = 4, .kernel = 4, .causal = false}); });
   const Tensor x = sequence(2, 7, 4).requires_grad_();
   expect_message("double backward", [&] {
     const Tensor y = local->forward(x).square().sum();

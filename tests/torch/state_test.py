@@ -15,27 +15,36 @@ CASES = [
     dict(span=3, heads=None, key_channels=4, gate="sigmoid"),
     dict(span=3, heads=2, key_channels=2, gate="none"),
     dict(span=12, heads=2, key_channels=4, gate="sigmoid"),
+    dict(span=3, heads=2, key_channels=2, gate="sigmoid", rows=1),
+    dict(span=12, heads=2, key_channels=4, gate="none", rows=1),
 ]
 
 
 class Form:
-    """One of the two operators with its options, in all its forms."""
+    """One of the three operators with its options, in all its forms. A table of one row is the kernel of conv1d."""
 
     def __init__(self, case):
+        self.name = "simple" if case["span"] is None else "conv1d" if case.get("rows") == 1 else "local"
         self.gate = case["gate"]
         self.simple = case["span"] is None
         self.left = 0 if self.simple else max(case["span"] - 1, 0)
         self.options = dict(gate=self.gate, **(dict(heads=2) if self.simple else {}))
 
+    def call(self, form, *arguments):
+        if self.name == "conv1d":
+            q, k, v, table, *state = arguments
+            arguments = (q, k, v, table[:, 0], *state)
+        return getattr(aft, self.name + form)(*arguments, **self.options)
+
     def whole(self, *tensors):
-        return (aft.simple if self.simple else aft.local)(*tensors, **self.options)
+        return self.call("", *tensors)
 
     def chunk(self, tensors, state):
-        y, *state = (aft.simple_with_state if self.simple else aft.local_with_state)(*tensors, state, **self.options)
+        y, *state = self.call("_with_state", *tensors, state)
         return y, state
 
     def step(self, tensors, state):
-        return (aft.simple_step_ if self.simple else aft.local_step_)(*tensors, state, **self.options)
+        return self.call("_step_", *tensors, state)
 
     def start(self, k, v):
         return list(aft.initial_state(k, v, self.left))
@@ -142,7 +151,7 @@ class Gradients(unittest.TestCase):
                     row = [None if t is None else t[b : b + 1] for t in history[:3]] + history[3:]
                     states.append(form.chunk(part(row, 0, time), form.start(*row[1:3]))[1])
                 state = [torch.cat(pair) for pair in zip(*states)]
-                tensors = inputs(2, 3, 4, rows=8, seed=3, requires_grad=True, **case)
+                tensors = inputs(2, 3, 4, seed=3, requires_grad=True, **{"rows": 8, **case})
                 moving = [state[i].requires_grad_() for i in (2, 3, 4, 5)]
 
                 def run(*arguments):

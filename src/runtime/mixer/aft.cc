@@ -1,4 +1,4 @@
-// AFT-simple and AFT-local: the windowed operator with its state.
+// AFT-simple, AFT-local and AFT-conv 1-D: the windowed operator with its state.
 
 #include <vector>
 
@@ -12,7 +12,8 @@ ops::WindowShape window_shape(const Weights& weights, int64_t batch) {
   ops::WindowShape shape;
   shape.batch = batch;
   shape.channels = weights.config.channels;
-  shape.key_channels = weights.config.channels;
+  shape.heads = weights.heads;
+  shape.key_channels = key_channels(weights.config);
   shape.has_band = weights.has_band;
   shape.left = weights.left;
   return shape;
@@ -23,29 +24,35 @@ class Aft final : public Mixer {
   Aft(const Weights& weights, const Block& block, int64_t batch)
       : shape_(window_shape(weights, batch)),
         position_(static_cast<size_t>(batch)),
-        sums_(static_cast<size_t>(3 * batch * shape_.channels)),
-        ring_(static_cast<size_t>(2 * batch * shape_.left * shape_.channels)) {
-    const int64_t d = shape_.channels;
+        sums_(static_cast<size_t>(batch * (2 * shape_.key_channels + shape_.channels))),
+        ring_(static_cast<size_t>(batch * shape_.left * (shape_.key_channels + shape_.channels))) {
+    const int64_t keys = shape_.key_channels;
     state_.position = position_.data();
     state_.max = sums_.data();
-    state_.den = sums_.data() + batch * d;
-    state_.num = sums_.data() + 2 * batch * d;
+    state_.den = sums_.data() + batch * keys;
+    state_.num = sums_.data() + 2 * batch * keys;
     state_.ring_key = ring_.data();
-    state_.ring_value = ring_.data() + batch * shape_.left * d;
-    if (shape_.has_band) band_ = {block.band, 0, shape_.left + 1, weights.config.context};
+    state_.ring_value = ring_.data() + batch * shape_.left * keys;
+    if (shape_.has_band) {
+      const int64_t span = shape_.left + 1;
+      const bool row_per_head = weights.config.mixer == "aft_conv1d";
+      band_ = {block.band, row_per_head ? span : 0, row_per_head ? 0 : span, weights.band_rows};
+    }
     Aft::reset();
   }
 
   void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {
     const int64_t d = shape_.channels;
-    const auto part = [&](int64_t i) { return ops::Rows<const float>{qkv + i * d, time * 3 * d, 3 * d}; };
+    const int64_t keys = shape_.key_channels;
+    const int64_t width = 2 * d + keys;
+    const auto part = [&](int64_t offset) { return ops::Rows<const float>{qkv + offset, time * width, width}; };
     shape_.time = time;
     if (time == 1) {
       ops::WindowStep<float> step;
       step.shape = shape_;
       step.q = part(0);
-      step.k = part(1);
-      step.v = part(2);
+      step.k = part(d);
+      step.v = part(d + keys);
       step.y = {y, d, d};
       step.band = band_;
       step.state = state_;
@@ -55,8 +62,8 @@ class Aft final : public Mixer {
     ops::WindowForward<float> forward;
     forward.shape = shape_;
     forward.q = part(0);
-    forward.k = part(1);
-    forward.v = part(2);
+    forward.k = part(d);
+    forward.v = part(d + keys);
     forward.y = {y, time * d, d};
     forward.band = band_;
     forward.initial_state = {state_.position, state_.max, state_.den, state_.num, state_.ring_key, state_.ring_value};

@@ -14,6 +14,7 @@ struct Entry {
 constexpr Entry kMixers[] = {
     {"aft_simple", make_aft},
     {"aft_local", make_aft},
+    {"aft_conv1d", make_aft},
     {"attention", make_attention},
 };
 

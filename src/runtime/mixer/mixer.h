@@ -17,7 +17,7 @@ class Mixer {
   Mixer& operator=(const Mixer&) = delete;
   virtual ~Mixer() = default;
 
-  /// The next `time` positions: qkv [B, time, 3 d] (query, key, value) to y [B, time, d].
+  /// The next `time` positions: qkv [B, time, 2 d + key channels] (query, key, value) to y [B, time, d].
   virtual void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) = 0;
   /// Back to position 0.
   virtual void reset() = 0;
