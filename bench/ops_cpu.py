@@ -20,6 +20,8 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 # B, T, d: those of the published comparison, then one of 32 MiB a tensor.
 SHAPES = [(4, 1024, 256), (2, 2048, 512), (1, 4096, 512), (1, 16384, 256), (8, 2048, 512)]
 WINDOW = 32
+HEADS = {"conv1d": 4}
+BIAS = {"local": "table", "conv1d": "kernel"}
 FACTOR_CHANNELS = 64  # width of u and v, the factors of the band
 LONGEST_DENSE = 8192  # naive AFT-full needs several matrices [T, T]
 
@@ -38,6 +40,7 @@ class Case:
         self.op, self.pass_, self.B, self.T, self.d = op, pass_, B, T, d
         self.causal, self.dtype, self.key_std = causal, dtype, key_std
         self.s = 0 if op == "simple" else WINDOW
+        self.heads = HEADS.get(op, 1)
         self.torch_dtype = {"f32": torch.float32, "f64": torch.float64}[dtype]
 
     def build(self):
@@ -53,8 +56,16 @@ class Case:
         return torch.randn(*shape, dtype=self.torch_dtype)
 
     def _band(self):
-        """Weights as trained ones look: a few tenths, entries before the sequence unused."""
-        return 0.1 * self._randn(1, self.T, self.s if self.causal else 2 * self.s - 1)
+        """Weights as trained ones look: a few tenths, entries before the sequence unused. conv1d: a row a head."""
+        columns = self.s if self.causal else 2 * self.s - 1
+        return 0.1 * (self._randn(self.heads, columns) if self.op == "conv1d" else self._randn(1, self.T, columns))
+
+    def _multiply_adds(self):
+        """Of the window or the factors; what all operators do once an element is left out."""
+        columns = self.s if self.causal else max(0, 2 * self.s - 1)
+        if self.op == "local_bias":
+            return self.T * self.s * self.d * (1 if self.pass_ == "forward" else 2)
+        return self.B * self.T * self.d * columns * (2 if self.pass_ == "forward" else 6)
 
     def _window_call(self, key_std):
         ops = torch.ops.aft
@@ -116,9 +127,10 @@ class Case:
                             rounds)
         ms, floor = statistics.median(times["op"]), statistics.median(times["floor"])
         row = {"op": self.op, "pass": self.pass_, "B": self.B, "T": self.T, "d": self.d, "s": self.s,
+               "heads": self.heads, "bias": BIAS.get(self.op),
                "causal": self.causal, "dtype": self.dtype, "threads": torch.get_num_threads(), "ms": ms,
                "ms_min": min(times["op"]), "ms_max": max(times["op"]), "floor_ms": floor, "floor_multiple": ms / floor,
-               "gb_per_s": self.moved * torch.finfo(self.torch_dtype).bits / 8 / ms / 1e6,
+               "gflops": 2 * self._multiply_adds() / ms / 1e6, "gb_per_s": self.moved * torch.finfo(self.torch_dtype).bits / 8 / ms / 1e6,
                "redone_share": redone / total if total else 0.0, "key_std": self.key_std,
                "peers": {name: statistics.median(times[name]) for name in self.peers if name != "normal"}}
         if "normal" in self.peers:
@@ -129,9 +141,9 @@ class Case:
 
 def all_cases():
     passes = ("forward", "backward")
-    cases = [Case(op, p, *shape) for shape in SHAPES for op in ("simple", "local") for p in passes]
+    cases = [Case(op, p, *shape) for shape in SHAPES for op in ("simple", "local", "conv1d") for p in passes]
     cases += [Case("local_bias", p, 1, T, FACTOR_CHANNELS) for T in sorted({T for _, T, _ in SHAPES}) for p in passes]
-    cases += [Case(op, p, *SHAPES[0], causal=False) for op in ("simple", "local") for p in passes]
+    cases += [Case(op, p, *SHAPES[0], causal=False) for op in ("simple", "local", "conv1d") for p in passes]
     cases += [Case(op, p, *SHAPES[0], dtype="f64") for op in ("simple", "local") for p in passes]
     # Keys so spread that the fast path's certificate fails and rows are redone.
     cases += [Case("local", p, *shape, key_std=30.0) for shape in (SHAPES[0], SHAPES[4]) for p in passes]
@@ -162,7 +174,7 @@ def print_row(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: bench/ops_cpu.py --op local --shape 4,1024,256")
     parser.add_argument("--json", action="store_true", help="one object a line: the machine's health, then the rows")
-    parser.add_argument("--op", choices=("simple", "local", "local_bias"), help="only this operator")
+    parser.add_argument("--op", choices=("simple", "local", "conv1d", "local_bias"), help="only this operator")
     parser.add_argument("--shape", metavar="B,T,d", help="only this shape of the list")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count for a row (default 7)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")
