@@ -100,10 +100,10 @@ class BackwardBand : BackwardTask<D> {
   int64_t first = 0, last = 0;  // vectors of the panel at hand
   int64_t rows_capacity = 0;    // targets that a chunk's sources see
   int64_t ring = 0, ring_mask = 0;
-  T* target = nullptr;      // [vectors][ring][3][lanes]: a, b, exponent of target t at t & ring_mask
+  T* target = nullptr;      // [held vectors][ring][3][lanes]: a, b, exponent of target t at t & ring_mask
   T* scaled = nullptr;      // [panel][rows_capacity][2][lanes]: a', b'
   T* later = nullptr;       // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
-  T* earlier = nullptr;     // not causal: [blocks][vectors][kSumParts][lanes], targets before each block's window
+  T* earlier = nullptr;     // not causal: [blocks][panel][kSumParts][lanes], targets before each block's window
   T* dw_rows = nullptr;     // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
   bool* exact = nullptr;    // [panel]: out of range in this chunk
   T* chunk_band = nullptr;  // [J]: the chunk's part of the gradient of a shared row
@@ -112,23 +112,28 @@ class BackwardBand : BackwardTask<D> {
   T den_sum = 0;            // gradient of the initial den where a head shares it
 
   int64_t target_end() const { return shape.time + (has_final ? 1 : 0); }
-  T* target_row(int64_t j, int64_t t) const { return target + (j * ring + (t & ring_mask)) * 3 * lanes; }
+  // Causal, the next chunk needs this one's targets of every panel.
+  int64_t held_vectors() const { return shape.causal ? vectors : panel_vectors; }
+  T* target_row(int64_t j, int64_t t) const {
+    return target + ((shape.causal ? j : j - first) * ring + (t & ring_mask)) * 3 * lanes;
+  }
+  T* earlier_row(int64_t i, int64_t j) const { return earlier + (i * panel_vectors + j - first) * kSumParts * lanes; }
   T* scaled_row(int64_t j, int64_t i) const { return scaled + ((j - first) * rows_capacity + i) * 2 * lanes; }
 
   size_t bytes(const typename Stripe<D>::Room& room) const {
-    return Stripe<D>::bytes(shape, task, room) + Scratch::padded<T>(vectors * ring * 3 * lanes) +
+    return Stripe<D>::bytes(shape, task, room) + Scratch::padded<T>(held_vectors() * ring * 3 * lanes) +
            Scratch::padded<T>(panel_vectors * rows_capacity * 2 * lanes) +
            Scratch::padded<T>(vectors * kSumParts * lanes) +
-           Scratch::padded<T>(room.blocks * vectors * kSumParts * lanes) +
+           Scratch::padded<T>(room.blocks * panel_vectors * kSumParts * lanes) +
            Scratch::padded<T>(panel_vectors * kRows * 2 * lanes) + Scratch::padded<bool>(panel_vectors) +
            Scratch::padded<T>(shape.left + chunk) + Scratch::padded<T>(shape.left + 1 + shape.right);
   }
 
   void take(Scratch& scratch, int64_t blocks) {
-    target = scratch.take<T>(vectors * ring * 3 * lanes);
+    target = scratch.take<T>(held_vectors() * ring * 3 * lanes);
     scaled = scratch.take<T>(panel_vectors * rows_capacity * 2 * lanes);
     later = scratch.take<T>(vectors * kSumParts * lanes);
-    earlier = scratch.take<T>(blocks * vectors * kSumParts * lanes);
+    earlier = scratch.take<T>(blocks * panel_vectors * kSumParts * lanes);
     dw_rows = scratch.take<T>(panel_vectors * kRows * 2 * lanes);
     exact = scratch.take<bool>(panel_vectors);
     key_sums = scratch.take<T>(shape.left + chunk);
@@ -290,7 +295,7 @@ class BackwardBand : BackwardTask<D> {
       int64_t next = 0;
       for (int64_t i = 0; i < blocks; ++i) {
         for (; next < i * kRows - shape.right; ++next) add_target(sum, j, next, s.weights.exponent[next]);
-        s.store_sums(sum, earlier + (i * vectors + j) * kSumParts * lanes);
+        s.store_sums(sum, earlier_row(i, j));
       }
     }
   }
@@ -311,8 +316,7 @@ class BackwardBand : BackwardTask<D> {
         for (int64_t t = later_from - 1; t >= beyond; --t) add_target(after, j, t, s.weights.exponent[t - begin]);
       }
       s.store_sums(after, later + j * kSumParts * lanes);
-      const RunningSum<V> before =
-          shape.causal ? no_sum() : s.load_sums(earlier + (sb / kRows * vectors + j) * kSumParts * lanes);
+      const RunningSum<V> before = shape.causal ? no_sum() : s.load_sums(earlier_row(sb / kRows, j));
       const V m = hn::Load(d, s.scale + j * 2 * lanes);
       const V outside = hn::Add(hn::Max(after.max, before.max), m);
       const bool in_range = hn::AllFalse(d, hn::Gt(outside, hn::Set(d, kRangeLimit<T>)));

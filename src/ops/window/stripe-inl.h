@@ -101,11 +101,12 @@ class Stripe {
   int64_t capacity = 0;
   int64_t base = 0;          // source in slot 0 of the window buffer
   int64_t first_vector = 0;  // vector in row 0 of the window buffer
-  T* window = nullptr;       // [vectors of a panel or all][capacity][2][lanes]: K, KV
-  T* scale = nullptr;        // [vectors][2][lanes]: M, X
-  T* sums = nullptr;         // [vectors][kSumParts][lanes]: running sums of the sources before the window
-  T* after = nullptr;        // not causal: [blocks][vectors][kSumParts][lanes], sources after each block's window
-  T* exact = nullptr;        // [left + right + kRows][2]: p, n of a row's weights
+  int64_t window_vectors = 0;
+  T* window = nullptr;  // [vectors of a panel or all][capacity][2][lanes]: K, KV
+  T* scale = nullptr;   // [vectors][2][lanes]: M, X
+  T* sums = nullptr;    // [vectors][kSumParts][lanes]: running sums of the sources before the window
+  T* after = nullptr;   // not causal: [blocks][panel][kSumParts][lanes], sources after each block's window
+  T* exact = nullptr;   // [left + right + kRows][2]: p, n of a row's weights
   Weights<T> weights;
   int64_t keep_from = std::numeric_limits<int64_t>::max();  // the backward wants K and KV of its whole chunk rescaled
   bool redo = true;
@@ -124,7 +125,7 @@ class Stripe {
     const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
     return Scratch::padded<T>(room.window_vectors * room.window_rows * 2 * lanes) +
            Scratch::padded<T>(vectors * 2 * lanes) + Scratch::padded<T>(vectors * kSumParts * lanes) +
-           Scratch::padded<T>(room.blocks * vectors * kSumParts * lanes) +
+           Scratch::padded<T>(room.blocks * room.window_vectors * kSumParts * lanes) +
            Scratch::padded<T>((s.left + s.right + kRows) * 2) +
            Scratch::padded<T>(room.weight_rows * Weights<T>::stride_of(s.left + 1 + s.right)) +
            2 * Scratch::padded<T>(room.weight_rows);
@@ -156,7 +157,8 @@ class Stripe {
     window = scratch.take<T>(room.window_vectors * capacity * 2 * lanes);
     scale = scratch.take<T>(vectors * 2 * lanes);
     sums = scratch.take<T>(vectors * kSumParts * lanes);
-    after = scratch.take<T>(room.blocks * vectors * kSumParts * lanes);
+    window_vectors = room.window_vectors;
+    after = scratch.take<T>(room.blocks * window_vectors * kSumParts * lanes);
     exact = scratch.take<T>((s.left + s.right + kRows) * 2);
     weights.span = s.left + 1 + s.right;
     weights.padded = scratch.take<T>(room.weight_rows * weights.stride());
@@ -167,6 +169,10 @@ class Stripe {
   int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
   T* slot(int64_t j, int64_t source) const {
     return window + ((j - first_vector) * capacity + source - base) * 2 * lanes;
+  }
+
+  T* after_row(int64_t block, int64_t j) const {
+    return after + (block * window_vectors + j - first_vector) * kSumParts * lanes;
   }
 
   V load_key(const T* row, int64_t j) const {
@@ -331,7 +337,7 @@ class Stripe {
           --next;
           AddSource(d, sum, load_key(sources.key(next), j), load_value(sources.value(next), j));
         }
-        store_sums(sum, after + (block * vectors + j) * kSumParts * lanes);
+        store_sums(sum, after_row(block, j));
       }
     }
   }
@@ -466,7 +472,7 @@ class Stripe {
   void whole_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, int64_t block, const Emit& emit) {
     T* sum_at = sums + j * kSumParts * lanes;
     RunningSum<V> before = load_sums(sum_at);
-    const RunningSum<V> later = load_sums(after + (block * vectors + j) * kSumParts * lanes);
+    const RunningSum<V> later = load_sums(after_row(block, j));
     const int64_t begin = std::max<int64_t>(0, tb - shape.left);
     const int64_t end = std::min(shape.time, tb + kRows + shape.right);
     V den[kRows], num[kRows];
