@@ -298,8 +298,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
 Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
                    TensorList state, std::string_view gate, int64_t heads) {
   constexpr std::string_view op = "window_step_";
-  check_step(op, check_window(op, q, k, v, band, /*causal=*/true, gate, heads), v, state);
   const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, state);
+  check_step(op, v, state);
   Tensor y = empty_y(v);
   with_scalar_type(v, [&]<typename T>(T) {
     ops::WindowStep<T> p;

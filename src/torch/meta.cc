@@ -96,7 +96,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_s
 
 Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
                    TensorList state, std::string_view gate, int64_t heads) {
-  check_step("window_step_", check_window("window_step_", q, k, v, band, /*causal=*/true, gate, heads), v, state);
+  constexpr std::string_view op = "window_step_";
+  check_state(op, check_window(op, q, k, v, band, /*causal=*/true, gate, heads), v, state);
+  check_step(op, v, state);
   return dense_like(v);
 }
 

@@ -46,7 +46,8 @@ struct Front {
     return window_with_state(q, k, v, band, state, gate, heads);
   }
   [[nodiscard]] Tensor step(TensorList state) const {
-    check_step(op, check(/*causal=*/true), v, state);
+    check_state(op, check(/*causal=*/true), v, state);
+    check_step(op, v, state);
     return window_step(q, k, v, band, state, gate, heads);
   }
 };

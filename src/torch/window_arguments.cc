@@ -183,9 +183,8 @@ void check_state(std::string_view op, const WindowSizes& s, const at::Tensor& v,
   check(5, "ring_value", {s.batch, s.left, s.channels});
 }
 
-void check_step(std::string_view op, const WindowSizes& s, const at::Tensor& v, at::TensorList state) {
-  check_state(op, s, v, state);
-  if (s.time != 1) {
+void check_step(std::string_view op, const at::Tensor& v, at::TensorList state) {
+  if (v.sym_size(1) != 1) {
     fail("aft::", op, ": v must hold one position, shape [batch, 1, channels], got ", sizes_of(v),
          ": use the form with_state for several");
   }

@@ -16,42 +16,14 @@ namespace aft::ops::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// gate = top / bottom with top <= 1 <= bottom <= 2 for the sigmoid: dividing once, nothing can overflow on the way.
-template <class V>
-struct GateFraction {
-  V top, bottom;
-};
-
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE GateFraction<V> SigmoidFraction(D d, V q) {
-  using T = hn::TFromD<D>;
-  const V one = hn::Set(d, T(1));
-  const V z = ExpNegative(d, hn::Neg(hn::Abs(q)));
-  return {hn::IfThenElse(hn::Lt(q, hn::Zero(d)), z, one), hn::Add(one, z)};
-}
-
 // max(q, 0), NaN kept.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V Relu(D d, V q) {
   return hn::IfThenZeroElse(hn::Lt(q, hn::Zero(d)), q);
 }
 
-// gate(q) * num / den; 0 where den is 0: nothing was seen.
-template <class D, class V = hn::Vec<D>>
-HWY_INLINE V GatedRatio(D d, Gate gate, V q, V num, V den) {
-  V top = num;
-  V bottom = den;
-  if (gate == Gate::kSigmoid) {
-    const GateFraction<V> g = SigmoidFraction(d, q);
-    top = hn::Mul(num, g.top);
-    bottom = hn::Mul(den, g.bottom);
-  } else if (gate == Gate::kRelu) {
-    top = hn::Mul(num, Relu(d, q));
-  }
-  return hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), hn::Div(top, bottom));
-}
-
-// gate = top / bottom, its slope = slope / bottom^2.
+// gate = top / bottom, its slope = slope / bottom^2; for the sigmoid top <= 1 <= bottom <= 2: dividing once, nothing
+// can overflow on the way.
 template <class V>
 struct GateSlope {
   V top, slope, bottom;
@@ -70,6 +42,13 @@ HWY_INLINE GateSlope<V> EvaluateGate(D d, Gate gate, V q) {
     return {Relu(d, q), hn::IfThenElse(hn::Gt(q, zero), one, hn::IfThenZeroElse(hn::Le(q, zero), q)), one};
   }
   return {one, zero, one};
+}
+
+// gate(q) * num / den; 0 where den is 0: nothing was seen.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V GatedRatio(D d, Gate gate, V q, V num, V den) {
+  const GateSlope<V> g = EvaluateGate(d, gate, q);
+  return hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), hn::Div(hn::Mul(num, g.top), hn::Mul(den, g.bottom)));
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
