@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "aft/ops/operands.h"
 #include "aft/ops/parallel.h"
 #include "aft/ops/state.h"
 
@@ -14,21 +15,6 @@
 // T is float or double; sums are kept in T. Every offset is an int64 count of elements.
 
 namespace aft::ops {
-
-enum class Gate : int32_t {
-  kSigmoid,  // Eq. 2
-  kRelu,     // the first version of the paper
-  kNone,     // y = N/D, q absent: the paper's ablation without query
-};
-
-/// A [B, T, width] tensor seen through strides: element (b, t, c) is data[b*batch_stride + t*time_stride + c].
-/// Rows of one tensor may lie inside another (q, k and v as views of one qkv tensor).
-template <typename T>
-struct Rows {
-  T* data = nullptr;
-  int64_t batch_stride = 0;
-  int64_t time_stride = 0;
-};
 
 /// Weights w: [H, rows, left + 1 + right], element (h, t, j) is data[h*head_stride + t*row_stride + j], j counting
 /// sources upward: t' = t - left + j. Rows are indexed by absolute position. Entries whose t' lies outside the

@@ -15,7 +15,7 @@
 #include "aft/ops/window.h"
 #include "hwy/highway.h"
 #include "ops/common/exp-inl.h"
-#include "ops/window/gate-inl.h"
+#include "ops/common/gate-inl.h"
 #include "ops/window/plan.h"
 #include "ops/window/stripe-inl.h"
 

@@ -16,7 +16,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "ops/common/exp-inl.h"
-#include "ops/window/gate-inl.h"
+#include "ops/common/gate-inl.h"
 #include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();

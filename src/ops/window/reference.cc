@@ -8,38 +8,13 @@
 #include <vector>
 
 #include "aft/ops/window.h"
+#include "ops/common/gate_reference.h"
 
 namespace aft::ops {
 namespace {
 
 template <typename T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
-
-template <typename T>
-T gate_value(Gate gate, T q) {
-  switch (gate) {
-    case Gate::kSigmoid:
-      return q >= 0 ? 1 / (1 + std::exp(-q)) : std::exp(q) / (1 + std::exp(q));
-    case Gate::kRelu:
-      return q > 0 ? q : (std::isnan(q) ? q : T(0));
-    case Gate::kNone:
-      return 1;
-  }
-  return 1;
-}
-
-template <typename T>
-T gate_slope(Gate gate, T q) {
-  switch (gate) {
-    case Gate::kSigmoid:
-      return gate_value(gate, q) * gate_value(gate, -q);
-    case Gate::kRelu:
-      return q > 0 ? T(1) : (std::isnan(q) ? q : T(0));
-    case Gate::kNone:
-      return 0;
-  }
-  return 0;
-}
 
 // One batch row: its sources are s in [first, T), local indices; s < 0 lie in the ring of the initial state.
 template <typename T>

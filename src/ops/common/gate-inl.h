@@ -1,13 +1,13 @@
 // The gates and their slopes. Included by kernels inside foreach_target.
 
-#if defined(AFT_OPS_WINDOW_GATE_INL_H_) == defined(HWY_TARGET_TOGGLE)
-#ifdef AFT_OPS_WINDOW_GATE_INL_H_
-#undef AFT_OPS_WINDOW_GATE_INL_H_
+#if defined(AFT_OPS_COMMON_GATE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AFT_OPS_COMMON_GATE_INL_H_
+#undef AFT_OPS_COMMON_GATE_INL_H_
 #else
-#define AFT_OPS_WINDOW_GATE_INL_H_
+#define AFT_OPS_COMMON_GATE_INL_H_
 #endif
 
-#include "aft/ops/window.h"
+#include "aft/ops/operands.h"
 #include "hwy/highway.h"
 #include "ops/common/exp-inl.h"
 
