@@ -14,6 +14,7 @@
 
 #include "aft/ops/window.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/window/plan.h"

@@ -15,6 +15,7 @@
 #define HWY_TARGET_INCLUDE "ops/window/cpu_forward.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/window/stripe-inl.h"

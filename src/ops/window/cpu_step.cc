@@ -13,6 +13,7 @@
 #define HWY_TARGET_INCLUDE "ops/window/cpu_step.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/window/stripe-inl.h"
