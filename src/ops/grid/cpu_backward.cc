@@ -92,46 +92,62 @@ class GridBackwardTask {
            Scratch::padded<T>(vectors * reach.size() * lanes) + Scratch::padded<T>(time * heads());
   }
 
-  // gy gate / D as `a`, and what gy N/D asks of the query as `slope`, both for D and N under any common scale.
+  // a = g gate / D, b = a (N/D less the centre), and dq; for D and N under any common scale. 0 where nothing was seen.
   struct TargetGrad {
-    V a, ratio, slope;
+    V a, b, query;
   };
-  HWY_INLINE TargetGrad target_grad(int64_t b, int64_t t, int64_t j, V g, V den, V num) const {
+  HWY_INLINE TargetGrad target_grad(int64_t b, int64_t t, int64_t j, V to_g, V den, V num) const {
+    const V g = panel.load(p.grad_y, b, t, j);
     const V query = gated ? panel.load(p.q, b, t, j) : hn::Zero(d);
     const GateSlope<V> gate = EvaluateGate(d, p.shape.gate, query);
     const V one = hn::Set(d, T(1));
-    const V inverse = hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), hn::Div(one, den));
+    const auto empty = hn::Eq(den, hn::Zero(d));
+    const V inverse = hn::IfThenZeroElse(empty, hn::Div(one, den));
     const V gate_inverse = hn::Div(one, gate.bottom);
     const V slope = hn::Mul(hn::Mul(gate.slope, gate_inverse), gate_inverse);
-    return {hn::Mul(hn::Mul(g, hn::Mul(gate.top, gate_inverse)), inverse), hn::Mul(num, inverse), slope};
+    const V ratio = hn::Mul(num, inverse);
+    const V whole_ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Add(ratio, panel.centre), panel.from_x));
+    const V a = hn::Mul(hn::Mul(hn::Mul(g, to_g), hn::Mul(gate.top, gate_inverse)), inverse);
+    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, whole_ratio), slope)};
   }
 
-  void write_query(int64_t b, int64_t t, int64_t j, V dq) const {
+  HWY_INLINE void write_query(int64_t b, int64_t t, int64_t j, V dq) const {
     if (gated) StoreSome(dq, d, panel.row(p.grad_q, b, t, j), panel.count(j));
   }
 
-  void image(int64_t b, int64_t j) {
-    panel.load_image(b, j);
-    panel.sum_outside(panel.sources);
+  // 2^-G, 2^G, and 2^(X + G) in two factors, neither of which ends the range.
+  struct Scale {
+    V to_g, from_g, half, rest;
+  };
+  Scale gradient_scale(int64_t b, int64_t j) const {
     V largest = hn::Zero(d);
     for (int64_t t = 0; t < panel.time; ++t) largest = hn::Max(hn::Abs(panel.load(p.grad_y, b, t, j)), largest);
-    const V g_exponent = ScaleExponent(d, largest);
-    if (!leave_targets(b, j, g_exponent) && grid_redo_enabled()) {
+    const V g = ScaleExponent(d, largest);
+    const V exponent = hn::Add(panel.x, g);
+    const V magic = hn::Set(d, FloatFormat<T>::kMagic);
+    const V half = hn::Sub(hn::MulAdd(exponent, hn::Set(d, T(0.5)), magic), magic);
+    return {Pow2(d, hn::Neg(g)), Pow2(d, g), Pow2(d, half), Pow2(d, hn::Sub(exponent, half))};
+  }
+
+  void image(int64_t b, int64_t j) {
+    panel.load_image(b, j, true);
+    panel.sum_outside(panel.sources);
+    const Scale scale = gradient_scale(b, j);
+    if (!leave_targets(b, j, scale.to_g) && grid_redo_enabled()) {
       ++redone;
-      exact_image(b, j);
+      exact_image(b, j, scale);
       return;
     }
     panel.sum_outside(targets);
-    write_sources(b, j, g_exponent);
+    write_sources(b, j, scale);
     if (out_kernel != nullptr) {
       sum_kernel();
-      add_image_kernel(j, g_exponent);
+      add_image_kernel(j, scale);
     }
   }
 
   // The forward of every target: dq, and a and b in the image's scale. False if a row failed its certificate.
-  HWY_NOINLINE bool leave_targets(int64_t b, int64_t j, V g_exponent) const {
-    const V to_g = Pow2(d, hn::Neg(g_exponent));
+  HWY_NOINLINE bool leave_targets(int64_t b, int64_t j, V to_g) const {
     auto failed = hn::Lt(to_g, hn::Zero(d));
     const auto before = [&](int64_t t, int64_t n) {
       panel.prefetch_sources(b + 1, t, n, j);
@@ -140,42 +156,29 @@ class GridBackwardTask {
     };
     panel.for_each_sum(panel.sources, panel.weights(j), j, before, [&](int64_t t, V den, V num) {
       failed = hn::Or(failed, panel.failed(den));
-      const V g = panel.load(p.grad_y, b, t, j);
-      const TargetGrad grad = target_grad(b, t, j, hn::Mul(g, to_g), den, num);
+      const TargetGrad grad = target_grad(b, t, j, to_g, den, num);
       hn::Store(grad.a, d, targets + t * 2 * panel.lanes);
-      hn::Store(hn::Mul(grad.a, grad.ratio), d, targets + t * 2 * panel.lanes + panel.lanes);
-      write_query(b, t, j, hn::Mul(hn::Mul(g, hn::Mul(grad.ratio, panel.from_x)), grad.slope));
+      hn::Store(grad.b, d, targets + t * 2 * panel.lanes + panel.lanes);
+      write_query(b, t, j, grad.query);
     });
     return hn::AllFalse(d, failed);
   }
 
   // dv = K sum a 2^G, dk = (KV sum a - K sum b) 2^(X + G).
-  HWY_NOINLINE void write_sources(int64_t b, int64_t j, V g_exponent) const {
-    const V from_g = Pow2(d, g_exponent);
-    const auto [half, rest] = scale_of(g_exponent);
+  HWY_NOINLINE void write_sources(int64_t b, int64_t j, const Scale& scale) const {
     const auto before = [](int64_t, int64_t) {};
     panel.for_each_sum(targets, panel.flipped(j), j, before, [&](int64_t t, V sum_a, V sum_b) {
       const T* source = panel.sources + t * 2 * panel.lanes;
       const V key = hn::Load(d, source);
       const V dk = hn::MulSub(hn::Load(d, source + panel.lanes), sum_a, hn::Mul(key, sum_b));
-      write_source(b, t, j, hn::Mul(hn::Mul(key, sum_a), from_g), hn::Mul(hn::Mul(dk, half), rest));
+      write_source(b, t, j, hn::Mul(key, sum_a), dk, scale);
     });
   }
 
-  // 2^(X + G) in two factors, neither of which ends the range.
-  struct Scale {
-    V half, rest;
-  };
-  Scale scale_of(V g_exponent) const {
-    const V exponent = hn::Add(panel.x, g_exponent);
-    const V magic = hn::Set(d, FloatFormat<T>::kMagic);
-    const V half = hn::Sub(hn::MulAdd(exponent, hn::Set(d, T(0.5)), magic), magic);
-    return {Pow2(d, half), Pow2(d, hn::Sub(exponent, half))};
-  }
-
-  void write_source(int64_t b, int64_t t, int64_t j, V dv, V dk) const {
+  HWY_INLINE void write_source(int64_t b, int64_t t, int64_t j, V dv, V dk, const Scale& scale) const {
     const int64_t n = panel.count(j);
-    StoreSome(dv, d, panel.row(p.grad_v, b, t, j), n);
+    StoreSome(hn::Mul(dv, scale.from_g), d, panel.row(p.grad_v, b, t, j), n);
+    dk = hn::Mul(hn::Mul(dk, scale.half), scale.rest);
     if (!panel.key_per_head) {
       StoreSome(dk, d, panel.row(p.grad_k, b, t, j), n);
       return;
@@ -255,15 +258,14 @@ class GridBackwardTask {
   }
 
   // dw of vector j += w~ image_kernel 2^(X + G).
-  void add_image_kernel(int64_t j, V g_exponent) const {
-    const auto [half, rest] = scale_of(g_exponent);
+  void add_image_kernel(int64_t j, const Scale& scale) const {
     const T* weights = panel.weights(j);
     T* to = kernel + j * panel.reach.size() * panel.lanes;
     for (int64_t iy = 0; iy < panel.reach.rows(); ++iy) {
       for (int64_t ix = 0; ix < panel.reach.columns(); ++ix, to += panel.lanes) {
         const int64_t at = panel.weight_at(iy, ix);
-        const V sum = hn::Mul(hn::Mul(hn::Load(d, image_kernel + at), hn::Load(d, weights + at)), half);
-        hn::Store(hn::MulAdd(sum, rest, hn::Load(d, to)), d, to);
+        const V sum = hn::Mul(hn::Mul(hn::Load(d, image_kernel + at), hn::Load(d, weights + at)), scale.half);
+        hn::Store(hn::MulAdd(sum, scale.rest, hn::Load(d, to)), d, to);
       }
     }
   }
@@ -278,29 +280,28 @@ class GridBackwardTask {
   }
 
   // The whole image from p and n of every pair: a row is worth a 2^exponent, so that e^(k+w)/D keeps its own scale.
-  HWY_NOINLINE void exact_image(int64_t b, int64_t j) {
+  HWY_NOINLINE void exact_image(int64_t b, int64_t j, const Scale& scale) {
     const int64_t lanes = panel.lanes;
     for (int64_t t = 0; t < panel.time; ++t) {
       const ExactRow<V> row = panel.exact_row(b, j, t);
-      const V g = panel.load(p.grad_y, b, t, j);
-      const TargetGrad grad = target_grad(b, t, j, g, row.den, row.num);
+      const TargetGrad grad = target_grad(b, t, j, scale.to_g, row.den, row.num);
       const V den_exponent = ExponentOf(d, row.den);
-      const V a = hn::Mul(grad.a, Pow2(d, den_exponent));
+      const V normal = Pow2(d, den_exponent);
       const auto empty = hn::Eq(row.den, hn::Zero(d));
       const V exponent = hn::Neg(hn::Add(row.exponent, den_exponent));
       T* to = exact_targets + t * 3 * lanes;
-      hn::Store(a, d, to);
-      hn::Store(hn::Mul(a, grad.ratio), d, to + lanes);
+      hn::Store(hn::Mul(grad.a, normal), d, to);
+      hn::Store(hn::Mul(grad.b, normal), d, to + lanes);
       hn::Store(hn::IfThenElse(empty, hn::Set(d, kExponentFloor<T>), exponent), d, to + 2 * lanes);
-      write_query(b, t, j, hn::Mul(hn::Mul(g, grad.ratio), grad.slope));
+      write_query(b, t, j, grad.query);
     }
-    T* dw = kernel + j * panel.reach.size() * lanes;
-    for (int64_t s = 0; s < panel.time; ++s) exact_pairs(b, j, s, dw);
+    for (int64_t s = 0; s < panel.time; ++s) exact_source(b, j, s, scale);
   }
 
   // Source s: its dv and dk, and what it adds to dw.
-  HWY_INLINE void exact_pairs(int64_t b, int64_t j, int64_t s, T* dw) const {
+  HWY_INLINE void exact_source(int64_t b, int64_t j, int64_t s, const Scale& scale) const {
     const int64_t lanes = panel.lanes;
+    T* dw = kernel + j * panel.reach.size() * lanes;
     const T* source = panel.exact_source(s);
     const V key = hn::Load(d, source), n_key = hn::Load(d, source + lanes), value = hn::Load(d, source + 2 * lanes);
     V dv = hn::Zero(d), db = dv;
@@ -314,9 +315,10 @@ class GridBackwardTask {
       db = hn::Add(db, ab);
       if (element < 0) return;
       T* to = dw + element * lanes;
-      hn::Store(hn::Add(hn::Load(d, to), hn::MulSub(value, a, ab)), d, to);
+      const V terms = hn::Mul(hn::MulSub(value, a, ab), scale.half);
+      hn::Store(hn::MulAdd(terms, scale.rest, hn::Load(d, to)), d, to);
     });
-    write_source(b, s, j, dv, hn::MulSub(value, dv, db));
+    write_source(b, s, j, dv, hn::MulSub(value, dv, db), scale);
   }
 };
 

@@ -31,24 +31,22 @@ void GridForwardTask(const GridForward<E>& p, const GridTask& task) {
   int64_t redone = 0;
   for (int64_t b = task.first; b < task.last; ++b) {
     for (int64_t j = 0; j < panel.vectors; ++j) {
-      panel.load_image(b, j);
+      panel.load_image(b, j, false);
       panel.sum_outside(panel.sources);
       const auto before = [&](int64_t t, int64_t n) {
         panel.prefetch_sources(b + 1, t, n, j);
         if (gated) panel.prefetch(p.q, b + 1, t, n, j);
       };
       panel.for_each_sum(panel.sources, panel.weights(j), j, before, [&](int64_t t, V den, V num) {
-        V scale = panel.from_x;
         const auto failed = panel.failed(den);
         if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
           ++redone;
           const ExactRow<V> exact = panel.exact_row(b, j, t);
           den = hn::IfThenElse(failed, exact.den, den);
           num = hn::IfThenElse(failed, exact.num, num);
-          scale = hn::IfThenElse(failed, hn::Set(d, 1), scale);
         }
         const V query = gated ? panel.load(p.q, b, t, j) : hn::Zero(d);
-        const V out = hn::Mul(GatedRatio(d, p.shape.gate, query, num, den), scale);
+        const V out = hn::Mul(GatedRatio(d, p.shape.gate, query, num, den), panel.from_x);
         StoreSome(out, d, panel.row(p.y, b, t, j), panel.count(j));
       });
     }

@@ -45,7 +45,7 @@ HWY_INLINE V ScaleExponent(D d, V largest) {
   return hn::Max(hn::Set(d, 1 - kBias), hn::Min(hn::Set(d, kBias - 9), ExponentOf(d, largest)));
 }
 
-// D = den 2^exponent, N = num 2^exponent of an exact row.
+// D = den 2^exponent, N = num 2^(exponent + X) of an exact row.
 template <class V>
 struct ExactRow {
   V den, num, exponent;
@@ -104,6 +104,7 @@ class Panel {
   bool key_per_head = false;
   T* sources = nullptr;  // field of K and KV
   V m, x, from_x;        // M, X, 2^X of the image
+  V centre;              // what has been taken from its values, times 2^-X
 
   // The windows of the targets of a block are shifted against each other; so that the block can walk their union, the
   // kernel's rows are padded by what lies next to them: 2^-W.
@@ -130,6 +131,7 @@ class Panel {
         m(hn::Zero(d)),
         x(m),
         from_x(m),
+        centre(m),
         k(keys),
         v(values),
         mask(key_mask) {
@@ -185,8 +187,9 @@ class Panel {
     prefetch(v, b, t, n, j);
   }
 
-  // K and KV of image b, vector j, under its M and X.
-  HWY_NOINLINE void load_image(int64_t b, int64_t j) {
+  // K and KV of image b, vector j, under its M and X. With `centred`, the image's mean value sum K v / sum K is taken
+  // from every value: what a source's gradient asks, v - N/D, then does not drown in values that are all alike.
+  HWY_NOINLINE void load_image(int64_t b, int64_t j, bool centred) {
     pairs_ready_ = false;
     m = hn::Set(d, kExponentFloor<T>);
     V largest = hn::Zero(d);
@@ -200,14 +203,25 @@ class Panel {
     }
     x = ScaleExponent(d, largest);
     from_x = Pow2(d, x);
+    centre = hn::Zero(d);
     const V to_x = Pow2(d, hn::Neg(x));
+    V den = hn::Zero(d), num = den;
     for (int64_t t = 0; t < time; ++t) {
       T* at = sources + t * 2 * lanes;
       const V p = hn::Load(d, at);
       const V value = hn::IfThenZeroElse(hn::Eq(p, hn::Zero(d)), load(v, b, t, j));  // p = 0: absent
       const V key = hn::Mul(p, Pow2(d, hn::Sub(hn::Load(d, at + lanes), m)));
+      const V scaled = hn::Mul(value, to_x);
       hn::Store(key, d, at);
-      hn::Store(hn::Mul(key, hn::Mul(value, to_x)), d, at + lanes);
+      hn::Store(centred ? scaled : hn::Mul(key, scaled), d, at + lanes);
+      den = hn::Add(den, key);
+      num = hn::MulAdd(key, scaled, num);
+    }
+    if (!centred) return;
+    centre = hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), hn::Div(num, den));
+    for (int64_t t = 0; t < time; ++t) {
+      T* at = sources + t * 2 * lanes;
+      hn::Store(hn::Mul(hn::Load(d, at), hn::Sub(hn::Load(d, at + lanes), centre)), d, at + lanes);
     }
   }
 
@@ -312,17 +326,19 @@ class Panel {
     }
   }
 
-  // p, n and value of the image's sources.
+  // p, n and value of the image's sources, the value times 2^-X and less the centre.
   const T* exact_source(int64_t s) const { return pairs_ + s * 3 * lanes; }
   void prepare_exact(int64_t b, int64_t j) {
     if (pairs_ready_) return;
+    const V to_x = Pow2(d, hn::Neg(x));
     for (int64_t s = 0; s < time; ++s) {
       const V key = load_key(b, s, j);
       const SplitExp<V> e = Split(d, key);
       T* to = pairs_ + s * 3 * lanes;
       hn::Store(e.p, d, to);
       hn::Store(e.n, d, to + lanes);
-      hn::Store(MaskAbsent(d, key, load(v, b, s, j)), d, to + 2 * lanes);
+      const V value = MaskAbsent(d, key, load(v, b, s, j));
+      hn::Store(hn::MulSub(value, to_x, centre), d, to + 2 * lanes);
     }
     pairs_ready_ = true;
   }
