@@ -12,6 +12,7 @@
 // foreach_target first.
 #include "aft/ops/full.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/common/scratch.h"

@@ -18,6 +18,7 @@
 #include <cstdint>
 
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/full/plan.h"
 
@@ -64,6 +65,10 @@ HWY_NOINLINE void Multiply(D d, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b
     hn::Store(sum[r][1], d, out + r * 2 * kLanes + kLanes);
   }
 }
+
+// How much further than needed an exponent moves along the diagonal, so that it moves rarely.
+template <typename T>
+constexpr T kHeadroom = T(8);
 
 // x 2^n for any integer n; 0 where the result would leave the normal numbers by far.
 template <class D, class V = hn::Vec<D>>
@@ -152,7 +157,7 @@ struct Sums {
       const auto above0 = hn::Gt(x.n0, e0);
       const auto above1 = hn::Gt(x.n1, e1);
       if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Or(above0, above1)))) {
-        const V headroom = hn::Set(d, T(8));
+        const V headroom = hn::Set(d, kHeadroom<T>);
         const V new0 = hn::IfThenElse(above0, hn::Add(x.n0, headroom), e0);
         const V new1 = hn::IfThenElse(above1, hn::Add(x.n1, headroom), e1);
         const V down0 = Pow2(d, hn::Sub(e0, new0));

@@ -15,6 +15,7 @@
 #include "aft/ops/full.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/full/dense-inl.h"
 #include "ops/full/plan.h"

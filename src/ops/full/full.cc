@@ -43,6 +43,8 @@ void check_weights(const PairWeights<T>& w, const FullShape& s, int64_t rows, in
   require(w.table != nullptr || (w.u != nullptr && w.v != nullptr),
           "weights: expected a matrix or both factors, got null");
   require(w.width >= 0, "weights: expected a width of at least 0" + got(w.width));
+  require(w.u == nullptr || s.heads == 1 || (w.u_head_stride == 0) == (w.v_head_stride == 0),
+          "weights: expected both factors to be shared by all heads or neither, got one of each");
   require(w.rows >= rows, "weights: expected a row for every target up to " + std::to_string(rows) + got(w.rows) +
                               " rows; use a larger table or a shorter sequence");
   require(w.columns >= columns, "weights: expected a column for every source up to " + std::to_string(columns) +

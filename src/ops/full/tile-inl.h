@@ -13,6 +13,7 @@
 
 #include "aft/ops/full.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
 #include "ops/full/dense-inl.h"

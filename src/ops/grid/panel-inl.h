@@ -25,6 +25,7 @@
 #include "aft/ops/grid.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
 #include "ops/grid/plan.h"
