@@ -7,7 +7,7 @@
 #include <tuple>
 
 #include "aft/ops/grid.h"
-#include "autograd.h"
+#include "gradients.h"
 #include "operators.h"
 #include "tensors.h"
 #include "torch_threads.h"
