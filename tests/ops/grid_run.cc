@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <limits>
 
+#include "tests/ops/element.h"
 #include "tests/ops/poisoned.h"
 #include "tests/ops/window_run.h"
 
@@ -17,8 +18,9 @@ Rows<const T> as_const(Rows<T> rows) {
 }
 
 // A dense tensor [B, T, width] in strided rows.
-template <typename T>
+template <typename E>
 struct PoisonedRows {
+  using T = Accumulate<E>;
   PoisonedRows(const GridShape& s, int64_t columns, int64_t shift)
       : width(columns), shape(s), memory(shift + s.batch * (s.time() + 1) * (columns + 3)) {
     rows = memory.claim_rows(shift, s.batch, s.time(), width, width + 3, (s.time() + 1) * (width + 3));
@@ -33,30 +35,30 @@ struct PoisonedRows {
     }
   }
   void put(const std::vector<T>& from) const {
-    for_each([&](T& x, int64_t i) { x = from[i]; });
+    for_each([&](E& x, int64_t i) { x = element<E>(from[i]); });
   }
   std::vector<T> get() const {
     std::vector<T> to(shape.batch * shape.time() * width);
-    for_each([&](T& x, int64_t i) { to[i] = x; });
+    for_each([&](E& x, int64_t i) { to[i] = number(x); });
     return to;
   }
 
   int64_t width;
   GridShape shape;
-  Poisoned<T> memory;
-  Rows<T> rows;
+  Poisoned<E> memory;
+  Rows<E> rows;
 };
 
-template <typename T>
-KeyMask mask_of(const GridInputs<T>& in) {
+template <typename E>
+KeyMask mask_of(const GridInputs<E>& in) {
   if (in.mask.empty()) return {};
   return {reinterpret_cast<const bool*>(in.mask.data()), in.shape.time()};
 }
 
 }  // namespace
 
-template <typename T>
-GridInputs<T> make_grid_inputs(const GridCase& c) {
+template <typename E>
+GridInputs<E> make_grid_inputs(const GridCase& c) {
   WindowCase window{.input = c.input,
                     .batch = c.batch,
                     .time = c.height * c.width,
@@ -70,8 +72,8 @@ GridInputs<T> make_grid_inputs(const GridCase& c) {
                     .gate = c.gate,
                     .shared_row = true,
                     .seed = c.seed};
-  const WindowInputs<T> from = make_inputs<T>(window);
-  GridInputs<T> in{shape_of(c), from.q, from.k, from.v, from.grad_y, from.band, {}};
+  const WindowInputs<E> from = make_inputs<E>(window);
+  GridInputs<E> in{shape_of(c), from.q, from.k, from.v, from.grad_y, from.band, {}};
   if (c.masked) {
     const int64_t time = in.shape.time();
     for (int64_t i = 0; i < c.batch * time; ++i) in.mask.push_back(i / time + 1 < c.batch && (i * 7 + c.seed) % 5 != 0);
@@ -79,24 +81,25 @@ GridInputs<T> make_grid_inputs(const GridCase& c) {
   return in;
 }
 
-template <typename R, typename T>
-GridInputs<R> convert(const GridInputs<T>& in) {
-  const auto wide = [](const std::vector<T>& x) { return std::vector<R>(x.begin(), x.end()); };
+template <typename R, typename E>
+GridInputs<R> convert(const GridInputs<E>& in) {
+  const auto wide = [](const std::vector<Accumulate<E>>& x) { return std::vector<R>(x.begin(), x.end()); };
   return {in.shape, wide(in.q), wide(in.k), wide(in.v), wide(in.grad_y), wide(in.kernel), in.mask};
 }
 
-template <typename T>
-GridOutputs<T> run_grid(const GridInputs<T>& in, const GridRunOptions& options) {
+template <typename E>
+GridOutputs<E> run_grid(const GridInputs<E>& in, const GridRunOptions& options) {
+  using T = Accumulate<E>;
   const GridShape& s = in.shape;
   const int64_t shift = options.shift;
   const bool gated = s.gate != Gate::kNone;
-  PoisonedRows<T> q(s, s.channels, shift), k(s, s.key_channels, shift), v(s, s.channels, shift),
+  PoisonedRows<E> q(s, s.channels, shift), k(s, s.key_channels, shift), v(s, s.channels, shift),
       y(s, s.channels, shift);
   if (gated) q.put(in.q);
   k.put(in.k);
   v.put(in.v);
-  GridOutputs<T> out;
-  GridForward<T> forward;
+  GridOutputs<E> out;
+  GridForward<E> forward;
   forward.shape = s;
   if (gated) forward.q = as_const(q.rows);
   forward.k = as_const(k.rows);
@@ -109,12 +112,12 @@ GridOutputs<T> run_grid(const GridInputs<T>& in, const GridRunOptions& options) 
   y.memory.expect_gaps_untouched("y");
   if (!options.backward) return out;
 
-  PoisonedRows<T> grad_y(s, s.channels, shift + 1), grad_q(s, s.channels, shift), grad_k(s, s.key_channels, shift),
+  PoisonedRows<E> grad_y(s, s.channels, shift + 1), grad_q(s, s.channels, shift), grad_k(s, s.key_channels, shift),
       grad_v(s, s.channels, shift);
   grad_y.put(in.grad_y);
   const int64_t size = in.kernel.size();
   Poisoned<T> grad_kernel(shift + size);
-  GridBackward<T> backward;
+  GridBackward<E> backward;
   backward.shape = s;
   backward.q = forward.q;
   backward.k = forward.k;
@@ -177,13 +180,14 @@ GridOutputs<R> run_grid_reference(const GridInputs<R>& in, bool backward) {
   return out;
 }
 
-template <typename T>
-GridPlain<T> run_grid_plain(const GridInputs<T>& in) {
+template <typename E>
+GridPlain<E> run_grid_plain(const GridInputs<E>& in) {
+  using T = Accumulate<E>;
   const GridShape& s = in.shape;
   const T absent = -std::numeric_limits<T>::infinity();
   const bool gated = s.gate != Gate::kNone;
   const int64_t time = s.time();
-  GridPlain<T> plain;
+  GridPlain<E> plain;
   const int64_t n = s.batch * time * s.channels;
   const int64_t sizes[] = {n, gated ? n : 0, int64_t(in.k.size()), n, int64_t(in.kernel.size())};
   for (int o = 0; o < kGridOutputs; ++o) {
@@ -252,12 +256,15 @@ GridPlain<T> run_grid_plain(const GridInputs<T>& in) {
       }
     }
   }
+  for (const GridOutput o : {kGridY, kGridGradQ, kGridGradK, kGridGradV}) {
+    for (T& x : plain.outputs.of[o]) x = rounded<E>(x);
+  }
   return plain;
 }
 
-template <typename T>
-GridInputs<T> slice_batch(const GridInputs<T>& in, int64_t b) {
-  GridInputs<T> out = in;
+template <typename E>
+GridInputs<E> slice_batch(const GridInputs<E>& in, int64_t b) {
+  GridInputs<E> out = in;
   out.shape.batch = 1;
   const auto cut = [&](auto& x) {
     const int64_t size = x.size() / in.shape.batch;
@@ -267,17 +274,21 @@ GridInputs<T> slice_batch(const GridInputs<T>& in, int64_t b) {
   return out;
 }
 
-#define AFT_INSTANTIATE(T)                                                          \
-  template GridInputs<T> make_grid_inputs<T>(const GridCase&);                      \
-  template GridOutputs<T> run_grid<T>(const GridInputs<T>&, const GridRunOptions&); \
-  template GridPlain<T> run_grid_plain<T>(const GridInputs<T>&);                    \
-  template GridInputs<T> slice_batch<T>(const GridInputs<T>&, int64_t);
+#define AFT_INSTANTIATE(E)                                                          \
+  template GridInputs<E> make_grid_inputs<E>(const GridCase&);                      \
+  template GridOutputs<E> run_grid<E>(const GridInputs<E>&, const GridRunOptions&); \
+  template GridPlain<E> run_grid_plain<E>(const GridInputs<E>&);                    \
+  template GridInputs<E> slice_batch<E>(const GridInputs<E>&, int64_t);
 AFT_INSTANTIATE(float)
 AFT_INSTANTIATE(double)
+AFT_INSTANTIATE(BFloat16)
+AFT_INSTANTIATE(Float16)
 #undef AFT_INSTANTIATE
 template GridOutputs<double> run_grid_reference<double>(const GridInputs<double>&, bool);
 template GridOutputs<long double> run_grid_reference<long double>(const GridInputs<long double>&, bool);
 template GridInputs<double> convert<double, float>(const GridInputs<float>&);
+template GridInputs<double> convert<double, BFloat16>(const GridInputs<BFloat16>&);
+template GridInputs<double> convert<double, Float16>(const GridInputs<Float16>&);
 template GridInputs<long double> convert<long double, double>(const GridInputs<double>&);
 
 }  // namespace aft::ops::test

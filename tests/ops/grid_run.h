@@ -12,9 +12,11 @@
 
 namespace aft::ops::test {
 
-/// All arrays dense: [B, T, width], kernel [H, s, s], mask [B, T] or empty.
-template <typename T>
+/// All arrays dense: [B, T, width], kernel [H, s, s], mask [B, T] or empty. Tensors of E hold their numbers in the
+/// accumulation type T, here and in the outputs.
+template <typename E>
 struct GridInputs {
+  using T = Accumulate<E>;
   GridShape shape;
   std::vector<T> q, k, v, grad_y, kernel;
   std::vector<uint8_t> mask;
@@ -23,8 +25,9 @@ struct GridInputs {
 enum GridOutput { kGridY, kGridGradQ, kGridGradK, kGridGradV, kGridGradKernel, kGridOutputs };
 constexpr std::array<const char*, kGridOutputs> kGridOutputNames = {"y", "grad_q", "grad_k", "grad_v", "grad_kernel"};
 
-template <typename T>
+template <typename E>
 struct GridOutputs {
+  using T = Accumulate<E>;
   std::array<std::vector<T>, kGridOutputs> of;  // dense; empty where not wanted
 };
 
@@ -35,32 +38,32 @@ struct GridRunOptions {
   int64_t shift = 1;  // elements between the start of the buffers and the first row
 };
 
-/// Inputs of the case's class, those of the windowed operator with its band as the kernel.
-template <typename T>
-GridInputs<T> make_grid_inputs(const GridCase& c);
+/// Inputs of the case's class rounded to E, those of the windowed operator with its band as the kernel.
+template <typename E>
+GridInputs<E> make_grid_inputs(const GridCase& c);
 
-template <typename R, typename T>
-GridInputs<R> convert(const GridInputs<T>& in);
+template <typename R, typename E>
+GridInputs<R> convert(const GridInputs<E>& in);
 
 /// Forward and backward through the kernels. Fails the test if anything between the rows of an output was written.
-template <typename T>
-GridOutputs<T> run_grid(const GridInputs<T>& in, const GridRunOptions& options = {});
+template <typename E>
+GridOutputs<E> run_grid(const GridInputs<E>& in, const GridRunOptions& options = {});
 
 /// R: double or long double.
 template <typename R>
 GridOutputs<R> run_grid_reference(const GridInputs<R>& in, bool backward = true);
 
-/// Dense, with the exact row maximum, N and D apart, gradients by differentiating that; in T.
-template <typename T>
+/// Dense, with the exact row maximum, N and D apart, gradients by differentiating that; in T, rounded once to E.
+template <typename E>
 struct GridPlain {
-  GridOutputs<T> outputs;
+  GridOutputs<E> outputs;
   std::array<std::vector<double>, kGridOutputs> largest_summand;
 };
-template <typename T>
-GridPlain<T> run_grid_plain(const GridInputs<T>& in);
+template <typename E>
+GridPlain<E> run_grid_plain(const GridInputs<E>& in);
 
 /// Row b of the batch alone.
-template <typename T>
-GridInputs<T> slice_batch(const GridInputs<T>& in, int64_t b);
+template <typename E>
+GridInputs<E> slice_batch(const GridInputs<E>& in, int64_t b);
 
 }  // namespace aft::ops::test

@@ -19,31 +19,36 @@ class GridTest : public ::testing::Test {};
 using Dtypes = ::testing::Types<float, double>;
 TYPED_TEST_SUITE(GridTest, Dtypes);
 
+template <typename E>
+class GridEveryDtype : public ::testing::Test {};
+using EveryDtype = ::testing::Types<float, double, BFloat16, Float16>;
+TYPED_TEST_SUITE(GridEveryDtype, EveryDtype);
+
 // The exact redo is off while this lives.
 struct RedoOff {
   RedoOff() { grid_set_redo(false); }
   ~RedoOff() { grid_set_redo(true); }
 };
 
-TYPED_TEST(GridTest, ErrorRuleHoldsForEveryGridAndKernel) {
-  using T = TypeParam;
-  ErrorRule<T> rule;
+TYPED_TEST(GridEveryDtype, ErrorRuleHoldsForEveryGridAndKernel) {
+  using E = TypeParam;
+  ErrorRule<E> rule;
   Threads threads(3);
   int64_t n = 0;
   for (const GridCase& c : grid_cases()) {
     const GridRunOptions serial;
     const GridRunOptions parallel = {.parallel = threads.parallel_for(), .shift = 3};
-    run_and_judge(rule, JudgedGrid<T>(c), ++n % 4 == 0 ? parallel : serial);
+    run_and_judge(rule, JudgedGrid<E>(c), ++n % 4 == 0 ? parallel : serial);
   }
   rule.check_each_summand();
 }
 
-TYPED_TEST(GridTest, ErrorRuleHoldsForHardNumbers) {
-  using T = TypeParam;
+TYPED_TEST(GridEveryDtype, ErrorRuleHoldsForHardNumbers) {
+  using E = TypeParam;
   for (const std::string& input : hard_inputs()) {
     SCOPED_TRACE(input);
-    ErrorRule<T> rule;
-    for (const GridCase& c : hard_grid_cases(input)) run_and_judge(rule, JudgedGrid<T>(c));
+    ErrorRule<E> rule;
+    for (const GridCase& c : hard_grid_cases(input)) run_and_judge(rule, JudgedGrid<E>(c));
     rule.check();
   }
 }
@@ -129,8 +134,8 @@ TYPED_TEST(GridTest, KernelOfZerosIsAveraging) {
   rule.check();
 }
 
-TYPED_TEST(GridTest, RowsAreTheSameAloneAndWithAnyThreadsBitForBit) {
-  using T = TypeParam;
+TYPED_TEST(GridEveryDtype, RowsAreTheSameAloneAndWithAnyThreadsBitForBit) {
+  using E = TypeParam;
   uint64_t seed = 300;
   for (const char* input : {"normal", "apart_1e4", "absent"}) {
     for (const int64_t kernel : {1, 3, 11, 31}) {
@@ -145,18 +150,19 @@ TYPED_TEST(GridTest, RowsAreTheSameAloneAndWithAnyThreadsBitForBit) {
                          .kernel = kernel,
                          .masked = kernel == 3,
                          .seed = ++seed};
-        const GridInputs<T> in = make_grid_inputs<T>(c);
-        const GridOutputs<T> together = run_grid(in);
+        const GridInputs<E> in = make_grid_inputs<E>(c);
+        const GridOutputs<E> together = run_grid(in);
         for (const int64_t threads : {2, 3, 7}) {
           Threads pool(threads);
           expect_same_bits(together, run_grid(in, {.parallel = pool.parallel_for(), .shift = threads}),
                            describe(c) + " threads=" + std::to_string(threads));
         }
         for (int64_t b = 0; b < c.batch; ++b) {
-          const GridOutputs<T> alone = run_grid(slice_batch(in, b));
+          const GridOutputs<E> alone = run_grid(slice_batch(in, b));
           for (int o = 0; o < kGridGradKernel; ++o) {
             const int64_t size = alone.of[o].size();
-            const std::vector<T> row(together.of[o].begin() + b * size, together.of[o].begin() + (b + 1) * size);
+            const std::vector<Accumulate<E>> row(together.of[o].begin() + b * size,
+                                                 together.of[o].begin() + (b + 1) * size);
             EXPECT_EQ(first_difference(alone.of[o], row), -1) << kGridOutputNames[o] << "; " << describe(c);
           }
         }

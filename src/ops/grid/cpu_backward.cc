@@ -328,6 +328,12 @@ void BackwardF32(const GridBackward<float>& p, const GridTask& task, float* kern
 void BackwardF64(const GridBackward<double>& p, const GridTask& task, double* kernel_sums) {
   GridBackwardTask<double>(p, task, kernel_sums).run();
 }
+void BackwardBF16(const GridBackward<BFloat16>& p, const GridTask& task, float* kernel_sums) {
+  GridBackwardTask<BFloat16>(p, task, kernel_sums).run();
+}
+void BackwardF16(const GridBackward<Float16>& p, const GridTask& task, float* kernel_sums) {
+  GridBackwardTask<Float16>(p, task, kernel_sums).run();
+}
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -335,8 +341,16 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-HWY_EXPORT(BackwardF32);
-HWY_EXPORT(BackwardF64);
+#define AFT_EXPORT(Kernel, E)                                                                        \
+  HWY_EXPORT(Kernel);                                                                                \
+  static void run_task(const GridBackward<E>& p, const GridTask& task, Accumulate<E>* kernel_sums) { \
+    HWY_DYNAMIC_DISPATCH(Kernel)(p, task, kernel_sums);                                              \
+  }
+AFT_EXPORT(BackwardF32, float)
+AFT_EXPORT(BackwardF64, double)
+AFT_EXPORT(BackwardBF16, BFloat16)
+AFT_EXPORT(BackwardF16, Float16)
+#undef AFT_EXPORT
 
 namespace {
 
@@ -376,17 +390,15 @@ void grid_backward(const GridBackward<E>& p, const ParallelFor& parallel) {
   std::vector<T> sums(wants_kernel ? plan.chunks() * chunk_size : 0);
   parallel.run(plan.tasks(), [&](int64_t i) {
     T* chunk_sums = wants_kernel ? sums.data() + plan.chunk_of(i) * chunk_size : nullptr;
-    if constexpr (sizeof(E) == 4) {
-      HWY_DYNAMIC_DISPATCH(BackwardF32)(p, plan.task(i), chunk_sums);
-    } else {
-      HWY_DYNAMIC_DISPATCH(BackwardF64)(p, plan.task(i), chunk_sums);
-    }
+    run_task(p, plan.task(i), chunk_sums);
   });
   if (wants_kernel) add_kernel_sums(s, plan.chunks(), sums.data(), p.grad_kernel, parallel);
 }
 
 template void grid_backward<float>(const GridBackward<float>&, const ParallelFor&);
 template void grid_backward<double>(const GridBackward<double>&, const ParallelFor&);
+template void grid_backward<BFloat16>(const GridBackward<BFloat16>&, const ParallelFor&);
+template void grid_backward<Float16>(const GridBackward<Float16>&, const ParallelFor&);
 
 }  // namespace aft::ops
 #endif

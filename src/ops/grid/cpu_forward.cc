@@ -56,6 +56,8 @@ void GridForwardTask(const GridForward<E>& p, const GridTask& task) {
 
 void ForwardF32(const GridForward<float>& p, const GridTask& task) { GridForwardTask(p, task); }
 void ForwardF64(const GridForward<double>& p, const GridTask& task) { GridForwardTask(p, task); }
+void ForwardBF16(const GridForward<BFloat16>& p, const GridTask& task) { GridForwardTask(p, task); }
+void ForwardF16(const GridForward<Float16>& p, const GridTask& task) { GridForwardTask(p, task); }
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -63,25 +65,27 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-HWY_EXPORT(ForwardF32);
-HWY_EXPORT(ForwardF64);
+#define AFT_EXPORT(Kernel, E) \
+  HWY_EXPORT(Kernel);         \
+  static void run_task(const GridForward<E>& p, const GridTask& task) { HWY_DYNAMIC_DISPATCH(Kernel)(p, task); }
+AFT_EXPORT(ForwardF32, float)
+AFT_EXPORT(ForwardF64, double)
+AFT_EXPORT(ForwardBF16, BFloat16)
+AFT_EXPORT(ForwardF16, Float16)
+#undef AFT_EXPORT
 
 template <typename E>
 void grid_forward(const GridForward<E>& p, const ParallelFor& parallel) {
   check_grid_forward(p);
   if (p.shape.time() == 0) return;
   const GridPlan<Accumulate<E>> plan(p.shape);
-  parallel.run(plan.tasks(), [&](int64_t i) {
-    if constexpr (sizeof(E) == 4) {
-      HWY_DYNAMIC_DISPATCH(ForwardF32)(p, plan.task(i));
-    } else {
-      HWY_DYNAMIC_DISPATCH(ForwardF64)(p, plan.task(i));
-    }
-  });
+  parallel.run(plan.tasks(), [&](int64_t i) { run_task(p, plan.task(i)); });
 }
 
 template void grid_forward<float>(const GridForward<float>&, const ParallelFor&);
 template void grid_forward<double>(const GridForward<double>&, const ParallelFor&);
+template void grid_forward<BFloat16>(const GridForward<BFloat16>&, const ParallelFor&);
+template void grid_forward<Float16>(const GridForward<Float16>&, const ParallelFor&);
 
 }  // namespace aft::ops
 #endif

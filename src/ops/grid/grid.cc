@@ -81,6 +81,8 @@ void count_grid_redone(int64_t count) {
   template void check_grid_backward<E>(const GridBackward<E>&);
 AFT_INSTANTIATE(float)
 AFT_INSTANTIATE(double)
+AFT_INSTANTIATE(BFloat16)
+AFT_INSTANTIATE(Float16)
 #undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
