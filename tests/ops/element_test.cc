@@ -1,5 +1,7 @@
 // 16-bit elements to float and back, as every SIMD target: every pattern, every tie, every neighbour of a tie.
 
+#include "tests/ops/element.h"
+
 #include <gtest/gtest.h>
 
 #include <bit>
@@ -50,30 +52,6 @@ HWY_EXPORT(NarrowedFloat16);
 namespace test {
 namespace {
 
-// The formats by their definition.
-template <typename E>
-struct Format;
-template <>
-struct Format<BFloat16> {
-  static constexpr int kMantissaBits = 7, kBias = 127;
-};
-template <>
-struct Format<Float16> {
-  static constexpr int kMantissaBits = 10, kBias = 15;
-};
-
-template <typename E>
-double value_of(uint32_t bits) {
-  constexpr int kMantissa = Format<E>::kMantissaBits;
-  constexpr int kExponents = 1 << (15 - kMantissa);
-  const int exponent = bits >> kMantissa & (kExponents - 1);
-  const int mantissa = bits & ((1 << kMantissa) - 1);
-  const double sign = bits & 0x8000 ? -1 : 1;
-  if (exponent == kExponents - 1) return mantissa != 0 ? std::nan("") : sign * HUGE_VAL;
-  const int full = exponent == 0 ? mantissa : mantissa + (1 << kMantissa);
-  return sign * std::ldexp(full, std::max(exponent, 1) - Format<E>::kBias - kMantissa);
-}
-
 std::vector<float> widen(const std::vector<BFloat16>& x) {
   std::vector<float> y(x.size());
   HWY_DYNAMIC_DISPATCH(WidenedBFloat16)(x.data(), y.data(), int64_t(x.size()));
@@ -115,6 +93,7 @@ TYPED_TEST(Element, EveryPatternIsItsValueAndComesBack) {
       ASSERT_EQ(double(wide[i]), value) << std::hex << i << ", " << hwy::TargetName(target);
       ASSERT_EQ(std::signbit(wide[i]), std::signbit(value)) << std::hex << i << ", " << hwy::TargetName(target);
       ASSERT_EQ(back[i].bits, i) << std::hex << i << ", " << hwy::TargetName(target);
+      ASSERT_EQ(element<E>(wide[i]).bits, i) << "tests/ops/element.h";
     }
   }
 }
@@ -149,6 +128,11 @@ TYPED_TEST(Element, RoundsToNearestTiesToEven) {
   for (const uint32_t nan : {0x7F800001u, 0x7FFFFFFFu, 0xFF800001u, 0xFFFFFFFFu, 0x7FC00000u}) {
     x.push_back(std::bit_cast<float>(nan));
     want.push_back(0xFFFFFFFF);
+  }
+  for (size_t i = 0; i < x.size(); ++i) {
+    if (want[i] != 0xFFFFFFFF) {
+      ASSERT_EQ(element<E>(rounded<E>(x[i])).bits, want[i]) << x[i] << ", tests/ops/element.h";
+    }
   }
   for (const int64_t target : machine_targets()) {
     const TargetScope scope(target);

@@ -13,6 +13,7 @@
 #endif
 
 #include <cstring>
+#include <type_traits>
 
 #include "aft/ops/operands.h"
 #include "hwy/highway.h"
@@ -147,6 +148,16 @@ HWY_INLINE hn::Vec<D> LoadSome(D d, const E* from, int64_t count) {
   HWY_ALIGN E lanes[HWY_MAX_BYTES / sizeof(hn::TFromD<D>)] = {};
   std::memcpy(lanes, from, PartBytes<E>(d, count));
   return LoadWhole(d, lanes);
+}
+
+// One element in every lane.
+template <class D, typename E>
+HWY_INLINE hn::Vec<D> LoadBroadcast(D d, const E* from) {
+  if constexpr (std::is_same_v<E, hn::TFromD<D>>) {
+    return hn::Set(d, *from);
+  } else {
+    return hn::Set(d, hn::GetLane(LoadSome(d, from, 1)));
+  }
 }
 
 template <class D, typename E>
