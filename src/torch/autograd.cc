@@ -1,10 +1,10 @@
 // Gradients. The backward of every operator is an operator itself, so it can be traced, tested and timed alone.
 
-#include <torch/csrc/autograd/custom_function.h>
+#include "autograd.h"
+
 #include <torch/library.h>
 #include <torch/types.h>
 
-#include <functional>
 #include <string>
 #include <tuple>
 
@@ -12,25 +12,6 @@
 
 namespace aft::dispatch {
 namespace {
-
-using at::Tensor;
-using at::TensorList;
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-using Below = at::AutoDispatchBelowADInplaceOrView;
-
-bool wants_gradient(const Tensor& t) { return t.defined() && (t.requires_grad() || t._fw_grad(/*level=*/0).defined()); }
-bool wants_gradient(const OptionalTensor& t) { return t.has_value() && wants_gradient(*t); }
-bool wants_gradient(TensorList list) {
-  return std::any_of(list.begin(), list.end(), [](const Tensor& t) { return wants_gradient(t); });
-}
-template <typename... Tensors>
-bool gradient_needed(const Tensors&... tensors) {
-  return at::GradMode::is_enabled() && (wants_gradient(tensors) || ...);
-}
-
-OptionalTensor present(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
 // Gradients of: q, k, v, band.
 struct Window : Function<Window> {
@@ -105,54 +86,6 @@ struct LocalBias : Function<LocalBias> {
     return {grad_u, grad_v, {}, {}};
   }
 };
-
-// An operator without a derivative: its results hang in the graph by a node that throws `message` when a gradient
-// arrives, and not before (create_graph=True alone is no error).
-struct NoDerivative : Function<NoDerivative> {
-  static variable_list forward(AutogradContext* ctx, TensorList inputs, const std::function<variable_list()>& run,
-                               const char* message) {
-    (void)inputs;
-    const Below below;
-    ctx->saved_data["message"] = std::string(message);
-    return run();
-  }
-  static variable_list backward(AutogradContext* ctx, const variable_list&) {
-    fail(ctx->saved_data["message"].toStringRef());
-  }
-};
-
-void append(variable_list& list, const Tensor& t) {
-  if (t.defined()) list.push_back(t);
-}
-void append(variable_list& list, const OptionalTensor& t) {
-  if (t.has_value()) append(list, *t);
-}
-void append(variable_list& list, TensorList ts) {
-  for (const Tensor& t : ts) append(list, t);
-}
-
-// Calls run() below autograd; where a gradient could be asked for, ties the result to NoDerivative.
-template <typename Run, typename... Tensors>
-auto without_derivative(const char* message, const Run& run, const Tensors&... inputs) {
-  if (!gradient_needed(inputs...)) {
-    const Below below;
-    return run();
-  }
-  variable_list list;
-  (append(list, inputs), ...);
-  const std::function<variable_list()> run_to_list = [&] {
-    return std::apply([](const auto&... t) { return variable_list{t...}; }, run());
-  };
-  const variable_list results = NoDerivative::apply(TensorList(list), run_to_list, message);
-  decltype(run()) tuple;
-  size_t i = 0;
-  std::apply([&](auto&... t) { ((t = results[i++]), ...); }, tuple);
-  return tuple;
-}
-
-constexpr char kNoSecond[] =
-    "double backward through an aft operator is not supported: take first derivatives only (no gradient of a "
-    "gradient), or write the expression in torch operations where second derivatives are needed";
 
 // ---- the schemas' names
 
@@ -230,32 +163,6 @@ std::tuple<Tensor, Tensor> local_bias_backward_autograd(const Tensor& grad_bias,
 StateTensors initial_state_autograd(const Tensor& k, const Tensor& v, int64_t left) {
   const Below below;
   return initial_state(k, v, left);
-}
-
-// Operators that write into their arguments: no gradient passes, so asking for one is an error at once.
-void in_place_autograd(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack) {
-  const auto& arguments = op.schema().arguments();
-  variable_list written;
-  bool asked = false;
-  const auto look = [&](const Tensor& t, bool is_written) {
-    asked = asked || gradient_needed(t);
-    if (is_written && t.defined()) written.push_back(t);
-  };
-  for (size_t i = 0; i < arguments.size(); ++i) {
-    const c10::IValue& value = torch::jit::peek(*stack, i, arguments.size());
-    const bool is_written = arguments[i].alias_info() != nullptr && arguments[i].alias_info()->isWrite();
-    if (value.isTensor()) look(value.toTensor(), is_written);
-    if (value.isTensorList()) {
-      for (const Tensor& t : value.toTensorVector()) look(t, is_written);
-    }
-  }
-  if (asked) {
-    fail(op.operator_name(),
-         " writes into its arguments and has no gradient, but one of them requires it: call it under ",
-         "torch.no_grad(), or the form that returns its result");
-  }
-  op.redispatchBoxed(keys & c10::after_ADInplaceOrView_keyset, stack);
-  for (const Tensor& t : written) torch::autograd::impl::bump_version(t);
 }
 
 TORCH_LIBRARY_IMPL(aft, Autograd, m) {

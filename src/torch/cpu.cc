@@ -1,12 +1,12 @@
 // The operators on the CPU: tensors to the params structs of aft/ops, and LibTorch's threads.
 
-#include <ATen/MemoryOverlap.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
 #include <array>
 #include <tuple>
 
+#include "tensors.h"
 #include "torch_threads.h"
 #include "window_arguments.h"
 
@@ -16,43 +16,10 @@ namespace {
 using at::Tensor;
 using at::TensorList;
 
-// Calls body(T{}) with the C++ type of the tensors.
-template <typename Body>
-auto with_scalar_type(const Tensor& t, const Body& body) {
-  return t.scalar_type() == at::kFloat ? body(float{}) : body(double{});
-}
-
-// Operators read any batch and time stride, but channels one after another.
-Tensor readable(const Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1 ? t : t.contiguous(); }
-
 // Row stride 0 means one shared row to the operator; a table that is expanded from one row is not that.
 Tensor readable_band(const Tensor& t) {
   const bool expanded = t.dim() == 3 && t.size(1) > 1 && t.stride(1) == 0;
   return (t.size(-1) <= 1 || t.stride(-1) == 1) && !expanded ? t : t.contiguous();
-}
-
-void check_writable(std::string_view op, std::string_view name, const Tensor& out, TensorList inputs) {
-  if (out.size(-1) > 1 && out.stride(-1) != 1) {
-    fail("aft::", op, ": ", name, " must have its last dimension contiguous, got strides ", out.strides(),
-         ": allocate it with torch.empty");
-  }
-  if (at::has_internal_overlap(out) == at::MemOverlap::Yes) {
-    fail("aft::", op, ": ", name, " must own each of its elements, got strides ", out.strides(),
-         ": allocate it with torch.empty");
-  }
-  for (const Tensor& input : inputs) {
-    if (!input.defined()) continue;
-    const at::MemOverlapStatus status = at::get_overlap_status(out, input);
-    if (status == at::MemOverlapStatus::Full || status == at::MemOverlapStatus::Partial) {
-      fail("aft::", op, ": ", name, " must not share memory with another argument: give it memory of its own");
-    }
-  }
-}
-
-template <typename T>
-ops::Rows<T> rows_of(const Tensor& t) {
-  if (!t.defined()) return {};
-  return {t.data_ptr<std::remove_const_t<T>>(), t.stride(0), t.stride(1)};
 }
 
 // [heads, rows, J], or [heads, J]: one row for every position.
@@ -79,13 +46,6 @@ ops::StateGrad<T> state_grad_of(TensorList s) {
   if (s.empty()) return {};
   using Value = std::remove_const_t<T>;
   return {s[0].data_ptr<Value>(), s[1].data_ptr<Value>(), s[2].data_ptr<Value>(), s[3].data_ptr<Value>()};
-}
-
-std::vector<Tensor> contiguous(TensorList tensors) {
-  std::vector<Tensor> result;
-  result.reserve(tensors.size());
-  for (const Tensor& t : tensors) result.push_back(t.contiguous());
-  return result;
 }
 
 // What a call reads, checked and readable, kept alive for as long as the operator runs.
@@ -210,9 +170,6 @@ Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor
   if (band.has_value()) grad.band = at::empty(band->sizes(), band->options());
   return grad;
 }
-
-// An operator cannot return "no tensor": absent gradients are empty tensors of size [0].
-Tensor or_empty(const Tensor& t, const Tensor& like) { return t.defined() ? t : at::empty({0}, like.options()); }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y, const OptionalTensor& q,
                                                            const Tensor& k, const Tensor& v, const OptionalTensor& band,

@@ -2,25 +2,15 @@
 
 #include <torch/types.h>
 
-#include <optional>
 #include <string_view>
 
-#include "aft/error.h"
 #include "aft/ops/local_bias.h"
 #include "aft/ops/window.h"
+#include "arguments.h"
 
-// What every implementation of an operator (CPU, Meta) asks of its arguments, in one place. Sizes are SymInt so that
-// the same lines serve torch.compile's symbolic shapes.
+// What every implementation of the windowed operator and of local_bias (CPU, Meta) asks of its arguments, in one place.
 
 namespace aft::dispatch {
-
-using OptionalTensor = std::optional<at::Tensor>;
-
-/// Throws aft::Error with the arguments printed one after another.
-template <typename... Args>
-[[noreturn]] void fail(const Args&... args) {
-  throw Error(c10::str(args...));
-}
 
 /// ops::WindowShape before its sizes are known as numbers.
 struct WindowSizes {
@@ -32,9 +22,6 @@ struct WindowSizes {
 
   [[nodiscard]] ops::WindowShape shape() const;
 };
-
-ops::Gate gate_from_name(std::string_view op, std::string_view name);
-std::string_view name_of_gate(ops::Gate gate);
 
 /// Checks q, k, v and the band, which the operator named `op` calls `band_name`: [heads, rows, J], or [heads, J] where
 /// every position shares one row. Heads are its first size, `heads` where there is none.
@@ -51,14 +38,6 @@ void check_step(std::string_view op, const at::Tensor& v, at::TensorList state);
 /// Checks the gradients of the four tensors of a state that have one.
 void check_state_gradients(std::string_view op, const at::Tensor& grad_den, const at::Tensor& grad_num,
                            const at::Tensor& grad_ring_key, const at::Tensor& grad_ring_value, at::TensorList state);
-
-/// Checks a tensor that must have the shape, dtype and device of `like`.
-void check_same(std::string_view op, std::string_view name, const at::Tensor& tensor, std::string_view like_name,
-                const at::Tensor& like);
-
-/// Checks that a tensor has this shape and the dtype and device of `v`.
-void check_shape(std::string_view op, std::string_view name, const at::Tensor& tensor, c10::SymIntArrayRef expected,
-                 const at::Tensor& v);
 
 /// The sizes of the state that initial_state(k, v, left) makes.
 WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left);

@@ -1,0 +1,91 @@
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <functional>
+#include <string>
+#include <tuple>
+
+#include "arguments.h"
+
+// What the gradients of every operator share.
+
+namespace aft::dispatch {
+
+using at::Tensor;
+using at::TensorList;
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+using Below = at::AutoDispatchBelowADInplaceOrView;
+
+inline bool wants_gradient(const Tensor& t) {
+  return t.defined() && (t.requires_grad() || t._fw_grad(/*level=*/0).defined());
+}
+inline bool wants_gradient(const OptionalTensor& t) { return t.has_value() && wants_gradient(*t); }
+inline bool wants_gradient(TensorList list) {
+  return std::any_of(list.begin(), list.end(), [](const Tensor& t) { return wants_gradient(t); });
+}
+template <typename... Tensors>
+bool gradient_needed(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (wants_gradient(tensors) || ...);
+}
+
+inline OptionalTensor present(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
+// An operator without a derivative: its results hang in the graph by a node that throws `message` when a gradient
+// arrives, and not before (create_graph=True alone is no error).
+struct NoDerivative : Function<NoDerivative> {
+  static variable_list forward(AutogradContext* ctx, TensorList inputs, const std::function<variable_list()>& run,
+                               const char* message) {
+    (void)inputs;
+    const Below below;
+    ctx->saved_data["message"] = std::string(message);
+    return run();
+  }
+  static variable_list backward(AutogradContext* ctx, const variable_list&) {
+    fail(ctx->saved_data["message"].toStringRef());
+  }
+};
+
+inline void append(variable_list& list, const Tensor& t) {
+  if (t.defined()) list.push_back(t);
+}
+inline void append(variable_list& list, const OptionalTensor& t) {
+  if (t.has_value()) append(list, *t);
+}
+inline void append(variable_list& list, TensorList ts) {
+  for (const Tensor& t : ts) append(list, t);
+}
+
+// Calls run() below autograd; where a gradient could be asked for, ties the result to NoDerivative.
+template <typename Run, typename... Tensors>
+auto without_derivative(const char* message, const Run& run, const Tensors&... inputs) {
+  if (!gradient_needed(inputs...)) {
+    const Below below;
+    return run();
+  }
+  variable_list list;
+  (append(list, inputs), ...);
+  const std::function<variable_list()> run_to_list = [&] {
+    return std::apply([](const auto&... t) { return variable_list{t...}; }, run());
+  };
+  const variable_list results = NoDerivative::apply(TensorList(list), run_to_list, message);
+  decltype(run()) tuple;
+  size_t i = 0;
+  std::apply([&](auto&... t) { ((t = results[i++]), ...); }, tuple);
+  return tuple;
+}
+
+constexpr char kNoSecond[] =
+    "double backward through an aft operator is not supported: take first derivatives only (no gradient of a "
+    "gradient), or write the expression in torch operations where second derivatives are needed";
+
+/// Operators that write into their arguments: no gradient passes, so asking for one is an error at once. Boxed: for
+/// torch::CppFunction::makeFromBoxedFunction.
+void in_place_autograd(const c10::OperatorHandle& op, c10::DispatchKeySet keys, torch::jit::Stack* stack);
+
+}  // namespace aft::dispatch

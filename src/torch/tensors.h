@@ -1,0 +1,45 @@
+#pragma once
+
+#include <torch/types.h>
+
+#include <string_view>
+#include <vector>
+
+#include "aft/ops/operands.h"
+#include "arguments.h"
+
+// Between tensors and the params structs of aft/ops, for every operator's CPU side.
+
+namespace aft::dispatch {
+
+/// Calls body(T{}) with the C++ type of the tensors.
+template <typename Body>
+auto with_scalar_type(const at::Tensor& t, const Body& body) {
+  return t.scalar_type() == at::kFloat ? body(float{}) : body(double{});
+}
+
+/// Operators read any batch and time stride, but channels one after another.
+inline at::Tensor readable(const at::Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1 ? t : t.contiguous(); }
+
+template <typename T>
+ops::Rows<T> rows_of(const at::Tensor& t) {
+  if (!t.defined()) return {};
+  return {t.data_ptr<std::remove_const_t<T>>(), t.stride(0), t.stride(1)};
+}
+
+inline std::vector<at::Tensor> contiguous(at::TensorList tensors) {
+  std::vector<at::Tensor> result;
+  result.reserve(tensors.size());
+  for (const at::Tensor& t : tensors) result.push_back(t.contiguous());
+  return result;
+}
+
+/// An operator cannot return "no tensor": absent gradients are empty tensors of size [0].
+inline at::Tensor or_empty(const at::Tensor& t, const at::Tensor& like) {
+  return t.defined() ? t : at::empty({0}, like.options());
+}
+
+/// Checks that a tensor of the caller can take a result: contiguous in its last dimension, its own memory.
+void check_writable(std::string_view op, std::string_view name, const at::Tensor& out, at::TensorList inputs);
+
+}  // namespace aft::dispatch
