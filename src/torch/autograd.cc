@@ -1,6 +1,6 @@
 // Gradients. The backward of every operator is an operator itself, so it can be traced, tested and timed alone.
 
-#include "autograd.h"
+#include "gradients.h"
 
 #include <torch/library.h>
 #include <torch/types.h>

@@ -1,4 +1,4 @@
-#include "autograd.h"
+#include "gradients.h"
 
 namespace aft::dispatch {
 
