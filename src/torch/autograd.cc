@@ -1,13 +1,12 @@
 // Gradients. The backward of every operator is an operator itself, so it can be traced, tested and timed alone.
 
-#include "gradients.h"
-
 #include <torch/library.h>
 #include <torch/types.h>
 
 #include <string>
 #include <tuple>
 
+#include "gradients.h"
 #include "operators.h"
 
 namespace aft::dispatch {
