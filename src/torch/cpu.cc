@@ -94,8 +94,8 @@ void run_forward(const Inputs& in, const Tensor& y, TensorList final_state, cons
 }
 
 Tensor empty_saved(const Inputs& in) {
-  return with_scalar_type(
-      in.v, [&]<typename T>(T) { return at::empty({ops::window_saved_size<T>(in.shape)}, in.v.options()); });
+  return with_scalar_type(in.v,
+                          [&]<typename T>(T) { return at::empty({ops::window_saved_size(in.shape)}, in.v.options()); });
 }
 
 Tensor empty_y(const Tensor& v) { return at::empty(v.sizes(), v.options()); }
@@ -145,7 +145,7 @@ void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, c
   check_same(op, "grad_y", grad_y, "v", in.v);
   const Tensor gy = readable(grad_y);
   with_scalar_type(in.v, [&]<typename T>(T) {
-    check_shape(op, "saved", saved, {c10::SymInt(ops::window_saved_size<T>(in.shape))}, in.v);
+    check_shape(op, "saved", saved, {c10::SymInt(ops::window_saved_size(in.shape))}, in.v);
     const Tensor kept = saved.contiguous();
     ops::WindowBackward<T> p;
     in.fill<ops::WindowBackward<T>, T>(p);

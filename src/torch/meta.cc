@@ -22,8 +22,7 @@ Tensor dense_like(const Tensor& t) { return empty(t.sym_sizes(), t); }
 Tensor empty_saved(const WindowSizes& sizes, const Tensor& v) {
   WindowSizes one_row = sizes;
   one_row.batch = 1;
-  const int64_t size = v.scalar_type() == at::kFloat ? ops::window_saved_size<float>(one_row.shape())
-                                                     : ops::window_saved_size<double>(one_row.shape());
+  const int64_t size = ops::window_saved_size(one_row.shape());
   return empty({sizes.batch * size}, v);
 }
 

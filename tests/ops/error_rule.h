@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/ops/element.h"
+
 namespace aft::ops::test {
 
 /// The error rule of the operators: in maximum and in root mean square, a kernel's error is at most twice that of the
@@ -19,14 +21,17 @@ namespace aft::ops::test {
 /// Pools are judged on absolute errors: that is the rule. Ordinary inputs are judged on errors in ulp of every
 /// element's own largest summand as well, so that neither large nor small elements hide the others
 /// (check_each_summand).
-template <typename T>
+template <typename E>
 class ErrorRule {
  public:
-  /// Adds one output of one case. `floor` is an absolute error that the operator's contract allows anywhere.
+  using T = Accumulate<E>;
+
+  /// Adds one output of one case, stored as E or as its accumulation type. `floor` is an absolute error that the
+  /// operator's contract allows anywhere.
   template <typename R>
   void add(const std::string& key, const std::string& output, const std::string& what, const std::vector<T>& kernel,
            const std::vector<T>& plain, const std::vector<double>& largest_summand, const std::vector<R>& reference,
-           double floor = 0) {
+           double floor = 0, bool stored_as_element = true) {
     ASSERT_EQ(kernel.size(), reference.size()) << key << ' ' << output << ": " << what;
     ASSERT_EQ(plain.size(), reference.size()) << key << ' ' << output << ": " << what;
     ASSERT_EQ(largest_summand.size(), reference.size()) << key << ' ' << output << ": " << what;
@@ -44,7 +49,7 @@ class ErrorRule {
         }
         continue;
       }
-      const double unit = ulp(largest_summand[i]);
+      const double unit = stored_as_element ? ulp_of<E>(largest_summand[i]) : ulp_of<T>(largest_summand[i]);
       const auto location = [&] {
         std::ostringstream text;
         text.precision(9);
@@ -94,12 +99,6 @@ class ErrorRule {
       largest = std::max(largest, pool.failures > 0 ? std::numeric_limits<double>::infinity() : pool.in_ulp.kernel.max);
     }
     return largest;
-  }
-
-  /// One unit in the last place of x > 0 in T.
-  static double ulp(double x) {
-    const T y = static_cast<T>(std::min(x, double(std::numeric_limits<T>::max()) / 2));
-    return double(std::nextafter(y, std::numeric_limits<T>::infinity())) - double(y);
   }
 
  private:

@@ -16,8 +16,10 @@ namespace aft::ops::test {
 template <typename T>
 class Poisoned {
  public:
-  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
-  static constexpr Bits kPoison = sizeof(T) == 4 ? Bits(0x7fc0beef) : Bits(0x7ff8beefbeefbeef);
+  using Bits = std::conditional_t<sizeof(T) == 2, uint16_t, std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>>;
+  static constexpr Bits kPoison = static_cast<Bits>(sizeof(T) == 2   ? 0x7fcd
+                                                    : sizeof(T) == 4 ? 0x7fc0beef
+                                                                     : 0x7ff8beefbeefbeef);
   static constexpr int64_t kGuard = 64;
 
   explicit Poisoned(int64_t size)

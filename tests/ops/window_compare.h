@@ -17,29 +17,33 @@
 
 namespace aft::ops::test {
 
-/// What judges T: one precision up.
-template <typename T>
-using Truth = std::conditional_t<std::is_same_v<T, float>, double, long double>;
+/// What judges E: one precision up.
+template <typename E>
+using Truth = std::conditional_t<std::is_same_v<E, double>, long double, double>;
 
-template <typename T>
-constexpr const char* kDtype = std::is_same_v<T, float> ? "f32" : "f64";
+template <typename E>
+constexpr const char* kDtype = std::is_same_v<E, float>      ? "f32"
+                               : std::is_same_v<E, double>   ? "f64"
+                               : std::is_same_v<E, BFloat16> ? "bf16"
+                                                             : "f16";
 
 /// A case with its truth, worked out once for all runs of it.
-template <typename T>
+template <typename E>
 struct JudgedCase {
   WindowCase window_case;
-  WindowInputs<T> inputs;
-  WindowPlain<T> plain;
-  WindowOutputs<Truth<T>> reference;
+  WindowInputs<E> inputs;
+  WindowPlain<E> plain;
+  WindowOutputs<Truth<E>> reference;
 
-  explicit JudgedCase(const WindowCase& c) : JudgedCase(c, make_inputs<T>(c)) {}
-  JudgedCase(const WindowCase& c, const WindowInputs<T>& in)
-      : window_case(c), inputs(in), plain(run_plain(in)), reference(run_reference(convert<Truth<T>>(in))) {}
+  explicit JudgedCase(const WindowCase& c) : JudgedCase(c, make_inputs<E>(c)) {}
+  JudgedCase(const WindowCase& c, const WindowInputs<E>& in)
+      : window_case(c), inputs(in), plain(run_plain(in)), reference(run_reference(convert<Truth<E>>(in))) {}
 };
 
 /// The absolute floor of the contract: 2^-60 of the largest value (f32, whose exponents end at 2^-149).
-template <typename T>
-double contract_floor(const WindowInputs<T>& in, Output output) {
+template <typename E>
+double contract_floor(const WindowInputs<E>& in, Output output) {
+  using T = Accumulate<E>;
   if (!std::is_same_v<T, float>) return 0;
   const auto largest = [](std::initializer_list<const std::vector<T>*> all) {
     double x = 0;
@@ -59,28 +63,30 @@ double contract_floor(const WindowInputs<T>& in, Output output) {
 }
 
 /// Judges a run's outputs; with `pooled` names of the pool beside operator, dtype and class of input.
-template <typename T>
-void judge(ErrorRule<T>& rule, const JudgedCase<T>& c, const WindowOutputs<T>& out, const std::string& pooled = "",
+template <typename E>
+void judge(ErrorRule<E>& rule, const JudgedCase<E>& c, const WindowOutputs<E>& out, const std::string& pooled = "",
            bool backward = true) {
-  const std::string key = operator_name(c.window_case) + ", " + kDtype<T> + ", " + c.window_case.input +
+  using T = Accumulate<E>;
+  const std::string key = operator_name(c.window_case) + ", " + kDtype<E> + ", " + c.window_case.input +
                           (pooled.empty() ? "" : ", " + pooled);
   const std::string what = describe(c.window_case);
   for (int output = 0; output < kOutputs; ++output) {
     if (!backward && output >= kGradQ) break;
     if (c.reference.of[output].empty() && out.of[output].empty()) continue;
     rule.add(key, kOutputNames[output], what, out.of[output], c.plain.outputs.of[output],
-             c.plain.largest_summand.of[output], c.reference.of[output], contract_floor(c.inputs, Output(output)));
+             c.plain.largest_summand.of[output], c.reference.of[output], contract_floor(c.inputs, Output(output)),
+             is_tensor(output));
   }
   if (!c.inputs.has_final) return;
   EXPECT_EQ(out.position, c.reference.position) << what;
-  const auto same = [&](const char* name, const std::vector<T>& kernel, const std::vector<Truth<T>>& reference) {
+  const auto same = [&](const char* name, const std::vector<T>& kernel, const std::vector<Truth<E>>& reference) {
     ASSERT_EQ(kernel.size(), reference.size()) << name << "; " << what;
     for (size_t i = 0; i < kernel.size(); ++i) {
       // The neutral maximum is the lowest number of each type.
-      if (kernel[i] == std::numeric_limits<T>::lowest() && reference[i] == std::numeric_limits<Truth<T>>::lowest()) {
+      if (kernel[i] == std::numeric_limits<T>::lowest() && reference[i] == std::numeric_limits<Truth<E>>::lowest()) {
         continue;
       }
-      ASSERT_EQ(Truth<T>(kernel[i]), reference[i]) << "final_state." << name << "[" << i << "]; " << what;
+      ASSERT_EQ(Truth<E>(kernel[i]), reference[i]) << "final_state." << name << "[" << i << "]; " << what;
     }
   };
   same("max", out.max, c.reference.max);
@@ -89,8 +95,8 @@ void judge(ErrorRule<T>& rule, const JudgedCase<T>& c, const WindowOutputs<T>& o
 }
 
 /// Runs the case as every SIMD target of the machine and adds the results to `rule`.
-template <typename T>
-void run_and_judge(ErrorRule<T>& rule, const JudgedCase<T>& c, const RunOptions& options = {}) {
+template <typename E>
+void run_and_judge(ErrorRule<E>& rule, const JudgedCase<E>& c, const RunOptions& options = {}) {
   for (const int64_t target : machine_targets()) {
     const TargetScope scope(target);
     judge(rule, c, run_kernel(c.inputs, options), hwy::TargetName(target));
@@ -114,8 +120,8 @@ int64_t first_difference(const std::vector<T>& a, const std::vector<T>& b) {
 }
 
 /// Every output, the state included, bit for bit; `except_band`: all but grad_band.
-template <typename T>
-void expect_same_bits(const WindowOutputs<T>& a, const WindowOutputs<T>& b, const std::string& what,
+template <typename E>
+void expect_same_bits(const WindowOutputs<E>& a, const WindowOutputs<E>& b, const std::string& what,
                       bool except_band = false) {
   for (int output = 0; output < kOutputs; ++output) {
     if (except_band && output == kGradBand) continue;

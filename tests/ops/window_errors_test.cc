@@ -42,7 +42,7 @@ struct Call {
     window_state_init(forward.shape, initial);
     forward.initial_state = {initial.position, initial.max,      initial.den,
                              initial.num,      initial.ring_key, initial.ring_value};
-    saved.resize(window_saved_size<float>(forward.shape) + 1);
+    saved.resize(window_saved_size(forward.shape) + 1);
     forward.saved = saved.data();
     backward.shape = forward.shape;
     backward.q = backward.k = backward.v = backward.grad_y = forward.q;

@@ -11,16 +11,17 @@ namespace {
 
 template <typename T>
 class WindowIndependence : public ::testing::Test {};
-using Dtypes = ::testing::Types<float, double>;
+using Dtypes = ::testing::Types<float, double, BFloat16, Float16>;
 TYPED_TEST_SUITE(WindowIndependence, Dtypes);
 
-template <typename T>
+template <typename E>
 void expect_rows_alone(const WindowCase& c) {
-  const WindowInputs<T> in = make_inputs<T>(c);
+  using T = Accumulate<E>;
+  const WindowInputs<E> in = make_inputs<E>(c);
   const WindowShape& s = in.shape;
-  const WindowOutputs<T> together = run_kernel(in);
+  const WindowOutputs<E> together = run_kernel(in);
   for (int64_t b = 0; b < s.batch; ++b) {
-    const WindowOutputs<T> alone = run_kernel(slice_batch(in, b));
+    const WindowOutputs<E> alone = run_kernel(slice_batch(in, b));
     const auto expect_row = [&](const char* name, const std::vector<T>& all, const std::vector<T>& one) {
       const int64_t size = one.size();
       ASSERT_EQ(int64_t(all.size()), size * s.batch) << name;
@@ -43,7 +44,7 @@ void expect_rows_alone(const WindowCase& c) {
 }
 
 TYPED_TEST(WindowIndependence, RowOfABatchIsTheRowAlone) {
-  using T = TypeParam;
+  using E = TypeParam;
   uint64_t seed = 300;
   for (const char* input : {"normal", "wide", "apart_1e4", "absent"}) {
     for (const int64_t s : {0, 1, 7, 32, 100}) {
@@ -52,7 +53,7 @@ TYPED_TEST(WindowIndependence, RowOfABatchIsTheRowAlone) {
         c.input = input, c.batch = 5, c.time = 97, c.channels = 19, c.causal = causal, c.seed = ++seed;
         set_window(c, s);
         c.state = causal;
-        expect_rows_alone<T>(c);
+        expect_rows_alone<E>(c);
       }
     }
   }
@@ -82,10 +83,10 @@ std::vector<WindowCase> large_cases() {
 }
 
 TYPED_TEST(WindowIndependence, ThreadsDoNotChangeABit) {
-  using T = TypeParam;
+  using E = TypeParam;
   for (const WindowCase& c : large_cases()) {
-    const WindowInputs<T> in = make_inputs<T>(c);
-    const WindowOutputs<T> serial = run_kernel(in);
+    const WindowInputs<E> in = make_inputs<E>(c);
+    const WindowOutputs<E> serial = run_kernel(in);
     for (const int64_t n : {1, 2, 3, 7}) {
       Threads forward_threads(n), threads(n);
       run_kernel(in, {.parallel = forward_threads.parallel_for(), .backward = false});
@@ -100,11 +101,11 @@ TYPED_TEST(WindowIndependence, ThreadsDoNotChangeABit) {
 }
 
 TYPED_TEST(WindowIndependence, RepeatedRunsAgreeBitForBit) {
-  using T = TypeParam;
+  using E = TypeParam;
   for (const WindowCase& c : large_cases()) {
-    const WindowInputs<T> in = make_inputs<T>(c);
+    const WindowInputs<E> in = make_inputs<E>(c);
     Threads threads(3);
-    const WindowOutputs<T> first = run_kernel(in, {.parallel = threads.parallel_for()});
+    const WindowOutputs<E> first = run_kernel(in, {.parallel = threads.parallel_for()});
     for (int i = 0; i < 3; ++i) {
       expect_same_bits(first, run_kernel(in, {.parallel = threads.parallel_for()}), describe(c));
     }
@@ -113,14 +114,14 @@ TYPED_TEST(WindowIndependence, RepeatedRunsAgreeBitForBit) {
 
 // What a kernel reads of its scratch, it wrote.
 TYPED_TEST(WindowIndependence, ScratchHoldsNothingBeforehand) {
-  using T = TypeParam;
+  using E = TypeParam;
   std::vector<WindowCase> cases = length_and_window_cases();
   for (const WindowCase& c : large_cases()) cases.push_back(c);
   for (const WindowCase& c : cases) {
-    const WindowInputs<T> in = make_inputs<T>(c);
-    const WindowOutputs<T> plain = run_kernel(in);
+    const WindowInputs<E> in = make_inputs<E>(c);
+    const WindowOutputs<E> plain = run_kernel(in);
     scratch_set_poison(true);
-    const WindowOutputs<T> poisoned = run_kernel(in);
+    const WindowOutputs<E> poisoned = run_kernel(in);
     scratch_set_poison(false);
     expect_same_bits(plain, poisoned, describe(c));
   }

@@ -4,6 +4,7 @@
 #include <numbers>
 #include <random>
 
+#include "tests/ops/element.h"
 #include "tests/ops/window_run.h"
 
 namespace aft::ops::test {
@@ -67,34 +68,44 @@ double weight_value(const std::string& input, Random& r, int64_t source) {
   return normal;
 }
 
-// Away from the points where the nearest integer to k log2 e depends on the precision it is computed in.
-template <typename T>
-T clear_of_ties(T k) {
+// Away from the points where the nearest integer to k log2 e depends on the precision it is computed in, in steps that
+// E can hold.
+template <typename E>
+Accumulate<E> clear_of_ties(Accumulate<E> k) {
   if (!std::isfinite(k)) return k;
   const double margin = std::max(1e-3, std::abs(double(k)) * 1e-6);
   for (int i = 0; i < 1000; ++i) {
     const double x = double(k) * std::numbers::log2e;
     if (std::abs(x - std::floor(x) - 0.5) > margin) break;
-    k += T(2 * margin);
+    k = kIs16Bit<E> ? Accumulate<E>(k - std::copysign(ulp_of<E>(std::abs(double(k))), double(k)))
+                    : k + Accumulate<E>(2 * margin);
   }
   return k;
 }
 
 }  // namespace
 
-template <typename T>
-WindowInputs<T> make_inputs(const WindowCase& c) {
+template <typename E>
+WindowInputs<E> make_inputs(const WindowCase& c) {
+  using T = Accumulate<E>;
   Random r{std::mt19937_64(c.seed * 7919 + 17), {}};
   const WindowShape s = shape_of(c);
   const int64_t span = s.left + 1 + s.right;
-  // 1e-30 in float, its like in double.
-  const double tiny = sizeof(T) == 4 ? 1e-30 : 1e-300;
+  // 1e-30 in float, its like in double and in binary16.
+  const double tiny = std::is_same_v<E, Float16> ? 1e-5 : sizeof(T) == 4 ? 1e-30 : 1e-300;
   const double value_size = c.input == "tiny" && c.seed % 3 != 2 ? tiny : 1;
   const double grad_size = c.input == "tiny" && c.seed % 3 != 1 ? tiny : 1;
   const auto value = [&] { return T(value_size * r.normal()); };
   const auto grad = [&] { return T(grad_size * r.normal()); };
 
-  WindowInputs<T> in;
+  const auto stored = [](double x) { return rounded<E>(T(x)); };
+  // Stays within the promised range: 65504 is not a number of bfloat16, and the next is larger.
+  const auto stored_key = [&](double x) {
+    const T k = stored(x);
+    return std::isfinite(x) && std::abs(k) > 65504 ? std::copysign(T(65280), k) : k;
+  };
+
+  WindowInputs<E> in;
   in.shape = s;
   in.shared_row = c.shared_row;
   std::vector<int64_t> position(s.batch, 0);
@@ -106,14 +117,14 @@ WindowInputs<T> make_inputs(const WindowCase& c) {
     }
   }
   for (int64_t i = 0; i < s.batch * s.time * s.channels; ++i) {
-    if (s.gate != Gate::kNone) in.q.push_back(T(r.normal()));
-    in.v.push_back(value());
-    in.grad_y.push_back(grad());
+    if (s.gate != Gate::kNone) in.q.push_back(stored(r.normal()));
+    in.v.push_back(stored(value()));
+    in.grad_y.push_back(stored(grad()));
   }
   for (int64_t b = 0; b < s.batch; ++b) {
     for (int64_t t = 0; t < s.time; ++t) {
       for (int64_t i = 0; i < s.key_channels; ++i) {
-        in.k.push_back(clear_of_ties(T(key_value(c.input, r, position[b] + t, i, s.key_channels - 1))));
+        in.k.push_back(clear_of_ties<E>(stored_key(key_value(c.input, r, position[b] + t, i, s.key_channels - 1))));
       }
     }
   }
@@ -155,7 +166,7 @@ WindowInputs<T> make_inputs(const WindowCase& c) {
       // The source in `slot`: the last one before position that is congruent to it.
       const int64_t source = position[b] - 1 - (((position[b] - 1 - slot) % s.left) + s.left) % s.left;
       for (int64_t i = 0; i < s.key_channels; ++i) {
-        const T k = clear_of_ties(T(key_value(c.input, r, source, i, s.key_channels - 1)));
+        const T k = clear_of_ties<T>(T(key_value(c.input, r, source, i, s.key_channels - 1)));
         in.initial.ring_key.push_back(source < 0 ? T(0) : k);
       }
       for (int64_t i = 0; i < s.channels; ++i) {
@@ -169,5 +180,7 @@ WindowInputs<T> make_inputs(const WindowCase& c) {
 
 template WindowInputs<float> make_inputs<float>(const WindowCase&);
 template WindowInputs<double> make_inputs<double>(const WindowCase&);
+template WindowInputs<BFloat16> make_inputs<BFloat16>(const WindowCase&);
+template WindowInputs<Float16> make_inputs<Float16>(const WindowCase&);
 
 }  // namespace aft::ops::test

@@ -5,6 +5,8 @@
 #include <limits>
 #include <numbers>
 
+#include "tests/ops/element.h"
+
 namespace aft::ops::test {
 namespace {
 
@@ -27,13 +29,14 @@ T slope_of(Gate gate, T q) {
 }
 
 // Row b of the batch: its sources are the state's sums, the ring, and the T positions of the call, dense.
-template <typename T>
+template <typename E>
 struct PlainRow {
-  const WindowInputs<T>& in;
+  using T = Accumulate<E>;
+  const WindowInputs<E>& in;
   const WindowShape& s;
   int64_t b, position = 0, ring = 0, sources;
 
-  PlainRow(const WindowInputs<T>& inputs, int64_t batch_row) : in(inputs), s(inputs.shape), b(batch_row) {
+  PlainRow(const WindowInputs<E>& inputs, int64_t batch_row) : in(inputs), s(inputs.shape), b(batch_row) {
     if (!in.initial.position.empty()) position = in.initial.position[b];
     ring = std::min(position, s.left);
     sources = ring + s.time;
@@ -60,14 +63,15 @@ struct PlainRow {
 
 }  // namespace
 
-template <typename T>
-WindowPlain<T> run_plain(const WindowInputs<T>& in) {
+template <typename E>
+WindowPlain<E> run_plain(const WindowInputs<E>& in) {
+  using T = Accumulate<E>;
   const WindowShape& s = in.shape;
   const T absent = -std::numeric_limits<T>::infinity();
   const T ln2 = std::numbers::ln2_v<T>;
   const bool has_initial = !in.initial.position.empty();
   const bool gated = s.gate != Gate::kNone;
-  WindowPlain<T> plain;
+  WindowPlain<E> plain;
   auto& out = plain.outputs;
   auto& big = plain.largest_summand;
   const auto size = [&](Output o, int64_t n) {
@@ -90,7 +94,7 @@ WindowPlain<T> run_plain(const WindowInputs<T>& in) {
 
   std::vector<T> e, w;
   for (int64_t b = 0; b < s.batch; ++b) {
-    const PlainRow<T> row(in, b);
+    const PlainRow<E> row(in, b);
     e.resize(row.sources);
     for (int64_t c = 0; c < s.channels; ++c) {
       const int64_t kc = key_channel(s, c);
@@ -193,10 +197,16 @@ WindowPlain<T> run_plain(const WindowInputs<T>& in) {
       }
     }
   }
+  for (int output = 0; output < kOutputs; ++output) {
+    if (!is_tensor(output)) continue;
+    for (T& x : out.of[output]) x = rounded<E>(x);
+  }
   return plain;
 }
 
 template WindowPlain<float> run_plain<float>(const WindowInputs<float>&);
 template WindowPlain<double> run_plain<double>(const WindowInputs<double>&);
+template WindowPlain<BFloat16> run_plain<BFloat16>(const WindowInputs<BFloat16>&);
+template WindowPlain<Float16> run_plain<Float16>(const WindowInputs<Float16>&);
 
 }  // namespace aft::ops::test

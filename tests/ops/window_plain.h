@@ -4,17 +4,16 @@
 
 namespace aft::ops::test {
 
-/// The plain computation that the error rule compares with: dense, in the dtype of its inputs, with the exact row
-/// maximum, N and D apart, and the gradients that differentiating just that gives; sums run in the order of sources,
-/// targets and channels.
-template <typename T>
+/// The plain computation that the error rule compares with: dense, in the accumulation type of its inputs, with the
+/// exact row maximum, N and D apart, and the gradients that differentiating just that gives; sums run in the order of
+/// sources, targets and channels; tensors of 16-bit elements are rounded once, at the end.
+template <typename E>
 struct WindowPlain {
-  WindowOutputs<T> outputs;
+  WindowOutputs<E> outputs;
   WindowOutputs<double> largest_summand;  // for every output element, the largest absolute summand that it is made of
 };
 
-/// T: float or double.
-template <typename T>
-WindowPlain<T> run_plain(const WindowInputs<T>& in);
+template <typename E>
+WindowPlain<E> run_plain(const WindowInputs<E>& in);
 
 }  // namespace aft::ops::test

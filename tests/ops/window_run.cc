@@ -5,6 +5,7 @@
 #include <limits>
 #include <numbers>
 
+#include "tests/ops/element.h"
 #include "tests/ops/poisoned.h"
 
 namespace aft::ops::test {
@@ -22,18 +23,18 @@ State<const T> as_const(State<T> s) {
   return {s.position, s.max, s.den, s.num, s.ring_key, s.ring_value};
 }
 
-template <typename T>
-void put(const std::vector<T>& from, const Rows<T>& to, int64_t batch, int64_t time, int64_t width) {
+template <typename E>
+void put(const std::vector<Accumulate<E>>& from, const Rows<E>& to, int64_t batch, int64_t time, int64_t width) {
   for (int64_t i = 0; i < batch * time * width; ++i) {
-    to.data[i / width / time * to.batch_stride + i / width % time * to.time_stride + i % width] = from[i];
+    to.data[i / width / time * to.batch_stride + i / width % time * to.time_stride + i % width] = element<E>(from[i]);
   }
 }
 
-template <typename T>
-std::vector<T> get(const Rows<T>& from, int64_t batch, int64_t time, int64_t width) {
-  std::vector<T> to(batch * time * width);
+template <typename E>
+std::vector<Accumulate<E>> get(const Rows<E>& from, int64_t batch, int64_t time, int64_t width) {
+  std::vector<Accumulate<E>> to(batch * time * width);
   for (int64_t i = 0; i < batch * time * width; ++i) {
-    to[i] = from.data[i / width / time * from.batch_stride + i / width % time * from.time_stride + i % width];
+    to[i] = number(from.data[i / width / time * from.batch_stride + i / width % time * from.time_stride + i % width]);
   }
   return to;
 }
@@ -69,7 +70,8 @@ struct PoisonedState {
   }
   PoisonedState(const PoisonedState&) = delete;
 
-  void read_into(WindowOutputs<T>& out) const {
+  template <typename E>
+  void read_into(WindowOutputs<E>& out) const {
     const WindowShape& s = shape;
     out.position = position;
     out.max.assign(state.max, state.max + s.batch * s.key_channels);
@@ -92,7 +94,7 @@ struct PoisonedState {
 };
 
 // q, k, v (or their gradients) as views of one tensor, y or grad_y as a view of another.
-template <typename T>
+template <typename E>
 struct PoisonedTensors {
   PoisonedTensors(const WindowShape& s, int64_t shift)
       : qkv(shift + s.batch * (s.time + 1) * (2 * s.channels + s.key_channels + 3)),
@@ -104,13 +106,14 @@ struct PoisonedTensors {
     v = qkv.claim_rows(shift + s.channels + s.key_channels, s.batch, s.time, s.channels, stride, batch_stride);
     y = other.claim_rows(shift, s.batch, s.time, s.channels, s.channels + 5, (s.time + 2) * (s.channels + 5));
   }
-  Poisoned<T> qkv, other;
-  Rows<T> q, k, v, y;
+  Poisoned<E> qkv, other;
+  Rows<E> q, k, v, y;
 };
 
-template <typename T>
+template <typename E>
 struct PoisonedBand {
-  PoisonedBand(const WindowInputs<T>& in, int64_t shift)
+  using T = Accumulate<E>;
+  PoisonedBand(const WindowInputs<E>& in, int64_t shift)
       : span(span_of(in.shape)),
         heads(in.shape.heads),
         stored(in.band_rows),
@@ -139,8 +142,9 @@ std::vector<T> take(const T* data, int64_t size) {
 
 }  // namespace
 
-template <typename R, typename T>
-WindowInputs<R> convert(const WindowInputs<T>& in) {
+template <typename R, typename E>
+WindowInputs<R> convert(const WindowInputs<E>& in) {
+  using T = Accumulate<E>;
   const auto vec = [](const std::vector<T>& x) { return std::vector<R>(x.begin(), x.end()); };
   const auto state = [&](const StateData<T>& s) {
     StateData<R> r{s.position, vec(s.max), vec(s.den), vec(s.num), vec(s.ring_key), vec(s.ring_value)};
@@ -153,23 +157,24 @@ WindowInputs<R> convert(const WindowInputs<T>& in) {
           in.band_rows, in.shared_row, state(in.initial), in.has_final, state(in.grad_final)};
 }
 
-template <typename T>
-WindowOutputs<T> run_kernel(const WindowInputs<T>& in, const RunOptions& options) {
+template <typename E>
+WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options) {
+  using T = Accumulate<E>;
   const WindowShape& s = in.shape;
-  WindowOutputs<T> out;
-  PoisonedTensors<T> tensors(s, options.shift);
+  WindowOutputs<E> out;
+  PoisonedTensors<E> tensors(s, options.shift);
   if (s.gate != Gate::kNone) put(in.q, tensors.q, s.batch, s.time, s.channels);
   put(in.k, tensors.k, s.batch, s.time, s.key_channels);
   put(in.v, tensors.v, s.batch, s.time, s.channels);
-  PoisonedBand<T> band(in, options.shift);
+  PoisonedBand<E> band(in, options.shift);
   for (size_t i = 0; i < in.band.size(); ++i) band.at(i) = in.band[i];
   const Band<const T> weights = {band.band.data, band.band.head_stride, band.band.row_stride, band.band.rows};
-  const int64_t saved_size = window_saved_size<T>(s);
+  const int64_t saved_size = window_saved_size(s);
   Poisoned<T> saved_memory(saved_size);
   T* saved = saved_memory.claim(0, saved_size);
   const bool has_initial = !in.initial.position.empty();
 
-  WindowForward<T> forward;
+  WindowForward<E> forward;
   forward.shape = s;
   forward.q = as_const(tensors.q);
   forward.k = as_const(tensors.k);
@@ -191,12 +196,12 @@ WindowOutputs<T> run_kernel(const WindowInputs<T>& in, const RunOptions& options
   saved_memory.expect_gaps_untouched("saved");
   if (!options.backward) return out;
 
-  PoisonedTensors<T> grads(s, options.shift + 1);
+  PoisonedTensors<E> grads(s, options.shift + 1);
   put(in.grad_y, tensors.y, s.batch, s.time, s.channels);
-  PoisonedBand<T> grad_band(in, options.shift + 1);
+  PoisonedBand<E> grad_band(in, options.shift + 1);
   PoisonedState<T> initial = has_initial ? PoisonedState<T>(s, in.initial) : PoisonedState<T>(s);
   PoisonedState<T> grad_initial(s);
-  WindowBackward<T> backward;
+  WindowBackward<E> backward;
   backward.shape = s;
   backward.q = forward.q;
   backward.k = forward.k;
@@ -235,25 +240,26 @@ WindowOutputs<T> run_kernel(const WindowInputs<T>& in, const RunOptions& options
   return out;
 }
 
-template <typename T>
-WindowOutputs<T> run_steps(const WindowInputs<T>& in, const RunOptions& options) {
+template <typename E>
+WindowOutputs<E> run_steps(const WindowInputs<E>& in, const RunOptions& options) {
+  using T = Accumulate<E>;
   const WindowShape& s = in.shape;
-  WindowOutputs<T> out;
-  PoisonedTensors<T> tensors(s, options.shift);
+  WindowOutputs<E> out;
+  PoisonedTensors<E> tensors(s, options.shift);
   if (s.gate != Gate::kNone) put(in.q, tensors.q, s.batch, s.time, s.channels);
   put(in.k, tensors.k, s.batch, s.time, s.key_channels);
   put(in.v, tensors.v, s.batch, s.time, s.channels);
-  PoisonedBand<T> band(in, options.shift);
+  PoisonedBand<E> band(in, options.shift);
   for (size_t i = 0; i < in.band.size(); ++i) band.at(i) = in.band[i];
   const bool has_initial = !in.initial.position.empty();
   PoisonedState<T> state = has_initial ? PoisonedState<T>(s, in.initial) : PoisonedState<T>(s);
   if (!has_initial) window_state_init<T>(s, state.state);
   for (int64_t t = 0; t < s.time; ++t) {
-    const auto at = [&](Rows<T> rows) {
-      return Rows<T>{rows.data == nullptr ? nullptr : rows.data + t * rows.time_stride, rows.batch_stride,
+    const auto at = [&](Rows<E> rows) {
+      return Rows<E>{rows.data == nullptr ? nullptr : rows.data + t * rows.time_stride, rows.batch_stride,
                      rows.time_stride};
     };
-    WindowStep<T> step;
+    WindowStep<E> step;
     step.shape = s;
     step.q = as_const(at(tensors.q));
     step.k = as_const(at(tensors.k));
@@ -337,9 +343,11 @@ WindowOutputs<R> run_reference(const WindowInputs<R>& in, bool backward) {
   return out;
 }
 
-template <typename T>
-WindowInputs<T> slice_time(const WindowInputs<T>& in, int64_t begin, int64_t end, const StateData<T>& state) {
-  WindowInputs<T> out = in;
+template <typename E>
+WindowInputs<E> slice_time(const WindowInputs<E>& in, int64_t begin, int64_t end,
+                           const StateData<Accumulate<E>>& state) {
+  using T = Accumulate<E>;
+  WindowInputs<E> out = in;
   const WindowShape& s = in.shape;
   out.shape.time = end - begin;
   const auto cut = [&](const std::vector<T>& from, int64_t width) {
@@ -358,9 +366,10 @@ WindowInputs<T> slice_time(const WindowInputs<T>& in, int64_t begin, int64_t end
   return out;
 }
 
-template <typename T>
-WindowInputs<T> slice_batch(const WindowInputs<T>& in, int64_t b) {
-  WindowInputs<T> out = in;
+template <typename E>
+WindowInputs<E> slice_batch(const WindowInputs<E>& in, int64_t b) {
+  using T = Accumulate<E>;
+  WindowInputs<E> out = in;
   const WindowShape& s = in.shape;
   out.shape.batch = 1;
   const auto cut = [&](const auto& from, int64_t size) {
@@ -384,23 +393,27 @@ WindowInputs<T> slice_batch(const WindowInputs<T>& in, int64_t b) {
   return out;
 }
 
-template <typename T>
-StateData<T> final_state(const WindowOutputs<T>& out) {
+template <typename E>
+StateData<Accumulate<E>> final_state(const WindowOutputs<E>& out) {
   return {out.position, out.max, out.of[kFinalDen], out.of[kFinalNum], out.ring_key, out.ring_value};
 }
 
-#define AFT_INSTANTIATE(T)                                                                               \
-  template WindowOutputs<T> run_kernel<T>(const WindowInputs<T>&, const RunOptions&);                    \
-  template WindowOutputs<T> run_steps<T>(const WindowInputs<T>&, const RunOptions&);                     \
-  template WindowInputs<T> slice_time<T>(const WindowInputs<T>&, int64_t, int64_t, const StateData<T>&); \
-  template WindowInputs<T> slice_batch<T>(const WindowInputs<T>&, int64_t);                              \
-  template StateData<T> final_state<T>(const WindowOutputs<T>&);
+#define AFT_INSTANTIATE(E)                                                                                           \
+  template WindowOutputs<E> run_kernel<E>(const WindowInputs<E>&, const RunOptions&);                                \
+  template WindowOutputs<E> run_steps<E>(const WindowInputs<E>&, const RunOptions&);                                 \
+  template WindowInputs<E> slice_time<E>(const WindowInputs<E>&, int64_t, int64_t, const StateData<Accumulate<E>>&); \
+  template WindowInputs<E> slice_batch<E>(const WindowInputs<E>&, int64_t);                                          \
+  template StateData<Accumulate<E>> final_state<E>(const WindowOutputs<E>&);
 AFT_INSTANTIATE(float)
 AFT_INSTANTIATE(double)
+AFT_INSTANTIATE(BFloat16)
+AFT_INSTANTIATE(Float16)
 template WindowOutputs<double> run_reference<double>(const WindowInputs<double>&, bool);
 template WindowOutputs<long double> run_reference<long double>(const WindowInputs<long double>&, bool);
 template WindowInputs<double> convert<double, float>(const WindowInputs<float>&);
 template WindowInputs<double> convert<double, double>(const WindowInputs<double>&);
+template WindowInputs<double> convert<double, BFloat16>(const WindowInputs<BFloat16>&);
+template WindowInputs<double> convert<double, Float16>(const WindowInputs<Float16>&);
 template WindowInputs<long double> convert<long double, double>(const WindowInputs<double>&);
 
 }  // namespace aft::ops::test

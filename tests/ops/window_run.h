@@ -20,9 +20,11 @@ struct StateData {
   std::vector<T> max, den, num, ring_key, ring_value;
 };
 
-/// All arrays dense, [B, T, width] and [H, rows, span] as in aft/ops/window.h.
-template <typename T>
+/// All arrays dense, [B, T, width] and [H, rows, span] as in aft/ops/window.h. Tensors of E are kept as the numbers
+/// they hold.
+template <typename E>
 struct WindowInputs {
+  using T = Accumulate<E>;
   WindowShape shape;
   std::vector<T> q, k, v, grad_y;
   std::vector<T> band;
@@ -47,6 +49,8 @@ enum Output {
   kGradInitialRingValue,
   kOutputs
 };
+/// Whether a tensor of elements, not of their accumulation type.
+inline bool is_tensor(int output) { return output == kY || output == kGradQ || output == kGradK || output == kGradV; }
 constexpr std::array<const char*, kOutputs> kOutputNames = {"y",
                                                             "final_state.den",
                                                             "final_state.num",
@@ -59,8 +63,9 @@ constexpr std::array<const char*, kOutputs> kOutputNames = {"y",
                                                             "grad_initial_state.ring_key",
                                                             "grad_initial_state.ring_value"};
 
-template <typename T>
+template <typename E>
 struct WindowOutputs {
+  using T = Accumulate<E>;
   std::array<std::vector<T>, kOutputs> of;  // dense; empty where not wanted
   // The exact part of the final state. Ring slots that never held a source are 0 here.
   std::vector<int64_t> position;
@@ -75,37 +80,38 @@ struct RunOptions {
   int64_t shift = 1;         // elements between the start of the buffers and the first row
 };
 
-/// Inputs of the case's class, rounded to T (float or double). Keys keep clear of the points where
+/// Inputs of the case's class, rounded to E. Keys keep clear of the points where
 /// round(k log2 e) could differ between precisions, so that the maximum of a state is one exact number.
-template <typename T>
-WindowInputs<T> make_inputs(const WindowCase& c);
+template <typename E>
+WindowInputs<E> make_inputs(const WindowCase& c);
 
-template <typename R, typename T>
-WindowInputs<R> convert(const WindowInputs<T>& in);
+template <typename R, typename E>
+WindowInputs<R> convert(const WindowInputs<E>& in);
 
 /// Forward and backward through the kernels. Fails the test if anything between the rows of an output was written.
-template <typename T>
-WindowOutputs<T> run_kernel(const WindowInputs<T>& in, const RunOptions& options = {});
+template <typename E>
+WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options = {});
 
 /// The same through the step, position by position. Forward only.
-template <typename T>
-WindowOutputs<T> run_steps(const WindowInputs<T>& in, const RunOptions& options = {});
+template <typename E>
+WindowOutputs<E> run_steps(const WindowInputs<E>& in, const RunOptions& options = {});
 
 /// R: double or long double.
 template <typename R>
 WindowOutputs<R> run_reference(const WindowInputs<R>& in, bool backward = true);
 
 /// Positions [begin, end) of every row, starting from `state`. The band stays whole, rows are indexed absolutely.
-template <typename T>
-WindowInputs<T> slice_time(const WindowInputs<T>& in, int64_t begin, int64_t end, const StateData<T>& state);
+template <typename E>
+WindowInputs<E> slice_time(const WindowInputs<E>& in, int64_t begin, int64_t end,
+                           const StateData<Accumulate<E>>& state);
 
 /// Row b of the batch alone.
-template <typename T>
-WindowInputs<T> slice_batch(const WindowInputs<T>& in, int64_t b);
+template <typename E>
+WindowInputs<E> slice_batch(const WindowInputs<E>& in, int64_t b);
 
 /// The state that `out` ended in.
-template <typename T>
-StateData<T> final_state(const WindowOutputs<T>& out);
+template <typename E>
+StateData<Accumulate<E>> final_state(const WindowOutputs<E>& out);
 
 /// True if ring slot `slot` holds a source when the row stands at `position`.
 inline bool slot_holds_source(int64_t position, int64_t left, int64_t slot) { return slot < left && slot < position; }

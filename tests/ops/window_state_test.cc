@@ -14,7 +14,7 @@ namespace {
 
 template <typename T>
 class WindowState : public ::testing::Test {};
-using Dtypes = ::testing::Types<float, double>;
+using Dtypes = ::testing::Types<float, double, BFloat16, Float16>;
 TYPED_TEST_SUITE(WindowState, Dtypes);
 
 std::vector<WindowCase> state_cases() {
@@ -66,15 +66,16 @@ std::vector<Cut> random_cuts(int64_t time, uint64_t seed) {
 }
 
 // The whole from its pieces: outputs, final state, and gradients chained from the last piece to the first.
-template <typename T>
-WindowOutputs<T> run_cut(const WindowInputs<T>& in, const std::vector<Cut>& cuts) {
+template <typename E>
+WindowOutputs<E> run_cut(const WindowInputs<E>& in, const std::vector<Cut>& cuts) {
+  using T = Accumulate<E>;
   const WindowShape& s = in.shape;
-  WindowOutputs<T> whole;
+  WindowOutputs<E> whole;
   std::vector<StateData<T>> states = {in.initial};
   for (const Cut& cut : cuts) {
-    WindowInputs<T> piece = slice_time(in, cut.begin, cut.end, states.back());
+    WindowInputs<E> piece = slice_time(in, cut.begin, cut.end, states.back());
     piece.has_final = true;
-    const WindowOutputs<T> out = cut.steps ? run_steps(piece) : run_kernel(piece, {.backward = false});
+    const WindowOutputs<E> out = cut.steps ? run_steps(piece) : run_kernel(piece, {.backward = false});
     append_time(whole.of[kY], out.of[kY], s, s.channels, cut.begin, cut.end);
     states.push_back(final_state(out));
     if (&cut == &cuts.back()) {
@@ -87,10 +88,10 @@ WindowOutputs<T> run_cut(const WindowInputs<T>& in, const std::vector<Cut>& cuts
   StateData<T> grad = in.grad_final;
   for (size_t i = cuts.size(); i-- > 0;) {
     const Cut& cut = cuts[i];
-    WindowInputs<T> piece = slice_time(in, cut.begin, cut.end, states[i]);
+    WindowInputs<E> piece = slice_time(in, cut.begin, cut.end, states[i]);
     piece.has_final = true;
     piece.grad_final = grad;
-    const WindowOutputs<T> out = run_kernel(piece);
+    const WindowOutputs<E> out = run_kernel(piece);
     if (s.gate != Gate::kNone) append_time(whole.of[kGradQ], out.of[kGradQ], s, s.channels, cut.begin, cut.end);
     append_time(whole.of[kGradK], out.of[kGradK], s, s.key_channels, cut.begin, cut.end);
     append_time(whole.of[kGradV], out.of[kGradV], s, s.channels, cut.begin, cut.end);
@@ -109,16 +110,16 @@ WindowOutputs<T> run_cut(const WindowInputs<T>& in, const std::vector<Cut>& cuts
 }
 
 TYPED_TEST(WindowState, AnyCuttingIsTheSameSequence) {
-  using T = TypeParam;
-  ErrorRule<T> rule;
+  using E = TypeParam;
+  ErrorRule<E> rule;
   for (const WindowCase& c : state_cases()) {
-    const JudgedCase<T> judged(c);
+    const JudgedCase<E> judged(c);
     ASSERT_TRUE(judged.inputs.has_final);
-    const WindowOutputs<T> whole = run_kernel(judged.inputs);
+    const WindowOutputs<E> whole = run_kernel(judged.inputs);
     judge(rule, judged, whole, "whole");
     for (uint64_t seed = 1; seed <= 3; ++seed) {
       SCOPED_TRACE("cuts of seed " + std::to_string(seed) + "; " + describe(c));
-      const WindowOutputs<T> cut = run_cut(judged.inputs, random_cuts(c.time, seed * 1000 + c.seed));
+      const WindowOutputs<E> cut = run_cut(judged.inputs, random_cuts(c.time, seed * 1000 + c.seed));
       judge(rule, judged, cut, "cut");
       // Position, maximum and ring: exactly.
       EXPECT_EQ(cut.position, whole.position);
@@ -127,7 +128,7 @@ TYPED_TEST(WindowState, AnyCuttingIsTheSameSequence) {
       EXPECT_EQ(cut.ring_value, whole.ring_value);
     }
     SCOPED_TRACE("steps only; " + describe(c));
-    const WindowOutputs<T> steps = run_steps(judged.inputs);
+    const WindowOutputs<E> steps = run_steps(judged.inputs);
     judge(rule, judged, steps, "steps", false);
     EXPECT_EQ(steps.position, whole.position);
     EXPECT_EQ(steps.max, whole.max);
@@ -136,10 +137,10 @@ TYPED_TEST(WindowState, AnyCuttingIsTheSameSequence) {
 }
 
 TYPED_TEST(WindowState, TwoChainedChunksHaveTheGradientOfOne) {
-  using T = TypeParam;
-  ErrorRule<T> rule;
+  using E = TypeParam;
+  ErrorRule<E> rule;
   for (const WindowCase& c : state_cases()) {
-    const JudgedCase<T> judged(c);
+    const JudgedCase<E> judged(c);
     for (const int64_t middle : {int64_t(1), c.time / 2, c.time - 1}) {
       judge(rule, judged, run_cut(judged.inputs, {{0, middle, false}, {middle, c.time, false}}));
     }
@@ -148,22 +149,22 @@ TYPED_TEST(WindowState, TwoChainedChunksHaveTheGradientOfOne) {
 }
 
 TYPED_TEST(WindowState, FinalStateMayBeTheInitialOne) {
-  using T = TypeParam;
+  using E = TypeParam;
   for (const WindowCase& c : state_cases()) {
     if (!c.state) continue;
-    const WindowInputs<T> in = make_inputs<T>(c);
+    const WindowInputs<E> in = make_inputs<E>(c);
     expect_same_bits(run_kernel(in, {.backward = false}), run_kernel(in, {.backward = false, .alias_state = true}),
                      describe(c));
   }
 }
 
 TYPED_TEST(WindowState, NoPositionsLeaveTheStateAsItIs) {
-  using T = TypeParam;
+  using E = TypeParam;
   for (const int64_t s : {0, 1, 7}) {
     WindowCase c{.batch = 3, .time = 0, .channels = 6, .heads = 3, .state = true, .seed = 4};
     set_window(c, s);
-    const WindowInputs<T> in = make_inputs<T>(c);
-    const WindowOutputs<T> out = run_kernel(in);
+    const WindowInputs<E> in = make_inputs<E>(c);
+    const WindowOutputs<E> out = run_kernel(in);
     EXPECT_EQ(out.position, in.initial.position);
     EXPECT_EQ(first_difference(out.max, in.initial.max), -1);
     EXPECT_EQ(first_difference(out.of[kFinalDen], in.initial.den), -1);
@@ -174,12 +175,13 @@ TYPED_TEST(WindowState, NoPositionsLeaveTheStateAsItIs) {
 }
 
 TYPED_TEST(WindowState, NeutralStateIsNoState) {
-  using T = TypeParam;
+  using E = TypeParam;
+  using T = Accumulate<E>;
   for (const int64_t s : {0, 1, 7, 90}) {
     WindowCase c{.batch = 2, .time = 70, .channels = 6, .seed = 8};
     set_window(c, s);
-    WindowInputs<T> in = make_inputs<T>(c);
-    const WindowOutputs<T> none = run_kernel(in, {.backward = false});
+    WindowInputs<E> in = make_inputs<E>(c);
+    const WindowOutputs<E> none = run_kernel(in, {.backward = false});
     const int64_t rows = c.batch;
     in.initial = {std::vector<int64_t>(rows, 7), std::vector<T>(rows * 6),          std::vector<T>(rows * 6),
                   std::vector<T>(rows * 6),      std::vector<T>(rows * c.left * 6), std::vector<T>(rows * c.left * 6)};
@@ -195,13 +197,13 @@ TYPED_TEST(WindowState, NeutralStateIsNoState) {
 }
 
 TYPED_TEST(WindowState, TheEndOfTheTableThrowsAndNothingIsWritten) {
-  using T = TypeParam;
+  using E = TypeParam;
   WindowCase c{.batch = 2, .time = 5, .channels = 3, .state = true, .seed = 4};
   set_window(c, 4);
-  WindowInputs<T> in = make_inputs<T>(c);
+  WindowInputs<E> in = make_inputs<E>(c);
   const int64_t furthest = std::max(in.initial.position[0], in.initial.position[1]);
   const auto with_rows = [&](int64_t rows) {
-    WindowInputs<T> shorter = in;
+    WindowInputs<E> shorter = in;
     shorter.band_rows = rows;
     shorter.band.resize(rows * 4);
     return shorter;
@@ -219,7 +221,7 @@ TYPED_TEST(WindowState, TheEndOfTheTableThrowsAndNothingIsWritten) {
   }
   // One row for all positions has no end.
   c.shared_row = true;
-  in = make_inputs<T>(c);
+  in = make_inputs<E>(c);
   in.initial.position = {1000000007, 3};
   EXPECT_NO_THROW(run_kernel(in));
 }

@@ -12,7 +12,8 @@
 //
 // with w_h[t,t'] = band[h, t, j] for t' = t - left + j inside the window [t - left, t + right] and 0 (not -inf) outside
 // it: connectivity stays global. Without a band every source has w = 0: AFT-simple. Causal: only t' <= t.
-// T is float or double; sums are kept in T. Every offset is an int64 count of elements.
+// Tensors are of E: float, double, BFloat16 or Float16; weights, sums and the state of Accumulate<E>, in which all is
+// computed: 16-bit results are rounded once, when stored. Every offset is an int64 count of elements.
 
 namespace aft::ops {
 
@@ -40,56 +41,55 @@ struct WindowShape {
   Gate gate = Gate::kSigmoid;
 };
 
-template <typename T>
+template <typename E>
 struct WindowForward {
   WindowShape shape;
-  Rows<const T> q;  // [B, T, d]; unused with Gate::kNone
-  Rows<const T> k;  // [B, T, K]
-  Rows<const T> v;  // [B, T, d]
-  Rows<T> y;        // [B, T, d], must not overlap an input
-  Band<const T> band;
-  State<const T> initial_state;  // position null: neutral. Causal only
-  State<T> final_state;          // position null: not wanted. May be the initial state itself. Causal only
-  T* saved = nullptr;            // window_saved_size() elements for the backward, or null: not wanted
+  Rows<const E> q;  // [B, T, d]; unused with Gate::kNone
+  Rows<const E> k;  // [B, T, K]
+  Rows<const E> v;  // [B, T, d]
+  Rows<E> y;        // [B, T, d], must not overlap an input
+  Band<const Accumulate<E>> band;
+  State<const Accumulate<E>> initial_state;  // position null: neutral. Causal only
+  State<Accumulate<E>> final_state;          // position null: not wanted. May be the initial state itself. Causal only
+  Accumulate<E>* saved = nullptr;            // window_saved_size() elements for the backward, or null: not wanted
 };
 
-template <typename T>
+template <typename E>
 struct WindowBackward {
   WindowShape shape;
-  Rows<const T> q, k, v;           // as in the forward
-  Rows<const T> grad_y;            // [B, T, d]
-  Rows<T> grad_q, grad_k, grad_v;  // overwritten; grad_q unused with Gate::kNone
-  Band<const T> band;
-  Band<T> grad_band;             // overwritten, all rows of the table; data null: not wanted
-  State<const T> initial_state;  // as in the forward
-  const T* saved = nullptr;      // what the forward wrote there
-  StateGrad<const T> grad_final_state;
-  StateGrad<T> grad_initial_state;  // overwritten; ring slots that held no source get 0
+  Rows<const E> q, k, v;           // as in the forward
+  Rows<const E> grad_y;            // [B, T, d]
+  Rows<E> grad_q, grad_k, grad_v;  // overwritten; grad_q unused with Gate::kNone
+  Band<const Accumulate<E>> band;
+  Band<Accumulate<E>> grad_band;             // overwritten, all rows of the table; data null: not wanted
+  State<const Accumulate<E>> initial_state;  // as in the forward
+  const Accumulate<E>* saved = nullptr;      // what the forward wrote there
+  StateGrad<const Accumulate<E>> grad_final_state;
+  StateGrad<Accumulate<E>> grad_initial_state;  // overwritten; ring slots that held no source get 0
 };
 
 /// One position per batch row, the state edited in place. shape.time is ignored; the rows are read at t = 0.
-template <typename T>
+template <typename E>
 struct WindowStep {
   WindowShape shape;
-  Rows<const T> q, k, v;
-  Rows<T> y;
-  Band<const T> band;
-  State<T> state;
+  Rows<const E> q, k, v;
+  Rows<E> y;
+  Band<const Accumulate<E>> band;
+  State<Accumulate<E>> state;
 };
 
-/// Elements of T that the forward hands to the backward: the running sums at chunk boundaries, a few per cent of a
-/// tensor (0 where the backward needs nothing).
-template <typename T>
+/// Elements of Accumulate<E> that the forward hands to the backward: the running sums at chunk boundaries, a few per
+/// cent of a tensor (0 where the backward needs nothing).
 int64_t window_saved_size(const WindowShape& shape);
 
 /// All throw aft::Error on a bad shape or a position past the table, before anything is written.
 /// Results do not depend on the number of threads or on the other batch rows, bit for bit.
-template <typename T>
-void window_forward(const WindowForward<T>& p, const ParallelFor& parallel = {});
-template <typename T>
-void window_backward(const WindowBackward<T>& p, const ParallelFor& parallel = {});
-template <typename T>
-void window_step(const WindowStep<T>& p, const ParallelFor& parallel = {});
+template <typename E>
+void window_forward(const WindowForward<E>& p, const ParallelFor& parallel = {});
+template <typename E>
+void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel = {});
+template <typename E>
+void window_step(const WindowStep<E>& p, const ParallelFor& parallel = {});
 
 /// Writes the neutral state of `shape`.
 template <typename T>

@@ -7,7 +7,6 @@
 #define AFT_OPS_COMMON_EXP_INL_H_
 #endif
 
-#include <cstring>
 #include <limits>
 
 #include "hwy/highway.h"
@@ -183,42 +182,6 @@ template <class D, class V = hn::Vec<D>>
 HWY_INLINE void AddSource(D d, RunningSum<V>& s, V key, V value) {
   const SplitExp<V> e = Split(d, key);
   AddTerm(d, s, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, value)));
-}
-
-// Loads and stores of a vector of which only the first `count` lanes lie inside the row. The mask tells the compiler
-// that a part is never more than a vector.
-template <class D>
-HWY_INLINE size_t PartBytes(D d, int64_t count) {
-  return (static_cast<size_t>(count) & (hn::Lanes(d) - 1)) * sizeof(hn::TFromD<D>);
-}
-
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE hn::Vec<D> LoadSome(D d, const T* from, int64_t count) {
-  if (HWY_LIKELY(count >= static_cast<int64_t>(hn::Lanes(d)))) return hn::LoadU(d, from);
-  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)] = {};
-  std::memcpy(lanes, from, PartBytes(d, count));
-  return hn::Load(d, lanes);
-}
-
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE void StoreSome(hn::Vec<D> v, D d, T* to, int64_t count) {
-  if (HWY_LIKELY(count >= static_cast<int64_t>(hn::Lanes(d)))) {
-    hn::StoreU(v, d, to);
-    return;
-  }
-  HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
-  hn::Store(v, d, lanes);
-  std::memcpy(to, lanes, PartBytes(d, count));
-}
-
-// The same past the caches, for rows of which every store is a whole aligned vector (see streams_past_caches).
-template <class D, typename T = hn::TFromD<D>>
-HWY_INLINE void StoreOut(hn::Vec<D> v, D d, T* to, int64_t count, bool stream) {
-  if (stream) {
-    hn::Stream(v, d, to);
-  } else {
-    StoreSome(v, d, to, count);
-  }
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace aft::ops {
 namespace {
@@ -19,21 +20,52 @@ struct Buffer {
   size_t bytes = 0;
 };
 thread_local Buffer buffer;
+thread_local Buffer workspace;  // empty while a Workspace lives
+
+constexpr size_t kPage = 4096;
+
+// At least `bytes`, in whole pages.
+Buffer allocate(size_t bytes) {
+  Buffer result;
+  const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
+  result.data.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
+  if (result.data == nullptr) throw std::bad_alloc();
+  result.bytes = rounded;
+  return result;
+}
+
+void poison_if_asked(std::byte* data, size_t bytes) {
+  if (poison.load(std::memory_order_relaxed)) std::memset(data, 0xFF, bytes);  // 0xFFFF... is NaN
+}
 
 }  // namespace
 
 Scratch::Scratch(size_t bytes) {
   if (bytes > buffer.bytes) {
-    constexpr size_t kPage = 4096;
-    const size_t rounded = (bytes + bytes / 4 + kPage - 1) / kPage * kPage;
-    buffer.data.reset();
-    buffer.bytes = 0;
-    buffer.data.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
-    if (buffer.data == nullptr) throw std::bad_alloc();
-    buffer.bytes = rounded;
+    buffer = {};
+    buffer = allocate(bytes + bytes / 4);
   }
-  if (poison.load(std::memory_order_relaxed)) std::memset(buffer.data.get(), 0xFF, buffer.bytes);  // 0xFFFF... is NaN
+  poison_if_asked(buffer.data.get(), buffer.bytes);
   next_ = buffer.data.get();
+}
+
+Workspace::Workspace(size_t bytes) {
+  Buffer mine = std::exchange(workspace, {});
+  if (bytes > mine.bytes) {
+    mine = {};
+    mine = allocate(bytes);
+  }
+  poison_if_asked(mine.data.get(), mine.bytes);
+  bytes_ = mine.bytes;
+  data_ = next_ = mine.data.release();
+}
+
+Workspace::~Workspace() {
+  constexpr size_t kKept = size_t{64} << 20;
+  Buffer mine;
+  mine.data.reset(data_);
+  mine.bytes = bytes_;
+  if (bytes_ <= kKept && bytes_ > workspace.bytes) workspace = std::move(mine);
 }
 
 void scratch_set_poison(bool enabled) { poison = enabled; }

@@ -26,6 +26,28 @@ class Scratch {
   std::byte* next_;
 };
 
+/// Memory that the tasks of one call share, kept by the calling thread from call to call up to 64 MiB. 64-byte aligned
+/// and uninitialised.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes);
+  ~Workspace();
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  template <typename T>
+  T* take(int64_t count) {
+    T* p = reinterpret_cast<T*>(next_);
+    next_ += Scratch::padded<T>(count);
+    return p;
+  }
+
+ private:
+  std::byte* data_;
+  size_t bytes_;
+  std::byte* next_;
+};
+
 /// For tests: buffers are filled with NaN whenever they are handed out.
 void scratch_set_poison(bool enabled);
 

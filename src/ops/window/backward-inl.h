@@ -14,6 +14,7 @@
 
 #include "aft/ops/window.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/window/plan.h"
@@ -28,13 +29,13 @@ struct TargetGrad {
   V a, b, grad_q;
 };
 
-template <class D>
+template <class D, typename E>
 class BackwardTask {
  public:
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 
-  BackwardTask(const WindowBackward<T>& params, const WindowTask& window_task)
+  BackwardTask(const WindowBackward<E>& params, const WindowTask& window_task)
       : p(params), shape(params.shape), task(window_task) {
     const int64_t b = task.batch;
     if (shape.gate != Gate::kNone) {
@@ -60,14 +61,14 @@ class BackwardTask {
     if (streams_q || streams_k || streams_v) hwy::FlushStream();
   }
 
-  const WindowBackward<T>& p;
+  const WindowBackward<E>& p;
   const WindowShape& shape;
   const WindowTask& task;
-  const T* q = nullptr;
-  T* grad_q = nullptr;
-  const T* gy = nullptr;
-  T* grad_k = nullptr;
-  T* grad_v = nullptr;
+  const E* q = nullptr;
+  E* grad_q = nullptr;
+  const E* gy = nullptr;
+  E* grad_k = nullptr;
+  E* grad_v = nullptr;
   bool key_per_head = false;
   int64_t key_begin = 0;
   D d;
@@ -99,7 +100,7 @@ class BackwardTask {
   }
 
   // What the gradient of the final sums asks of every source before the ring, as a and b of a virtual target at T.
-  TargetGrad<V> final_grad(const Stripe<D>& s, int64_t j) const {
+  TargetGrad<V> final_grad(const Stripe<D, E>& s, int64_t j) const {
     V g_num = hn::Zero(d);
     V g_den = g_num;
     if (p.grad_final_state.num != nullptr) {
@@ -114,7 +115,7 @@ class BackwardTask {
   }
 
   // The sums saved at the start of a chunk, of vectors [begin, end).
-  void restore_sums(const Stripe<D>& s, int64_t index, int64_t begin, int64_t end) const {
+  void restore_sums(const Stripe<D, E>& s, int64_t index, int64_t begin, int64_t end) const {
     const T* from = p.saved + (task.batch * chunk_count(shape) + index) * 3 * shape.channels + task.begin;
     for (int64_t j = begin; j < end; ++j) {
       const int64_t n = count(j);
@@ -127,10 +128,10 @@ class BackwardTask {
 
   // dv = k a, dk = k (v a - b), plus the gradient of the final state's ring, which is a copy. A key that serves its
   // whole head gathers dk in key_sum; write_key writes it.
-  HWY_INLINE void write_source(const Stripe<D>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
+  HWY_INLINE void write_source(const Stripe<D, E>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
     const int64_t n = count(j);
-    const V key = s.load_key(s.sources.key(source), j);
-    const V value = MaskAbsent(d, key, s.load_value(s.sources.value(source), j));
+    const V key = s.source_key(source, j);
+    const V value = MaskAbsent(d, key, s.source_value(source, j));
     V dv = hn::Mul(k, a);
     const V dk = hn::Mul(k, hn::MulSub(value, a, b));
     const bool in_ring = source >= shape.time - shape.left;
@@ -152,7 +153,7 @@ class BackwardTask {
     }
   }
 
-  HWY_INLINE void write_key(const Stripe<D>& s, int64_t source, int64_t at, V dk, int64_t n) const {
+  HWY_INLINE void write_key(const Stripe<D, E>& s, int64_t source, int64_t at, V dk, int64_t n) const {
     const int64_t row =
         shape.left == 0 ? 0 : (task.batch * shape.left + s.sources.slot(source)) * shape.key_channels + key_begin + at;
     if (source >= shape.time - shape.left && p.grad_final_state.ring_key != nullptr) {

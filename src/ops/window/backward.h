@@ -6,16 +6,16 @@
 namespace aft::ops {
 
 /// Rows of the band's gradient that a panel sums: one a position, or one for all of them (conv1d).
-template <typename T>
-int64_t band_gradient_rows(const WindowBackward<T>& p) {
+template <typename E>
+int64_t band_gradient_rows(const WindowBackward<E>& p) {
   return p.grad_band.row_stride == 0 ? 1 : p.shape.time;
 }
 
 /// The backward of one task, each for the targets of this machine: without a band, and with one.
-template <typename T>
-void backward_simple_task(const WindowBackward<T>& p, const WindowTask& task);
+template <typename E>
+void backward_simple_task(const WindowBackward<E>& p, const WindowTask& task);
 /// grad_band: [panels][band_gradient_rows()][J] of this task alone, zeroed; null: not wanted.
-template <typename T>
-void backward_band_task(const WindowBackward<T>& p, const WindowTask& task, T* grad_band);
+template <typename E>
+void backward_band_task(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band);
 
 }  // namespace aft::ops

@@ -12,12 +12,12 @@
 namespace aft::ops {
 namespace {
 
-template <typename T>
-void run_task(const WindowBackward<T>& p, const WindowTask& task, T* grad_band) {
+template <typename E>
+void run_task(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) {
   if (p.shape.has_band) {
-    backward_band_task<T>(p, task, grad_band);
+    backward_band_task<E>(p, task, grad_band);
   } else {
-    backward_simple_task<T>(p, task);
+    backward_simple_task<E>(p, task);
   }
 }
 
@@ -34,8 +34,8 @@ struct BandPanel {
 };
 
 // Adds panels to the band's gradient in their order.
-template <typename T>
-void add_panels(const WindowBackward<T>& p, const std::vector<BandPanel<T>>& panels, const ParallelFor& parallel) {
+template <typename E, typename T>
+void add_panels(const WindowBackward<E>& p, const std::vector<BandPanel<T>>& panels, const ParallelFor& parallel) {
   const WindowShape& s = p.shape;
   const int64_t span = s.left + 1 + s.right;
   const auto position = [&](const BandPanel<T>& panel) {
@@ -63,8 +63,9 @@ void add_panels(const WindowBackward<T>& p, const std::vector<BandPanel<T>>& pan
 
 }  // namespace
 
-template <typename T>
-void window_backward(const WindowBackward<T>& p, const ParallelFor& parallel) {
+template <typename E>
+void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
+  using T = Accumulate<E>;
   check_backward(p);
   const WindowShape& s = p.shape;
   const bool wants_band = s.has_band && p.grad_band.data != nullptr;
@@ -82,26 +83,26 @@ void window_backward(const WindowBackward<T>& p, const ParallelFor& parallel) {
   }
   if (s.channels == 0) return;
   if (!wants_band) {
-    const auto tasks = window_tasks(s, split_channels<T>(s, parallel.threads));
-    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task<T>(p, tasks[i], nullptr); });
+    const auto tasks = window_tasks(s, split_channels<E>(s, parallel.threads));
+    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task<E>(p, tasks[i], nullptr); });
     return;
   }
-  const int64_t width = split_band_channels<T>(s, parallel.threads);
+  const int64_t width = split_band_channels<E>(s, parallel.threads);
   const auto tasks = window_tasks(s, width);
   const int64_t count = static_cast<int64_t>(tasks.size());
   const int64_t group = std::min(count, std::max<int64_t>(1, parallel.threads));
   const int64_t panel_size = band_gradient_rows(p) * span;
-  const int64_t task_size = panel_count<T>(std::min(width, s.channels / s.heads)) * panel_size;
+  const int64_t task_size = panel_count<E>(std::min(width, s.channels / s.heads)) * panel_size;
   std::vector<T> sums(group * task_size);
   for (int64_t begin = 0; begin < count; begin += group) {
     const int64_t end = std::min(begin + group, count);
     parallel.run(end - begin, [&](int64_t i) {
       zero(sums.data() + i * task_size, task_size);
-      run_task<T>(p, tasks[begin + i], sums.data() + i * task_size);
+      run_task<E>(p, tasks[begin + i], sums.data() + i * task_size);
     });
     std::vector<BandPanel<T>> panels;
     for (int64_t i = begin; i < end; ++i) {
-      for (int64_t panel = 0; panel < panel_count<T>(tasks[i].end - tasks[i].begin); ++panel) {
+      for (int64_t panel = 0; panel < panel_count<E>(tasks[i].end - tasks[i].begin); ++panel) {
         panels.push_back({tasks[i].batch, tasks[i].head, sums.data() + (i - begin) * task_size + panel * panel_size});
       }
     }
@@ -111,5 +112,7 @@ void window_backward(const WindowBackward<T>& p, const ParallelFor& parallel) {
 
 template void window_backward<float>(const WindowBackward<float>&, const ParallelFor&);
 template void window_backward<double>(const WindowBackward<double>&, const ParallelFor&);
+template void window_backward<BFloat16>(const WindowBackward<BFloat16>&, const ParallelFor&);
+template void window_backward<Float16>(const WindowBackward<Float16>&, const ParallelFor&);
 
 }  // namespace aft::ops

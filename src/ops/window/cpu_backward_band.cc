@@ -52,18 +52,18 @@ HWY_INLINE void SumLanesOf4(D d, V v0, V v1, V v2, V v3, T* sums) {
   sums[3] = hn::GetLane(hn::SumOfLanes(d, v3));
 }
 
-template <class D>
-class BackwardBand : BackwardTask<D> {
-  using Base = BackwardTask<D>;
+template <class D, typename E>
+class BackwardBand : BackwardTask<D, E> {
+  using Base = BackwardTask<D, E>;
   using Base::chunk, Base::d, Base::gy, Base::has_final, Base::key_per_head, Base::lanes, Base::p, Base::q, Base::shape,
       Base::task, Base::vectors, Base::width;
   using typename Base::T;
   using typename Base::V;
 
  public:
-  BackwardBand(const WindowBackward<T>& params, const WindowTask& window_task, T* band_gradient)
+  BackwardBand(const WindowBackward<E>& params, const WindowTask& window_task, T* band_gradient)
       : Base(params, window_task), grad_band(band_gradient), shares_row(params.grad_band.row_stride == 0) {
-    panel_vectors = std::min(vectors, kPanelChannels<T> / lanes);
+    panel_vectors = std::min(vectors, kPanelChannels<E> / lanes);
     rows_capacity = chunk + shape.left + kRows;
     ring = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows_capacity)));
     if (!shape.causal) ring = rows_capacity;  // one chunk
@@ -73,10 +73,10 @@ class BackwardBand : BackwardTask<D> {
   void run() {
     const bool causal = shape.causal;
     const int64_t rows_end = whole_blocks(shape.time);
-    const typename Stripe<D>::Room room = {panel_vectors, causal ? rows_capacity : rows_end + kRows,
-                                           causal ? rows_capacity : rows_end, causal ? 0 : rows_end / kRows};
+    const typename Stripe<D, E>::Room room = {panel_vectors, causal ? rows_capacity : rows_end + kRows,
+                                              causal ? rows_capacity : rows_end, causal ? 0 : rows_end / kRows};
     Scratch scratch(bytes(room));
-    Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, room, scratch);
+    Stripe<D, E> s(shape, task, p.k, p.v, p.band, p.initial_state, room, scratch);
     take(scratch, room.blocks);
     s.redo = redo_enabled();
     for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);
@@ -120,8 +120,8 @@ class BackwardBand : BackwardTask<D> {
   T* earlier_row(int64_t i, int64_t j) const { return earlier + (i * panel_vectors + j - first) * kSumParts * lanes; }
   T* scaled_row(int64_t j, int64_t i) const { return scaled + ((j - first) * rows_capacity + i) * 2 * lanes; }
 
-  size_t bytes(const typename Stripe<D>::Room& room) const {
-    return Stripe<D>::bytes(shape, task, room) + Scratch::padded<T>(held_vectors() * ring * 3 * lanes) +
+  size_t bytes(const typename Stripe<D, E>::Room& room) const {
+    return Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(held_vectors() * ring * 3 * lanes) +
            Scratch::padded<T>(panel_vectors * rows_capacity * 2 * lanes) +
            Scratch::padded<T>(vectors * kSumParts * lanes) +
            Scratch::padded<T>(room.blocks * panel_vectors * kSumParts * lanes) +
@@ -142,7 +142,7 @@ class BackwardBand : BackwardTask<D> {
 
   RunningSum<V> no_sum() const { return StartSum(d, hn::Set(d, kExponentFloor<T>)); }
 
-  void run_panel(Stripe<D>& s, int64_t panel, int64_t begin, int64_t end) {
+  void run_panel(Stripe<D, E>& s, int64_t panel, int64_t begin, int64_t end) {
     first = panel;
     last = std::min(panel + panel_vectors, vectors);
     s.first_vector = panel;
@@ -180,7 +180,7 @@ class BackwardBand : BackwardTask<D> {
 
   // The virtual target at T: what the gradient of the final sums, whose maximum is `max`, asks of every source before
   // the ring.
-  void leave_final(const Stripe<D>& s, int64_t j, V max) const {
+  void leave_final(const Stripe<D, E>& s, int64_t j, V max) const {
     const TargetGrad<V> grad = Base::final_grad(s, j);
     const auto seen = hn::Gt(max, hn::Set(d, kExponentFloor<T>));
     T* to = target_row(j, shape.time);
@@ -191,7 +191,7 @@ class BackwardBand : BackwardTask<D> {
 
   // While a block of sources is done: the rows that the next panel's block at this place will read, and where the
   // block below will write.
-  void prefetch_block(const Stripe<D>& s, int64_t j, int64_t sb) const {
+  void prefetch_block(const Stripe<D, E>& s, int64_t j, int64_t sb) const {
     const bool more = last < vectors;
     const int64_t next_j = more ? j + panel_vectors : j - first;
     const int64_t next_t = more ? sb : sb - chunk;
@@ -206,7 +206,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // Phase 1: the forward of the chunk's rows.
-  void recompute(Stripe<D>& s, int64_t begin, int64_t end) {
+  void recompute(Stripe<D, E>& s, int64_t begin, int64_t end) {
     if (shape.causal) {
       Base::restore_sums(s, begin / chunk, first, last);
       s.keep_from = std::max(s.sources.first, begin - shape.left);
@@ -236,7 +236,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // a' and b' of the chunk's rows and of the later ones its sources see; which vectors are out of range.
-  void scale_targets(Stripe<D>& s, int64_t begin, int64_t end) const {
+  void scale_targets(Stripe<D, E>& s, int64_t begin, int64_t end) const {
     const V limit = hn::Set(d, kRangeLimit<T>);
     const int64_t rows = std::min(rows_capacity, target_end() - begin);
     for (int64_t j = first; j < last; ++j) {
@@ -288,7 +288,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // Not causal: the targets before each block's window.
-  void sum_earlier(const Stripe<D>& s) const {
+  void sum_earlier(const Stripe<D, E>& s) const {
     const int64_t blocks = whole_blocks(shape.time) / kRows;
     for (int64_t j = first; j < last; ++j) {
       RunningSum<V> sum = no_sum();
@@ -302,7 +302,7 @@ class BackwardBand : BackwardTask<D> {
 
   // Phase 2: dk and dv of the sources sb .. sb + rows - 1; negative ones are in the ring of the initial state. They see
   // the targets [low, high) one by one; what lies beyond is in the running sums.
-  void source_block(Stripe<D>& s, int64_t sb, int64_t rows, int64_t begin) {
+  void source_block(Stripe<D, E>& s, int64_t sb, int64_t rows, int64_t begin) {
     const int64_t beyond = sb + kRows + shape.left;
     const int64_t low = std::max<int64_t>(0, shape.causal ? sb : sb - shape.right);
     const int64_t high = std::min(target_end(), beyond);
@@ -353,7 +353,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // sum over the targets [low, high) of w~ a' and w~ b' for the kRows sources of the block.
-  HWY_NOINLINE void window_sums(const Stripe<D>& s, int64_t j, int64_t sb, int64_t begin, int64_t low, int64_t high,
+  HWY_NOINLINE void window_sums(const Stripe<D, E>& s, int64_t j, int64_t sb, int64_t begin, int64_t low, int64_t high,
                                 V* out_a, V* out_b) const {
     V sum_a[kRows], sum_b[kRows];
     const auto put = [&] {
@@ -391,10 +391,10 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // dv = e^k sum a and e^k sum b of one source, every pair from its p and n.
-  HWY_NOINLINE void exact_source(const Stripe<D>& s, int64_t j, int64_t source, int64_t begin, int64_t low,
+  HWY_NOINLINE void exact_source(const Stripe<D, E>& s, int64_t j, int64_t source, int64_t begin, int64_t low,
                                  int64_t high, const RunningSum<V>& after, const RunningSum<V>& before,
                                  T& key_sum) const {
-    const SplitExp<V> e = Split(d, s.load_key(s.sources.key(source), j));
+    const SplitExp<V> e = Split(d, s.source_key(source, j));
     V a = hn::Zero(d);
     V b = a;
     for (int64_t t = low; t < high; ++t) {
@@ -420,7 +420,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // dk where a head shares its key, once all its channels are in; with the first chunk also of the ring's sources.
-  void write_keys(const Stripe<D>& s, int64_t begin, int64_t end) const {
+  void write_keys(const Stripe<D, E>& s, int64_t begin, int64_t end) const {
     const int64_t low = begin == 0 && p.initial_state.position != nullptr ? s.sources.first : begin;
     for (int64_t source = low; source < end; ++source) {
       Base::write_key(s, source, 0, hn::Set(d, key_sums[source - begin + shape.left]), 1);
@@ -428,7 +428,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // Phase 3: dw of the chunk's targets, summed over the channels of the panel.
-  void band_gradient(const Stripe<D>& s, int64_t begin, int64_t end) const {
+  void band_gradient(const Stripe<D, E>& s, int64_t begin, int64_t end) const {
     for (int64_t tb = begin; tb < end; tb += kRows) {
       const int64_t rows = std::min(kRows, end - tb);
       for (int64_t j = first; j < last; ++j) {
@@ -451,7 +451,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // Row t of the panel's gradient; where all positions share a row, the chunk's part of it.
-  T* band_row(const Stripe<D>& s, int64_t t) const {
+  T* band_row(const Stripe<D, E>& s, int64_t t) const {
     return shares_row ? chunk_band : grad_band + (first / panel_vectors * shape.time + t) * s.weights.span;
   }
 
@@ -462,7 +462,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // dw of targets tb .. tb + rows - 1 against the kRows sources from `source` on, of which those before `high` count.
-  HWY_INLINE void pair_sums(const Stripe<D>& s, int64_t tb, int64_t rows, int64_t begin, int64_t source,
+  HWY_INLINE void pair_sums(const Stripe<D, E>& s, int64_t tb, int64_t rows, int64_t begin, int64_t source,
                             int64_t high) const {
     V sum[kRows][kRows];
     for (int64_t r = 0; r < kRows; ++r) {
@@ -496,7 +496,7 @@ class BackwardBand : BackwardTask<D> {
     }
   }
 
-  HWY_NOINLINE void exact_band(const Stripe<D>& s, int64_t j, int64_t tb, int64_t rows, int64_t begin) const {
+  HWY_NOINLINE void exact_band(const Stripe<D, E>& s, int64_t j, int64_t tb, int64_t rows, int64_t begin) const {
     for (int64_t t = tb; t < tb + rows; ++t) {
       const T* from = target_row(j, t);
       const V a = hn::Load(d, from);
@@ -506,8 +506,8 @@ class BackwardBand : BackwardTask<D> {
       const int64_t high = std::min(shape.time, t + 1 + shape.right);
       for (int64_t source = low; source < high; ++source) {
         const int64_t at = source - t + shape.left;
-        const V key = s.load_key(s.sources.key(source), j);
-        const V value = MaskAbsent(d, key, s.load_value(s.sources.value(source), j));
+        const V key = s.source_key(source, j);
+        const V value = MaskAbsent(d, key, s.source_value(source, j));
         const SplitExp<V> e = Split(d, key);
         const SplitExp<V> w = Split(d, hn::Set(d, s.band[t * s.band_stride + at]));
         V sum_a = hn::Zero(d), sum_b = sum_a;
@@ -519,7 +519,7 @@ class BackwardBand : BackwardTask<D> {
   }
 
   // Gradient of the initial state: its ring are sources before 0, its sums are seen by every target.
-  void initial_gradient(Stripe<D>& s) {
+  void initial_gradient(Stripe<D, E>& s) {
     for (int64_t sb = -kRows; sb + kRows > s.sources.first; sb -= kRows) source_block(s, sb, kRows, 0);
     for (int64_t j = first; j < last; ++j) {
       RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
@@ -528,14 +528,14 @@ class BackwardBand : BackwardTask<D> {
     }
   }
 
-  void initial_sums_gradient(const Stripe<D>& s, int64_t j, const RunningSum<V>& sum) {
+  void initial_sums_gradient(const Stripe<D, E>& s, int64_t j, const RunningSum<V>& sum) {
     const RunningSum<V> initial = s.initial_sums(p.initial_state, j);
     const V seen = Pow2(d, hn::Min(hn::Add(sum.max, initial.max), hn::Set(d, T(120))));
     Base::write_initial_sums(j, hn::Mul(sum.num, seen), hn::Neg(hn::Mul(sum.den, seen)), den_sum);
   }
 
   // T = 0: the final state is the initial one.
-  void ring_passes(Stripe<D>& s) {
+  void ring_passes(Stripe<D, E>& s) {
     if (p.initial_state.position == nullptr) return;
     std::fill_n(key_sums, shape.left, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
@@ -554,12 +554,16 @@ class BackwardBand : BackwardTask<D> {
   }
 };
 
-void BandF32(const WindowBackward<float>& p, const WindowTask& task, float* grad_band) {
-  BackwardBand<hn::ScalableTag<float>>(p, task, grad_band).run();
+template <typename E>
+void Banded(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) {
+  BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, grad_band).run();
 }
-void BandF64(const WindowBackward<double>& p, const WindowTask& task, double* grad_band) {
-  BackwardBand<hn::ScalableTag<double>>(p, task, grad_band).run();
+void BandF32(const WindowBackward<float>& p, const WindowTask& task, float* grad_band) { Banded(p, task, grad_band); }
+void BandF64(const WindowBackward<double>& p, const WindowTask& task, double* grad_band) { Banded(p, task, grad_band); }
+void BandBF16(const WindowBackward<BFloat16>& p, const WindowTask& task, float* grad_band) {
+  Banded(p, task, grad_band);
 }
+void BandF16(const WindowBackward<Float16>& p, const WindowTask& task, float* grad_band) { Banded(p, task, grad_band); }
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -567,17 +571,17 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-HWY_EXPORT(BandF32);
-HWY_EXPORT(BandF64);
-
-template <>
-void backward_band_task<float>(const WindowBackward<float>& p, const WindowTask& task, float* grad_band) {
-  HWY_DYNAMIC_DISPATCH(BandF32)(p, task, grad_band);
-}
-template <>
-void backward_band_task<double>(const WindowBackward<double>& p, const WindowTask& task, double* grad_band) {
-  HWY_DYNAMIC_DISPATCH(BandF64)(p, task, grad_band);
-}
+#define AFT_EXPORT(Kernel, E)                                                                                \
+  HWY_EXPORT(Kernel);                                                                                        \
+  template <>                                                                                                \
+  void backward_band_task<E>(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) { \
+    HWY_DYNAMIC_DISPATCH(Kernel)(p, task, grad_band);                                                        \
+  }
+AFT_EXPORT(BandF32, float)
+AFT_EXPORT(BandF64, double)
+AFT_EXPORT(BandBF16, BFloat16)
+AFT_EXPORT(BandF16, Float16)
+#undef AFT_EXPORT
 
 }  // namespace aft::ops
 #endif

@@ -13,16 +13,16 @@
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
 
-template <class D>
-class BackwardSimple : BackwardTask<D> {
-  using Base = BackwardTask<D>;
+template <class D, typename E>
+class BackwardSimple : BackwardTask<D, E> {
+  using Base = BackwardTask<D, E>;
   using Base::chunk, Base::d, Base::has_final, Base::key_per_head, Base::lanes, Base::p, Base::shape, Base::task,
       Base::vectors;
   using typename Base::T;
   using typename Base::V;
 
  public:
-  BackwardSimple(const WindowBackward<T>& params, const WindowTask& window_task) : Base(params, window_task) {}
+  BackwardSimple(const WindowBackward<E>& params, const WindowTask& window_task) : Base(params, window_task) {}
 
   void run() {
     if (shape.causal) {
@@ -37,7 +37,7 @@ class BackwardSimple : BackwardTask<D> {
   T* later = nullptr;  // [vectors][kSumParts][lanes]: sums of b and a over later targets
 
   size_t bytes(int64_t kept) const {
-    return Stripe<D>::bytes(shape, task, {}) + Scratch::padded<T>(vectors * kSumParts * lanes) +
+    return Stripe<D, E>::bytes(shape, task, {}) + Scratch::padded<T>(vectors * kSumParts * lanes) +
            Scratch::padded<T>(kept);
   }
 
@@ -47,7 +47,7 @@ class BackwardSimple : BackwardTask<D> {
     constexpr int64_t kKept = 4;  // K, a, b, -M of a row
     const int64_t size = chunk * vectors * kKept * lanes;
     Scratch scratch(bytes(size));
-    Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
+    Stripe<D, E> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
     later = scratch.take<T>(vectors * kSumParts * lanes);
     T* kept = scratch.take<T>(size);
     const V one = hn::Set(d, T(1));
@@ -88,12 +88,12 @@ class BackwardSimple : BackwardTask<D> {
     }
   }
 
-  void keep_row(const Stripe<D>& s, int64_t t, int64_t j, T* row) const {
+  void keep_row(const Stripe<D, E>& s, int64_t t, int64_t j, T* row) const {
     T* sum_at = s.sums + j * kSumParts * lanes;
     RunningSum<V> sum = s.load_sums(sum_at);
-    const V key = s.load_key(s.sources.key(t), j);
+    const V key = s.source_key(t, j);
     const SplitExp<V> e = Split(d, key);
-    AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, s.load_value(s.sources.value(t), j))));
+    AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, s.source_value(t, j))));
     s.store_sums(sum, sum_at);
     const TargetGrad<V> grad = Base::target_grad(t, j, sum.den, sum.num, hn::Set(d, T(1)));
     hn::Store(hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max))), d, row);
@@ -104,7 +104,7 @@ class BackwardSimple : BackwardTask<D> {
   }
 
   // The sums over later targets begin with what the gradient of the final sums asks.
-  void start_later(const Stripe<D>& s, int64_t j, V max) const {
+  void start_later(const Stripe<D, E>& s, int64_t j, V max) const {
     RunningSum<V> sum = StartSum(d, hn::Neg(max));
     if (has_final) {
       const auto seen = hn::Gt(max, hn::Set(d, kExponentFloor<T>));
@@ -122,12 +122,12 @@ class BackwardSimple : BackwardTask<D> {
   // Not causal: every target sees every source, so there is one D, one maximum, and one pair of sums.
   void whole() {
     Scratch scratch(bytes(0));
-    Stripe<D> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
+    Stripe<D, E> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
     std::vector<T> keys(key_per_head ? shape.time : 0, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
       RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
       for (int64_t t = 0; t < shape.time; ++t) {
-        AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
+        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
       }
       RunningSum<V> targets = StartSum(d, hn::Neg(sum.max));
       const V one = hn::Set(d, T(1));
@@ -138,7 +138,7 @@ class BackwardSimple : BackwardTask<D> {
         AddCompensated(grad.b, one, targets.den, targets.den_low);
       }
       for (int64_t t = 0; t < shape.time; ++t) {
-        const SplitExp<V> e = Split(d, s.load_key(s.sources.key(t), j));
+        const SplitExp<V> e = Split(d, s.source_key(t, j));
         const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max)));
         T unused = 0;
         Base::write_source(s, j, t, k, targets.num, targets.den, key_per_head ? keys[t] : unused);
@@ -148,12 +148,14 @@ class BackwardSimple : BackwardTask<D> {
   }
 };
 
-void SimpleF32(const WindowBackward<float>& p, const WindowTask& task) {
-  BackwardSimple<hn::ScalableTag<float>>(p, task).run();
+template <typename E>
+void Simple(const WindowBackward<E>& p, const WindowTask& task) {
+  BackwardSimple<hn::ScalableTag<Accumulate<E>>, E>(p, task).run();
 }
-void SimpleF64(const WindowBackward<double>& p, const WindowTask& task) {
-  BackwardSimple<hn::ScalableTag<double>>(p, task).run();
-}
+void SimpleF32(const WindowBackward<float>& p, const WindowTask& task) { Simple(p, task); }
+void SimpleF64(const WindowBackward<double>& p, const WindowTask& task) { Simple(p, task); }
+void SimpleBF16(const WindowBackward<BFloat16>& p, const WindowTask& task) { Simple(p, task); }
+void SimpleF16(const WindowBackward<Float16>& p, const WindowTask& task) { Simple(p, task); }
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -161,17 +163,17 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-HWY_EXPORT(SimpleF32);
-HWY_EXPORT(SimpleF64);
-
-template <>
-void backward_simple_task<float>(const WindowBackward<float>& p, const WindowTask& task) {
-  HWY_DYNAMIC_DISPATCH(SimpleF32)(p, task);
-}
-template <>
-void backward_simple_task<double>(const WindowBackward<double>& p, const WindowTask& task) {
-  HWY_DYNAMIC_DISPATCH(SimpleF64)(p, task);
-}
+#define AFT_EXPORT(Kernel, E)                                                        \
+  HWY_EXPORT(Kernel);                                                                \
+  template <>                                                                        \
+  void backward_simple_task<E>(const WindowBackward<E>& p, const WindowTask& task) { \
+    HWY_DYNAMIC_DISPATCH(Kernel)(p, task);                                           \
+  }
+AFT_EXPORT(SimpleF32, float)
+AFT_EXPORT(SimpleF64, double)
+AFT_EXPORT(SimpleBF16, BFloat16)
+AFT_EXPORT(SimpleF16, Float16)
+#undef AFT_EXPORT
 
 }  // namespace aft::ops
 #endif

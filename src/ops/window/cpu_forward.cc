@@ -15,6 +15,7 @@
 #define HWY_TARGET_INCLUDE "ops/window/cpu_forward.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/window/stripe-inl.h"
@@ -22,13 +23,13 @@
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
 
-template <class D>
+template <class D, typename E>
 class ForwardTask {
  public:
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 
-  ForwardTask(const WindowForward<T>& params, const WindowTask& window_task) : p(params), task(window_task) {
+  ForwardTask(const WindowForward<E>& params, const WindowTask& window_task) : p(params), task(window_task) {
     if (p.q.data != nullptr) q = p.q.data + task.batch * p.q.batch_stride + task.begin;
     y = p.y.data + task.batch * p.y.batch_stride + task.begin;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -52,16 +53,16 @@ class ForwardTask {
   }
 
  private:
-  const WindowForward<T>& p;
+  const WindowForward<E>& p;
   const WindowTask& task;
-  const T* q = nullptr;
-  T* y = nullptr;
+  const E* q = nullptr;
+  E* y = nullptr;
   bool streams = false;
   D d;
   int64_t vectors = 0;  // that hold the task's channels
-  int64_t panel_vectors = kPanelChannels<T> / static_cast<int64_t>(hn::Lanes(D()));
+  int64_t panel_vectors = kPanelChannels<E> / static_cast<int64_t>(hn::Lanes(D()));
 
-  void write_row(const Stripe<D>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
+  void write_row(const Stripe<D, E>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
     const int64_t at = j * s.lanes;
     const V query = p.shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
     const V out = GatedRatio(d, p.shape.gate, query, num, den);
@@ -69,12 +70,12 @@ class ForwardTask {
   }
 
   // The rows that the next block in the walk reads.
-  void prefetch(const Stripe<D>& s, int64_t j, int64_t t) const {
+  void prefetch(const Stripe<D, E>& s, int64_t j, int64_t t) const {
     s.prefetch_sources(j, t);
     if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
   }
 
-  void save_sums(const Stripe<D>& s, int64_t chunk) const {
+  void save_sums(const Stripe<D, E>& s, int64_t chunk) const {
     if (p.saved == nullptr) return;
     T* to = p.saved + (task.batch * chunk_count(p.shape) + chunk) * 3 * p.shape.channels + task.begin;
     for (int64_t j = 0; j < s.vectors; ++j) {
@@ -85,14 +86,14 @@ class ForwardTask {
     }
   }
 
-  Stripe<D> stripe(Scratch& scratch, const typename Stripe<D>::Room& room) const {
-    return Stripe<D>(p.shape, task, p.k, p.v, p.band, p.initial_state, room, scratch);
+  Stripe<D, E> stripe(Scratch& scratch, const typename Stripe<D, E>::Room& room) const {
+    return Stripe<D, E>(p.shape, task, p.k, p.v, p.band, p.initial_state, room, scratch);
   }
 
   void simple_causal() {
     const WindowShape& shape = p.shape;
-    Scratch scratch(Stripe<D>::bytes(shape, task, {}));
-    Stripe<D> s = stripe(scratch, {});
+    Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
+    Stripe<D, E> s = stripe(scratch, {});
     for (int64_t j = 0; j < s.vectors; ++j)
       s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * kSumParts * s.lanes);
     const int64_t chunk = chunk_rows(shape);
@@ -102,7 +103,7 @@ class ForwardTask {
       for (int64_t j = 0; j < s.vectors; ++j) {
         T* at = s.sums + j * kSumParts * s.lanes;
         RunningSum<V> sum = s.load_sums(at);
-        AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
+        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
         write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
         s.store_sums(sum, at);
       }
@@ -112,12 +113,12 @@ class ForwardTask {
 
   void simple_whole() {
     const WindowShape& shape = p.shape;
-    Scratch scratch(Stripe<D>::bytes(shape, task, {}));
-    Stripe<D> s = stripe(scratch, {});
+    Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
+    Stripe<D, E> s = stripe(scratch, {});
     for (int64_t j = 0; j < s.vectors; ++j) {
       RunningSum<V> sum = s.initial_sums({}, j);
       for (int64_t t = 0; t < shape.time; ++t) {
-        AddSource(d, sum, s.load_key(s.sources.key(t), j), s.load_value(s.sources.value(t), j));
+        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
       }
       for (int64_t t = 0; t < shape.time; ++t) write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
     }
@@ -126,9 +127,9 @@ class ForwardTask {
   void banded_causal() {
     const WindowShape& shape = p.shape;
     const int64_t chunk = chunk_rows(shape);
-    const typename Stripe<D>::Room room = {vectors, shape.left + chunk + kRows, chunk, 0};
-    Scratch scratch(Stripe<D>::bytes(shape, task, room));
-    Stripe<D> s = stripe(scratch, room);
+    const typename Stripe<D, E>::Room room = {vectors, shape.left + chunk + kRows, chunk, 0};
+    Scratch scratch(Stripe<D, E>::bytes(shape, task, room));
+    Stripe<D, E> s = stripe(scratch, room);
     s.redo = redo_enabled();
     s.base = -shape.left;
     for (int64_t j = 0; j < s.vectors; ++j) {
@@ -168,10 +169,10 @@ class ForwardTask {
   void banded_whole() {
     const WindowShape& shape = p.shape;
     const int64_t rows_end = whole_blocks(shape.time);
-    const typename Stripe<D>::Room room = {std::min(vectors, panel_vectors), rows_end + kRows, rows_end,
-                                           rows_end / kRows};
-    Scratch scratch(Stripe<D>::bytes(shape, task, room));
-    Stripe<D> s = stripe(scratch, room);
+    const typename Stripe<D, E>::Room room = {std::min(vectors, panel_vectors), rows_end + kRows, rows_end,
+                                              rows_end / kRows};
+    Scratch scratch(Stripe<D, E>::bytes(shape, task, room));
+    Stripe<D, E> s = stripe(scratch, room);
     s.redo = redo_enabled();
     s.prepare_rows(0, rows_end);
     for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
@@ -192,12 +193,11 @@ class ForwardTask {
 
   // The sums stand at sources < T - left; the ring takes the last `left` raw keys and values. Positions are written
   // after all tasks, which read them.
-  void write_state(const Stripe<D>& s) const {
+  void write_state(const Stripe<D, E>& s) const {
     const State<T>& out = p.final_state;
     if (out.position == nullptr) return;
     const WindowShape& shape = p.shape;
-    const int64_t key_width = s.key_per_head ? 1 : s.width;
-    const int64_t key_row = task.batch * shape.key_channels + (s.key_per_head ? task.head : task.begin);
+    const int64_t key_row = task.batch * shape.key_channels + s.key_begin;
     for (int64_t j = 0; j < s.vectors; ++j) {
       const RunningSum<V> sum = s.load_sums(s.sums + j * kSumParts * s.lanes);
       StoreSome(sum.num, d, out.num + task.batch * shape.channels + task.begin + j * s.lanes, s.count(j));
@@ -208,26 +208,20 @@ class ForwardTask {
       StoreSome(max, d, out.max + key_row + j * s.lanes, n);
       StoreSome(sum.den, d, out.den + key_row + j * s.lanes, n);
     }
-    const int64_t ring_row = task.batch * shape.left;
     for (int64_t source = std::max(s.sources.first, shape.time - shape.left); source < shape.time; ++source) {
-      const int64_t slot = ring_row + s.sources.slot(source);
-      const T* key = s.sources.key(source);
-      const T* value = s.sources.value(source);
-      T* to_key = out.ring_key + slot * shape.key_channels + (s.key_per_head ? task.head : task.begin);
-      T* to_value = out.ring_value + slot * shape.channels + task.begin;
-      if (to_key == key) continue;  // the final state is the initial one, and this source stays where it is
-      std::copy(key, key + key_width, to_key);
-      std::copy(value, value + s.width, to_value);
+      s.write_ring(source, out);
     }
   }
 };
 
-void ForwardF32(const WindowForward<float>& p, const WindowTask& task) {
-  ForwardTask<hn::ScalableTag<float>>(p, task).run();
+template <typename E>
+void Forward(const WindowForward<E>& p, const WindowTask& task) {
+  ForwardTask<hn::ScalableTag<Accumulate<E>>, E>(p, task).run();
 }
-void ForwardF64(const WindowForward<double>& p, const WindowTask& task) {
-  ForwardTask<hn::ScalableTag<double>>(p, task).run();
-}
+void ForwardF32(const WindowForward<float>& p, const WindowTask& task) { Forward(p, task); }
+void ForwardF64(const WindowForward<double>& p, const WindowTask& task) { Forward(p, task); }
+void ForwardBF16(const WindowForward<BFloat16>& p, const WindowTask& task) { Forward(p, task); }
+void ForwardF16(const WindowForward<Float16>& p, const WindowTask& task) { Forward(p, task); }
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -235,22 +229,22 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-HWY_EXPORT(ForwardF32);
-HWY_EXPORT(ForwardF64);
+#define AFT_EXPORT(Kernel, E) \
+  HWY_EXPORT(Kernel);         \
+  static void run_task(const WindowForward<E>& p, const WindowTask& task) { HWY_DYNAMIC_DISPATCH(Kernel)(p, task); }
+AFT_EXPORT(ForwardF32, float)
+AFT_EXPORT(ForwardF64, double)
+AFT_EXPORT(ForwardBF16, BFloat16)
+AFT_EXPORT(ForwardF16, Float16)
+#undef AFT_EXPORT
 
-template <typename T>
-void window_forward(const WindowForward<T>& p, const ParallelFor& parallel) {
+template <typename E>
+void window_forward(const WindowForward<E>& p, const ParallelFor& parallel) {
   check_forward(p);
   const WindowShape& shape = p.shape;
   if (shape.channels > 0) {
-    const auto tasks = window_tasks(shape, split_channels<T>(shape, parallel.threads));
-    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
-      if constexpr (sizeof(T) == 4) {
-        HWY_DYNAMIC_DISPATCH(ForwardF32)(p, tasks[i]);
-      } else {
-        HWY_DYNAMIC_DISPATCH(ForwardF64)(p, tasks[i]);
-      }
-    });
+    const auto tasks = window_tasks(shape, split_channels<E>(shape, parallel.threads));
+    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task(p, tasks[i]); });
   }
   if (p.final_state.position == nullptr) return;
   for (int64_t b = 0; b < shape.batch; ++b) {
@@ -258,15 +252,14 @@ void window_forward(const WindowForward<T>& p, const ParallelFor& parallel) {
   }
 }
 
-template <typename T>
 int64_t window_saved_size(const WindowShape& shape) {
   return shape.causal ? shape.batch * chunk_count(shape) * 3 * shape.channels : 0;
 }
 
 template void window_forward<float>(const WindowForward<float>&, const ParallelFor&);
 template void window_forward<double>(const WindowForward<double>&, const ParallelFor&);
-template int64_t window_saved_size<float>(const WindowShape&);
-template int64_t window_saved_size<double>(const WindowShape&);
+template void window_forward<BFloat16>(const WindowForward<BFloat16>&, const ParallelFor&);
+template void window_forward<Float16>(const WindowForward<Float16>&, const ParallelFor&);
 
 }  // namespace aft::ops
 #endif

@@ -16,9 +16,10 @@ namespace aft::ops {
 /// windows and, on AVX2, by registers.
 constexpr int64_t kRows = 4;
 
-/// Channels of a task start at multiples of the widest vector, so that lanes group the same way on every split.
-template <typename T>
-constexpr int64_t kChannelAlign = 64 / static_cast<int64_t>(sizeof(T));
+/// Channels of a task start at multiples of a cache line of elements, which are whole vectors: lanes group the same way
+/// on every split.
+template <typename E>
+constexpr int64_t kChannelAlign = 64 / static_cast<int64_t>(sizeof(E));
 
 /// Rows between two saved running sums: 3 / chunk of a tensor is saved for the backward.
 inline int64_t chunk_rows(const WindowShape& s) { return std::clamp<int64_t>((s.left + 63) / 64 * 64, 64, 256); }
@@ -48,7 +49,7 @@ inline std::vector<WindowTask> window_tasks(const WindowShape& s, int64_t width)
 
 /// Channels per task: whole rows unless threads would idle (stripes of 128 channels measured half as fast: memory likes
 /// whole rows). A key that serves its whole head keeps the head together.
-template <typename T>
+template <typename E>
 int64_t split_channels(const WindowShape& s, int64_t threads) {
   const int64_t width = s.channels / s.heads;
   const bool key_per_head = s.key_channels != s.channels;
@@ -56,37 +57,37 @@ int64_t split_channels(const WindowShape& s, int64_t threads) {
   if (key_per_head || rows >= threads) return width;
   const int64_t pieces = (threads + rows - 1) / rows;
   const int64_t piece = (width + pieces - 1) / pieces;
-  return (piece + kChannelAlign<T> - 1) / kChannelAlign<T> * kChannelAlign<T>;
+  return (piece + kChannelAlign<E> - 1) / kChannelAlign<E> * kChannelAlign<E>;
 }
 
-/// Channels of a panel. A task does a chunk's rows panel by panel, so that all a chunk needs stays in the second-level
-/// cache (512 bytes a row: about half of 1 MiB in the backward), while memory still sees whole rows within a chunk.
-/// The band's gradient is summed over the channels of a panel, then panel by panel in order: the order of the sum is
-/// fixed, however the panels are dealt out to tasks.
-template <typename T>
-constexpr int64_t kPanelChannels = 512 / static_cast<int64_t>(sizeof(T));
+/// Channels of a panel for tensors of E. A task does a chunk's rows panel by panel, so that all a chunk needs stays in
+/// the second-level cache (512 bytes a row: about half of 1 MiB in the backward), while memory still sees whole rows
+/// within a chunk. The band's gradient is summed over the channels of a panel, then panel by panel in order: the order
+/// of the sum is fixed, however the panels are dealt out to tasks.
+template <typename E>
+constexpr int64_t kPanelChannels = 512 / static_cast<int64_t>(sizeof(Accumulate<E>));
 
-template <typename T>
+template <typename E>
 int64_t panel_count(int64_t width) {
-  return (width + kPanelChannels<T> - 1) / kPanelChannels<T>;
+  return (width + kPanelChannels<E> - 1) / kPanelChannels<E>;
 }
 
 /// Channels per task of a backward that wants the band's gradient: split_channels in whole panels.
-template <typename T>
+template <typename E>
 int64_t split_band_channels(const WindowShape& s, int64_t threads) {
-  return panel_count<T>(split_channels<T>(s, threads)) * kPanelChannels<T>;
+  return panel_count<E>(split_channels<E>(s, threads)) * kPanelChannels<E>;
 }
 
 /// Whether a task's output rows may be written past the caches: a tensor of this size does not stay in a second-level
 /// cache anyway, and every store is a whole vector on its own boundary, so that no line is fetched to be written.
 /// Measured with a reader of the outputs right behind: with a band a sixth faster from 2 MiB on; without, where little
 /// else is done, slower below 16 MiB.
-template <typename T>
-bool streams_past_caches(const WindowShape& s, const T* first, int64_t stride, int64_t width) {
+template <typename E>
+bool streams_past_caches(const WindowShape& s, const E* first, int64_t stride, int64_t width) {
   const int64_t least_bytes = int64_t{s.has_band ? 2 : 16} << 20;
   constexpr int64_t kLine = 64;
-  const auto whole = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(T)) % kLine == 0; };
-  return s.batch * s.time * s.channels * static_cast<int64_t>(sizeof(T)) >= least_bytes &&
+  const auto whole = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(E)) % kLine == 0; };
+  return s.batch * s.time * s.channels * static_cast<int64_t>(sizeof(E)) >= least_bytes &&
          reinterpret_cast<uintptr_t>(first) % kLine == 0 && whole(stride) && whole(width);
 }
 

@@ -25,6 +25,7 @@
 #include "aft/ops/window.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
+#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
 #include "ops/window/plan.h"
@@ -40,20 +41,18 @@ template <typename T>
 constexpr T kHeadroom = T(8);
 
 // Keys and values of one batch row: source s in [first, T), local indices; s < 0 lie in the ring of the state.
-template <typename T>
+template <typename E>
 struct Sources {
-  const T* k = nullptr;  // at (b, 0, first key channel of the task)
-  const T* v = nullptr;  // at (b, 0, begin)
+  const E* k = nullptr;  // at (b, 0, first key channel of the task)
+  const E* v = nullptr;  // at (b, 0, begin)
   int64_t k_stride = 0, v_stride = 0;
-  const T* ring_k = nullptr;
-  const T* ring_v = nullptr;
+  const Accumulate<E>* ring_k = nullptr;
+  const Accumulate<E>* ring_v = nullptr;
   int64_t ring_k_stride = 0, ring_v_stride = 0;
   int64_t left = 0, position = 0;
   int64_t first = 0;
 
   int64_t slot(int64_t s) const { return (position + s) % left; }
-  const T* key(int64_t s) const { return s >= 0 ? k + s * k_stride : ring_k + slot(s) * ring_k_stride; }
-  const T* value(int64_t s) const { return s >= 0 ? v + s * v_stride : ring_v + slot(s) * ring_v_stride; }
 };
 
 // What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^exponent value_scale.
@@ -82,7 +81,7 @@ struct Weights {
 
 constexpr int64_t kSumParts = 5;  // vectors of a RunningSum in memory
 
-template <class D>
+template <class D, typename E>
 class Stripe {
  public:
   using T = hn::TFromD<D>;
@@ -92,12 +91,13 @@ class Stripe {
   int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
   WindowShape shape;
   WindowTask task;
-  Sources<T> sources;
+  Sources<E> sources;
   const T* band = nullptr;  // row of position 0 (local t = 0) of the head
   int64_t band_stride = 0;
   bool key_per_head = false;
-  int64_t width = 0;    // channels of the task
-  int64_t vectors = 0;  // vectors that hold them
+  int64_t key_begin = 0;  // first key channel of the task
+  int64_t width = 0;      // channels of the task
+  int64_t vectors = 0;    // vectors that hold them
   int64_t capacity = 0;
   int64_t base = 0;          // source in slot 0 of the window buffer
   int64_t first_vector = 0;  // vector in row 0 of the window buffer
@@ -131,12 +131,12 @@ class Stripe {
            2 * Scratch::padded<T>(room.weight_rows);
   }
 
-  Stripe(const WindowShape& s, const WindowTask& t, const Rows<const T>& k, const Rows<const T>& v,
+  Stripe(const WindowShape& s, const WindowTask& t, const Rows<const E>& k, const Rows<const E>& v,
          const Band<const T>& w, const State<const T>& state, const Room& room, Scratch& scratch)
       : shape(s), task(t), key_per_head(s.key_channels != s.channels), capacity(room.window_rows) {
     width = t.end - t.begin;
     vectors = (width + lanes - 1) / lanes;
-    const int64_t key_begin = key_per_head ? t.head : t.begin;
+    key_begin = key_per_head ? t.head : t.begin;
     sources.k = k.data + t.batch * k.batch_stride + key_begin;
     sources.v = v.data + t.batch * v.batch_stride + t.begin;
     sources.k_stride = k.time_stride;
@@ -175,19 +175,49 @@ class Stripe {
     return after + (block * window_vectors + j - first_vector) * kSumParts * lanes;
   }
 
-  V load_key(const T* row, int64_t j) const {
-    return key_per_head ? hn::Set(d, *row) : LoadSome(d, row + j * lanes, count(j));
+  template <typename X>
+  V load_key(const X* row, int64_t j) const {
+    return key_per_head ? LoadBroadcast(d, row) : LoadSome(d, row + j * lanes, count(j));
   }
-  V load_value(const T* row, int64_t j) const { return LoadSome(d, row + j * lanes, count(j)); }
+  template <typename X>
+  V load_value(const X* row, int64_t j) const {
+    return LoadSome(d, row + j * lanes, count(j));
+  }
+  V source_key(int64_t s, int64_t j) const {
+    return HWY_LIKELY(s >= 0) ? load_key(sources.k + s * sources.k_stride, j) : ring_key(s, j);
+  }
+  V source_value(int64_t s, int64_t j) const {
+    return HWY_LIKELY(s >= 0) ? load_value(sources.v + s * sources.v_stride, j) : ring_value(s, j);
+  }
+  HWY_NOINLINE V ring_key(int64_t s, int64_t j) const {
+    return load_key(sources.ring_k + sources.slot(s) * sources.ring_k_stride, j);
+  }
+  HWY_NOINLINE V ring_value(int64_t s, int64_t j) const {
+    return load_value(sources.ring_v + sources.slot(s) * sources.ring_v_stride, j);
+  }
+
+  // Source s as the ring of a state keeps it. Where that is the ring it lies in, it lies in the same slot already.
+  void write_ring(int64_t s, const State<T>& state) const {
+    if (s < 0 && state.ring_key + key_begin == sources.ring_k - task.batch * shape.left * shape.key_channels) return;
+    const int64_t row = task.batch * shape.left + sources.slot(s);
+    T* to_key = state.ring_key + row * shape.key_channels + key_begin;
+    T* to_value = state.ring_value + row * shape.channels + task.begin;
+    for (int64_t j = 0; j < vectors; ++j) StoreSome(source_value(s, j), d, to_value + j * lanes, count(j));
+    if (key_per_head) {
+      StoreSome(source_key(s, 0), d, to_key, 1);
+    } else {
+      for (int64_t j = 0; j < vectors; ++j) StoreSome(source_key(s, j), d, to_key + j * lanes, count(j));
+    }
+  }
 
   // Rows [t, t + kRows) of a tensor that starts at `rows`: fetched a block ahead or more, since a block walks several
   // rows at once in strides that hardware prefetchers follow badly (measured: a third of the time was spent waiting).
-  void prefetch(const T* rows, int64_t stride, int64_t j, int64_t t) const {
+  void prefetch(const E* rows, int64_t stride, int64_t j, int64_t t) const {
     for (int64_t r = 0; r < kRows; ++r) hwy::Prefetch(rows + (t + r) * stride + j * lanes);
   }
   // The same for rows about to be written, so that a store does not wait for its line (measured: a fifth of the
   // backward).
-  void prefetch_to_write(T* rows, int64_t stride, int64_t j, int64_t t) const {
+  void prefetch_to_write(E* rows, int64_t stride, int64_t j, int64_t t) const {
     for (int64_t r = 0; r < kRows; ++r) __builtin_prefetch(rows + (t + r) * stride + j * lanes, 1);
   }
   void prefetch_sources(int64_t j, int64_t t) const {
@@ -211,7 +241,7 @@ class Stripe {
   RunningSum<V> initial_sums(const State<const T>& state, int64_t j) const {
     RunningSum<V> s = StartSum(d, hn::Set(d, kExponentFloor<T>));
     if (state.position == nullptr) return s;
-    const int64_t key_row = task.batch * shape.key_channels + (key_per_head ? task.head : task.begin);
+    const int64_t key_row = task.batch * shape.key_channels + key_begin;
     const V max = load_key(state.max + key_row, j);
     const auto seen = hn::Gt(max, s.max);
     s.max = hn::Max(max, s.max);
@@ -318,16 +348,16 @@ class Stripe {
       V m = hn::Set(d, kExponentFloor<T>);
       V x = hn::Set(d, T(-100));
       for (int64_t s = 0; s < shape.time; ++s) {
-        const V key = load_key(sources.key(s), j);
-        const V value = MaskAbsent(d, key, load_value(sources.value(s), j));
+        const V key = source_key(s, j);
+        const V value = MaskAbsent(d, key, source_value(s, j));
         m = hn::Max(Split(d, key).n, m);
         x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), x);
       }
       hn::Store(m, d, scale + j * 2 * lanes);
       hn::Store(x, d, scale + j * 2 * lanes + lanes);
       for (int64_t s = 0; s < shape.time; ++s) {
-        const V key = load_key(sources.key(s), j);
-        store_source(j, s, Split(d, key), MaskAbsent(d, key, load_value(sources.value(s), j)), load_scales(j));
+        const V key = source_key(s, j);
+        store_source(j, s, Split(d, key), MaskAbsent(d, key, source_value(s, j)), load_scales(j));
       }
       RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
       store_sums(sum, sums + j * kSumParts * lanes);
@@ -335,7 +365,7 @@ class Stripe {
       for (int64_t block = (shape.time - 1) / kRows; block >= 0; --block) {
         while (next > (block + 1) * kRows + shape.right) {
           --next;
-          AddSource(d, sum, load_key(sources.key(next), j), load_value(sources.value(next), j));
+          AddSource(d, sum, source_key(next, j), source_value(next, j));
         }
         store_sums(sum, after_row(block, j));
       }
@@ -394,8 +424,8 @@ class Stripe {
     V n_max = scales.m;
     V value_max = hn::Zero(d);
     for (int64_t r = 0; r < rows; ++r) {
-      const V key = load_key(sources.key(tb + r), j);
-      value[r] = MaskAbsent(d, key, load_value(sources.value(tb + r), j));
+      const V key = source_key(tb + r, j);
+      value[r] = MaskAbsent(d, key, source_value(tb + r, j));
       e[r] = Split(d, key);
       n_max = hn::Max(e[r].n, n_max);  // in this order NaN is passed over
       value_max = hn::Max(hn::Abs(value[r]), value_max);
@@ -408,8 +438,8 @@ class Stripe {
 
   // Stores source s after raising the scales to it; what is stored from `begin` on is rescaled.
   HWY_NOINLINE void take_source(int64_t j, int64_t s, int64_t begin) const {
-    const V key = load_key(sources.key(s), j);
-    const V value = MaskAbsent(d, key, load_value(sources.value(s), j));
+    const V key = source_key(s, j);
+    const V value = MaskAbsent(d, key, source_value(s, j));
     const SplitExp<V> e = Split(d, key);
     if (exceeds(load_scales(j), e.n, value)) raise_scale(j, e.n, value, begin, s);
     store_source(j, s, e, value, load_scales(j));
@@ -452,8 +482,8 @@ class Stripe {
       // p 2^n < 1.4 2^max: p being at least 2^-1/2, n is at most max.
       const V limit = hn::Mul(hn::Set(d, T(1.4)), Pow2(d, hn::Sub(sum.max, m)));
       if (HWY_LIKELY(hn::AllTrue(d, hn::And(hn::Ge(least, hn::Set(d, T(0x1p-40))), hn::Lt(greatest, limit))))) {
-        const V v0 = load_value(sources.value(begin), j), v1 = load_value(sources.value(begin + 1), j);
-        const V v2 = load_value(sources.value(begin + 2), j), v3 = load_value(sources.value(begin + 3), j);
+        const V v0 = source_value(begin, j), v1 = source_value(begin + 1, j);
+        const V v2 = source_value(begin + 2, j), v3 = source_value(begin + 3, j);
         const V den = hn::Add(hn::Add(k0, k1), hn::Add(k2, k3));
         const V num = hn::Add(hn::MulAdd(k0, v0, hn::Mul(k1, v1)), hn::MulAdd(k2, v2, hn::Mul(k3, v3)));
         const V to_max = Pow2(d, hn::Sub(m, sum.max));
@@ -463,7 +493,7 @@ class Stripe {
       }
     }
     for (int64_t s = std::max(begin, sources.first); s < begin + rows; ++s) {
-      AddSource(d, sum, load_key(sources.key(s), j), load_value(sources.value(s), j));
+      AddSource(d, sum, source_key(s, j), source_value(s, j));
     }
   }
 
@@ -601,17 +631,17 @@ class Stripe {
     V max = hn::Max(outside.max, hn::Set(d, kExponentFloor<T>));
     if (later != nullptr) max = hn::Max(later->max, max);
     for (int64_t s = begin; s < end; ++s) {
-      const SplitExp<V> e = Split(d, load_key(sources.key(s), j));
+      const SplitExp<V> e = Split(d, source_key(s, j));
       max = hn::Max(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
     }
     V den = hn::Zero(d), num = den;
     for (int64_t s = begin; s < end; ++s) {
-      const V key = load_key(sources.key(s), j);
+      const V key = source_key(s, j);
       const SplitExp<V> e = Split(d, key);
       const V n = hn::Sub(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
       const V term = hn::Mul(hn::Mul(e.p, hn::Set(d, exact[(s - begin) * 2])), Pow2(d, n));
       den = hn::Add(den, term);
-      num = hn::MulAdd(term, MaskAbsent(d, key, load_value(sources.value(s), j)), num);
+      num = hn::MulAdd(term, MaskAbsent(d, key, source_value(s, j)), num);
     }
     const auto add = [&](const RunningSum<V>& sum) {
       const V scaled = Pow2(d, hn::Sub(sum.max, max));

@@ -40,8 +40,8 @@ void check_shape(const WindowShape& s) {
           "left, right: expected 0 without a band" + got(s.left + s.right));
 }
 
-template <typename T>
-void require_data(const Rows<T>& rows, const WindowShape& s, const char* name) {
+template <typename E>
+void require_data(const Rows<E>& rows, const WindowShape& s, const char* name) {
   require(rows.data != nullptr || s.batch * s.time * s.channels == 0,
           std::string(name) + ": expected a tensor, got null");
 }
@@ -80,8 +80,8 @@ void check_positions(const int64_t* position, int64_t batch) {
 
 }  // namespace
 
-template <typename T>
-void check_forward(const WindowForward<T>& p) {
+template <typename E>
+void check_forward(const WindowForward<E>& p) {
   check_shape(p.shape);
   if (p.shape.gate != Gate::kNone) require_data(p.q, p.shape, "q");
   require_data(p.k, p.shape, "k");
@@ -93,8 +93,8 @@ void check_forward(const WindowForward<T>& p) {
   check_band(p.band, p.shape, p.initial_state.position);
 }
 
-template <typename T>
-void check_backward(const WindowBackward<T>& p) {
+template <typename E>
+void check_backward(const WindowBackward<E>& p) {
   check_shape(p.shape);
   if (p.shape.gate != Gate::kNone) {
     require_data(p.q, p.shape, "q");
@@ -108,7 +108,7 @@ void check_backward(const WindowBackward<T>& p) {
   check_state(p.initial_state, p.shape, "initial_state");
   check_positions(p.initial_state.position, p.shape.batch);
   check_band(p.band, p.shape, p.initial_state.position);
-  require(p.saved != nullptr || window_saved_size<T>(p.shape) == 0,
+  require(p.saved != nullptr || window_saved_size(p.shape) == 0,
           "saved: expected what the forward saved, got null; run the forward with saved set");
   require(p.shape.causal || (p.grad_final_state.den == nullptr && p.grad_final_state.num == nullptr),
           "grad_final_state: only a causal operator has a state; drop it or set causal");
@@ -116,8 +116,8 @@ void check_backward(const WindowBackward<T>& p) {
           "grad_band: expected as many rows as the band, " + std::to_string(p.band.rows) + got(p.grad_band.rows));
 }
 
-template <typename T>
-void check_step(const WindowStep<T>& p) {
+template <typename E>
+void check_step(const WindowStep<E>& p) {
   WindowShape s = p.shape;
   s.time = 1;
   check_shape(s);
@@ -152,13 +152,16 @@ void count_redone(int64_t redone, int64_t total) {
   total_rows.fetch_add(total, std::memory_order_relaxed);
 }
 
-#define AFT_INSTANTIATE(T)                                   \
-  template void check_forward<T>(const WindowForward<T>&);   \
-  template void check_backward<T>(const WindowBackward<T>&); \
-  template void check_step<T>(const WindowStep<T>&);         \
-  template void window_state_init<T>(const WindowShape&, State<T>);
+template void window_state_init<float>(const WindowShape&, State<float>);
+template void window_state_init<double>(const WindowShape&, State<double>);
+#define AFT_INSTANTIATE(E)                                   \
+  template void check_forward<E>(const WindowForward<E>&);   \
+  template void check_backward<E>(const WindowBackward<E>&); \
+  template void check_step<E>(const WindowStep<E>&);
 AFT_INSTANTIATE(float)
 AFT_INSTANTIATE(double)
+AFT_INSTANTIATE(BFloat16)
+AFT_INSTANTIATE(Float16)
 #undef AFT_INSTANTIATE
 
 }  // namespace aft::ops

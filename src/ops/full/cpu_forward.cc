@@ -1,0 +1,351 @@
+// Forward and prefill of the dense operator on the CPU.
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/full/cpu_forward.cc"
+#include "hwy/foreach_target.h"
+// foreach_target first.
+#include "aft/ops/full.h"
+#include "hwy/highway.h"
+#include "ops/common/element-inl.h"
+#include "ops/common/exp-inl.h"
+#include "ops/common/gate-inl.h"
+#include "ops/common/scratch.h"
+#include "ops/full/check.h"
+#include "ops/full/dense-inl.h"
+#include "ops/full/entries-inl.h"
+#include "ops/full/exponents-inl.h"
+#include "ops/full/plan.h"
+#include "ops/full/tile-inl.h"
+#include "ops/window/redo.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+template <class D, typename E>
+class Forward {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
+
+  Forward(const FullForward<E>& params, const ParallelFor& parallel_for)
+      : p(params),
+        shape(params.shape),
+        parallel(parallel_for),
+        sequences(sequences_of(params)),
+        panels(panels_of(params.shape, kLanes)),
+        sets(weight_sets(params.shape, params.weights, sequences, params.cu_seqlens != nullptr, panels)),
+        sources(params) {}
+
+  void run() {
+    const auto panel_count = static_cast<int64_t>(panels.size());
+    const int64_t exponent_count = sets.empty() ? 0 : sets.back().exponents + sets.back().rows;
+    Workspace workspace(Scratch::padded<T>(panel_count * sequences.source_rows * 2 * kLanes) +
+                        Scratch::padded<T>(panel_count * sequences.source_chunks * 2 * kLanes) +
+                        Scratch::padded<T>(exponent_count));
+    entries = workspace.take<T>(panel_count * sequences.source_rows * 2 * kLanes);
+    entry_exponents = workspace.take<T>(panel_count * sequences.source_chunks * 2 * kLanes);
+    exponents = workspace.take<T>(exponent_count);
+    FindExponents(D(), p.weights, sets, shape.causal, exponents, parallel);
+    pack_sources();
+
+    std::vector<FullTask> tasks;
+    for (int64_t i = 0; i < static_cast<int64_t>(sets.size()); ++i) add_tasks(i, tasks);
+    const auto dealt = deal(std::move(tasks), parallel.threads);
+    parallel.run(static_cast<int64_t>(dealt.size()), [&](int64_t i) {
+      for (const FullTask& task : dealt[i]) run_task(task);
+    });
+  }
+
+ private:
+  void add_tasks(int64_t index, std::vector<FullTask>& tasks) const {
+    const WeightSet& set = sets[index];
+    const int64_t chunks = chunks_of(set.rows);
+    const int64_t step = columns_per_task(set, shape, chunks, parallel.threads);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      for (int64_t c = 0; c < set.columns_of_work(); c += step) {
+        const int64_t end = std::min(c + step, set.columns_of_work());
+        const double passes = shape.causal ? static_cast<double>(chunk) + 0.7 : 1;
+        const auto rows = static_cast<double>(std::min(kChunk, set.rows - chunk * kChunk));
+        tasks.push_back({index, chunk, c, end, passes * rows * static_cast<double>(end - c + 1)});
+      }
+    }
+  }
+
+  T* entries_of(const Sequence& x, int64_t panel) const {
+    return entries + (panel * sequences.source_rows + x.source_rows) * 2 * kLanes;
+  }
+  T* exponents_of(const Sequence& x, int64_t panel) const {
+    return entry_exponents + (panel * sequences.source_chunks + x.source_chunks) * 2 * kLanes;
+  }
+
+  // Every source's entry, chunk by chunk.
+  void pack_sources() {
+    std::vector<std::pair<int64_t, int64_t>> pieces;
+    for (size_t b = 0; b < sequences.all.size(); ++b) {
+      for (int64_t chunk = 0; chunk < chunks_of(sequences.all[b].sources); ++chunk) {
+        pieces.emplace_back(static_cast<int64_t>(b), chunk);
+      }
+    }
+    parallel.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
+      const D d;
+      const Sequence& x = sequences.all[pieces[i].first];
+      const int64_t chunk = pieces[i].second;
+      const int64_t begin = chunk * kChunk;
+      Scratch scratch(Scratch::padded<T>(kChunk * 2 * kLanes));
+      T* room = scratch.take<T>(kChunk * 2 * kLanes);
+      for (int64_t j = 0; j < static_cast<int64_t>(panels.size()); ++j) {
+        PackEntries(d, std::min(kChunk, x.sources - begin), entries_of(x, j) + begin * 2 * kLanes,
+                    exponents_of(x, j) + chunk * 2 * kLanes, room,
+                    [&](int64_t s) { return sources.entry(x, panels[j], begin + s); });
+      }
+    });
+  }
+
+  // A column of a task: its sums over the task's chunk of targets.
+  struct Column {
+    const Sequence* sequence;
+    int64_t panel;
+    int64_t first, last;  // its rows within the chunk
+    Sums<D> sums;
+  };
+
+  struct Room {
+    T* tile;
+    T* block;
+    typename Tiles<D>::Exact* exact;
+    int64_t exact_target = -1;
+  };
+
+  void run_task(const FullTask& task) {
+    const D d;
+    const WeightSet& set = sets[task.set];
+    const int64_t begin = task.chunk * kChunk;
+    const int64_t columns = task.last_column - task.first_column;
+    Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<T>(kTileSize) +
+                    Scratch::padded<T>(kRowBlock * 2 * kLanes) +
+                    Scratch::padded<typename Tiles<D>::Exact>(set.columns) +
+                    Scratch::padded<T>(columns * Sums<D>::kSize) + Scratch::padded<T>(columns * Sums<D>::kExponents));
+    const Tiles<D> tiles(p.weights, set, shape.causal, scratch);
+    Room room;
+    room.tile = scratch.take<T>(kTileSize);
+    room.block = scratch.take<T>(kRowBlock * 2 * kLanes);
+    room.exact = scratch.take<typename Tiles<D>::Exact>(set.columns);
+    T* sums = scratch.take<T>(columns * Sums<D>::kSize);
+    T* scales = scratch.take<T>(columns * Sums<D>::kExponents);
+
+    std::vector<Column> active;
+    int64_t rows = 0;
+    int64_t seen = 0;
+    for (int64_t i = 0; i < columns; ++i) {
+      const int64_t index = task.first_column + i;
+      const Sequence& x = sequences.all[set.first_sequence + index / set.panels()];
+      Column column = {&x,
+                       set.first_panel + index % set.panels(),
+                       std::max<int64_t>(0, x.first - begin),
+                       std::min(kChunk, x.end() - begin),
+                       {d, sums + i * Sums<D>::kSize, scales + i * Sums<D>::kExponents}};
+      if (column.first >= column.last) continue;
+      column.sums.clear(column.first / kRowBlock * kRowBlock, whole_row_blocks(column.last));
+      rows = std::max(rows, column.last);
+      seen = std::max(seen, x.sources);
+      active.push_back(column);
+    }
+    if (active.empty()) return;
+
+    const T* row_exponents = exponents + set.exponents + begin;
+    const int64_t before = shape.causal ? task.chunk : chunks_of(seen);
+    for (int64_t chunk = 0; chunk < before; ++chunk) {
+      const int64_t source = chunk * kChunk;
+      tiles.pack_targets({begin, rows, source, std::min(kChunk, seen - source)}, row_exponents, room.tile);
+      for (const Column& c : active) {
+        const T* scale = exponents_of(*c.sequence, c.panel) + chunk * 2 * kLanes;
+        c.sums.add(room.tile, c.first / kRowBlock * kRowBlock, c.last,
+                   entries_of(*c.sequence, c.panel) + source * 2 * kLanes,
+                   std::min(kChunk, c.sequence->sources - source), hn::Load(d, scale), hn::Load(d, scale + kLanes),
+                   room.block);
+      }
+    }
+    if (shape.causal) tiles.pack_targets({begin, rows, begin, rows}, row_exponents, room.tile);
+    int64_t redone = 0;
+    int64_t total = 0;
+    const auto end_row = [&](const Column& c, int64_t o, V den, V num, V e0, V e1) {
+      finish(tiles, room, set, c, begin + o, row_exponents[o], den, num, e0, e1, redone);
+    };
+    for (const Column& c : active) {
+      total += (c.last - c.first) * panels[c.panel].count;
+      if (shape.causal) {
+        c.sums.start_walk();
+        continue;
+      }
+      const V e0 = hn::Load(d, c.sums.exponents);
+      const V e1 = hn::Load(d, c.sums.exponents + kLanes);
+      for (int64_t o = c.first; o < c.last; ++o) {
+        const T* at = c.sums.sums + o * 2 * kLanes;
+        end_row(c, o, hn::Load(d, at), hn::Load(d, at + kLanes), e0, e1);
+      }
+    }
+    // Block by block and then column by column: neighbouring columns read neighbouring memory.
+    for (int64_t at = 0; shape.causal && at < rows; at += kRowBlock) {
+      for (size_t i = 0; i < active.size(); ++i) {
+        const Column& c = active[i];
+        prefetch(i + 1 < active.size() ? active[i + 1] : active[0],
+                 i + 1 < active.size() ? begin + at : begin + at + kRowBlock);
+        if (at >= c.last) continue;
+        c.sums.walk(
+            room.tile, at, c.first, c.last, room.block,
+            [&](int64_t o) { return sources.entry(*c.sequence, panels[c.panel], begin + o); },
+            [&](int64_t o, V den, V num, V e0, V e1) { end_row(c, o, den, num, e0, e1); });
+      }
+    }
+    count_redone(redone, total);
+  }
+
+  // What the next block of a column reads and writes lies in rows far apart: it is fetched ahead.
+  void prefetch(const Column& c, int64_t position) const {
+    const Sequence& x = *c.sequence;
+    const Panel& panel = panels[c.panel];
+    for (int64_t s = std::max(position, x.first); s < std::min(position + kRowBlock, x.end()); ++s) {
+      const int64_t row = x.token + s - x.first;
+      sources.prefetch(x, panel, s);
+      if (shape.gate != Gate::kNone) {
+        hwy::Prefetch(p.q.data + x.batch * p.q.batch_stride + row * p.q.time_stride + panel.begin);
+      }
+      __builtin_prefetch(p.y.data + x.batch * p.y.batch_stride + row * p.y.time_stride + panel.begin, 1);
+    }
+  }
+
+  // D = den 2^(e0 + weight_exponent), N = num 2^(e1 + weight_exponent).
+  HWY_INLINE void finish(const Tiles<D>& tiles, Room& room, const WeightSet& set, const Column& c, int64_t target,
+                         T weight_exponent, V den, V num, V e0, V e1, int64_t& redone) const {
+    const D d;
+    const Sequence& x = *c.sequence;
+    const Panel& panel = panels[c.panel];
+    const V floor = hn::Set(d, kExponentFloor<T>);
+    const V zero = hn::Zero(d);
+    V exponent = hn::Add(e0, hn::Set(d, weight_exponent));
+    V difference = hn::Sub(e1, e0);  // of num against den
+    V sign = hn::Set(d, T(1));       // -1: redone
+    auto failed = hn::Not(hn::And(hn::Ge(den, hn::Set(d, kCertificate<T>)), hn::Eq(hn::Sub(num, num), zero)));
+    // Nothing to see is no failure.
+    failed = hn::And(failed, hn::And(hn::Gt(e0, floor), hn::Gt(hn::Set(d, weight_exponent), floor)));
+    if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo_enabled()) {
+      redone += static_cast<int64_t>(hn::CountTrue(d, failed));
+      const int64_t seen = shape.causal ? target + 1 : x.sources;
+      if (room.exact_target != target) tiles.exact_row(target, 0, std::max(seen, longest(set, seen)), room.exact);
+      room.exact_target = target;
+      const ExactSum<V> sum = SumExactly(d, sources, x, panel, room.exact, seen);
+      den = hn::IfThenElse(failed, sum.den, den);
+      num = hn::IfThenElse(failed, sum.num, num);
+      exponent = hn::IfThenElse(failed, sum.exponent, exponent);
+      difference = hn::IfThenZeroElse(failed, difference);
+      sign = hn::IfThenElse(failed, hn::Neg(sign), sign);
+    }
+    const int64_t row = target - x.first;
+    const V query =
+        p.q.data == nullptr || shape.gate == Gate::kNone
+            ? zero
+            : LoadSome(d, p.q.data + x.batch * p.q.batch_stride + (x.token + row) * p.q.time_stride + panel.begin,
+                       panel.count);
+    const V y = ScaleBy(d, GatedRatio(d, shape.gate, query, num, den), difference);
+    StoreSome(y, d, p.y.data + x.batch * p.y.batch_stride + (x.token + row) * p.y.time_stride + panel.begin,
+              panel.count);
+    if (p.saved == nullptr) return;
+    const int64_t stride = sequences.target_rows * shape.channels;
+    T* saved = p.saved + (x.target_rows + row) * shape.channels + panel.begin;
+    const V ratio = hn::IfThenZeroElse(hn::Eq(den, zero), ScaleBy(d, hn::Div(num, den), difference));
+    StoreSome(hn::Mul(den, sign), d, saved, panel.count);
+    StoreSome(exponent, d, saved + stride, panel.count);
+    StoreSome(ratio, d, saved + 2 * stride, panel.count);
+  }
+
+  // Sources that an exact row is made for: without causal, those of the set's longest sequence.
+  int64_t longest(const WeightSet& set, int64_t seen) const { return shape.causal ? seen : set.columns; }
+
+  const FullForward<E>& p;
+  const FullShape& shape;
+  const ParallelFor& parallel;
+  Sequences sequences;
+  std::vector<Panel> panels;
+  std::vector<WeightSet> sets;
+  Sources<D, E> sources;
+  T* entries = nullptr;          // [panels][sources of all sequences][2 vectors]
+  T* entry_exponents = nullptr;  // [panels][chunks of all sequences][2 vectors]
+  T* exponents = nullptr;        // [rows of all sets]: W
+};
+
+void FullForwardF32(const FullForward<float>& p, const ParallelFor& parallel) {
+  Forward<hn::ScalableTag<float>, float>(p, parallel).run();
+}
+void FullForwardF64(const FullForward<double>& p, const ParallelFor& parallel) {
+  Forward<hn::ScalableTag<double>, double>(p, parallel).run();
+}
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace aft::ops {
+
+HWY_EXPORT(FullForwardF32);
+HWY_EXPORT(FullForwardF64);
+
+namespace {
+
+// The ring takes every source so far. Sums and their maximum stay neutral: all sources lie in the ring.
+template <typename E>
+void write_state(const FullForward<E>& p) {
+  using T = Accumulate<E>;
+  const FullShape& s = p.shape;
+  const State<T>& to = p.final_state;
+  std::fill_n(to.max, s.batch * s.key_channels, std::numeric_limits<T>::lowest());
+  std::fill_n(to.den, s.batch * s.key_channels, T(0));
+  std::fill_n(to.num, s.batch * s.channels, T(0));
+  const auto copy = [&](const Rows<const E>& rows, const T* before, T* ring, int64_t width, int64_t b, int64_t first,
+                        bool keys) {
+    if (before != nullptr && ring != before) {
+      std::copy_n(before + b * s.capacity * width, first * width, ring + b * s.capacity * width);
+    }
+    for (int64_t t = 0; t < s.targets; ++t) {
+      const E* from = rows.data + b * rows.batch_stride + t * rows.time_stride;
+      T* row = ring + (b * s.capacity + first + t) * width;
+      const bool absent = keys && p.key_mask.data != nullptr && !p.key_mask.data[b * p.key_mask.batch_stride + t];
+      for (int64_t c = 0; c < width; ++c) {
+        row[c] = absent ? -std::numeric_limits<T>::infinity() : static_cast<T>(from[c]);
+      }
+    }
+  };
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const int64_t first = p.initial_state.position == nullptr ? 0 : p.initial_state.position[b];
+    copy(p.k, p.initial_state.ring_key, to.ring_key, s.key_channels, b, first, true);
+    copy(p.v, p.initial_state.ring_value, to.ring_value, s.channels, b, first, false);
+    to.position[b] = first + s.targets;
+  }
+}
+
+}  // namespace
+
+template <typename E>
+void full_forward(const FullForward<E>& p, const ParallelFor& parallel) {
+  check_forward(p);
+  if constexpr (std::is_same_v<E, float>) {
+    HWY_DYNAMIC_DISPATCH(FullForwardF32)(p, parallel);
+  } else {
+    HWY_DYNAMIC_DISPATCH(FullForwardF64)(p, parallel);
+  }
+  if (p.final_state.position != nullptr) write_state(p);
+}
+
+template void full_forward<float>(const FullForward<float>&, const ParallelFor&);
+template void full_forward<double>(const FullForward<double>&, const ParallelFor&);
+
+}  // namespace aft::ops
+#endif

@@ -1,0 +1,167 @@
+// Sources of the dense operator as entries of its sums (dense-inl.h), and the sum of one row pair by pair, which redoes
+// what the fast path cannot promise. Included by kernels inside foreach_target.
+
+#if defined(AFT_OPS_FULL_ENTRIES_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AFT_OPS_FULL_ENTRIES_INL_H_
+#undef AFT_OPS_FULL_ENTRIES_INL_H_
+#else
+#define AFT_OPS_FULL_ENTRIES_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "aft/ops/full.h"
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "ops/common/element-inl.h"
+#include "ops/common/exp-inl.h"
+#include "ops/full/dense-inl.h"
+#include "ops/full/plan.h"
+#include "ops/full/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// A sum whose D in the scale of its row is less lost too much and is redone.
+template <typename T>
+constexpr T kCertificate = sizeof(T) == 4 ? T(0x1p-52) : T(0x1p-800);
+
+// x as mantissa and exponent, short of the largest exponents, whose powers of two are no normal numbers.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ModestExponentOf(D d, V x) {
+  using T = hn::TFromD<D>;
+  const V most = hn::Set(d, FloatFormat<T>::kBias - 7);
+  return hn::Min(hn::Max(ExponentOf(d, x), hn::Neg(most)), most);
+}
+
+// Keys and values of the sources, wherever they lie.
+template <class D, typename E>
+class Sources {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+  template <typename Params>
+  explicit Sources(const Params& p)
+      : shape(p.shape),
+        k(p.k),
+        v(p.v),
+        mask(p.key_mask),
+        ring_key(p.initial_state.ring_key),
+        ring_value(p.initial_state.ring_value),
+        key_per_head(p.shape.key_channels != p.shape.channels) {}
+
+  int64_t key_channel(const Panel& c) const { return key_per_head ? c.head : c.begin; }
+  int64_t key_count(const Panel& c) const { return key_per_head ? 1 : c.count; }
+
+  HWY_INLINE V key(const Sequence& x, const Panel& c, int64_t s) const {
+    V key;
+    if (s < x.first) {
+      key = LoadSome(d, ring_key + (x.batch * shape.capacity + s) * shape.key_channels + key_channel(c), key_count(c));
+    } else {
+      const int64_t row = x.token + s - x.first;
+      if (mask.data != nullptr && !mask.data[x.batch * mask.batch_stride + row]) {
+        return hn::Set(d, -std::numeric_limits<T>::infinity());
+      }
+      key = LoadSome(d, k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c), key_count(c));
+    }
+    return key_per_head ? hn::Set(d, hn::GetLane(key)) : key;
+  }
+
+  HWY_INLINE V value(const Sequence& x, const Panel& c, int64_t s) const {
+    if (s < x.first) {
+      return LoadSome(d, ring_value + (x.batch * shape.capacity + s) * shape.channels + c.begin, c.count);
+    }
+    return LoadSome(d, v.data + x.batch * v.batch_stride + (x.token + s - x.first) * v.time_stride + c.begin, c.count);
+  }
+
+  void prefetch(const Sequence& x, const Panel& c, int64_t s) const {
+    const int64_t row = x.token + s - x.first;
+    hwy::Prefetch(k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c));
+    hwy::Prefetch(v.data + x.batch * v.batch_stride + row * v.time_stride + c.begin);
+  }
+
+  HWY_INLINE Entry<D> entry(const Sequence& x, const Panel& c, int64_t s) const {
+    const V source_key = key(x, c, s);
+    const SplitExp<V> e = Split(d, source_key);
+    const V source_value = MaskAbsent(d, source_key, value(x, c, s));
+    const V exponent = ModestExponentOf(d, source_value);
+    return {e.p, hn::Mul(e.p, hn::Mul(source_value, Pow2(d, hn::Neg(exponent)))), e.n, hn::Add(e.n, exponent)};
+  }
+
+  D d;
+  const FullShape& shape;
+  Rows<const E> k, v;
+  KeyMask mask;
+  const T* ring_key;
+  const T* ring_value;
+  bool key_per_head;
+};
+
+// Writes the entries that get(i) gives, i in [0, n), under their largest exponents: to [n][2 vectors], exponents
+// [2 vectors]. `scratch` holds n times 2 vectors.
+template <class D, class Get, typename T = hn::TFromD<D>>
+HWY_INLINE void PackEntries(D d, int64_t n, T* to, T* exponents, T* scratch, const Get& get) {
+  using V = hn::Vec<D>;
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  V e0 = hn::Set(d, kExponentFloor<T>);
+  V e1 = e0;
+  for (int64_t i = 0; i < n; ++i) {
+    const Entry<D> x = get(i);
+    e0 = Larger(x.n0, e0);
+    e1 = Larger(x.n1, e1);
+    hn::Store(x.x0, d, to + i * 2 * kLanes);
+    hn::Store(x.x1, d, to + i * 2 * kLanes + kLanes);
+    hn::Store(x.n0, d, scratch + i * 2 * kLanes);
+    hn::Store(x.n1, d, scratch + i * 2 * kLanes + kLanes);
+  }
+  hn::Store(e0, d, exponents);
+  hn::Store(e1, d, exponents + kLanes);
+  for (int64_t i = 0; i < 2 * n; i += 2) {
+    T* x = to + i * kLanes;
+    const T* exponent = scratch + i * kLanes;
+    hn::Store(hn::Mul(hn::Load(d, x), Pow2(d, hn::Sub(hn::Load(d, exponent), e0))), d, x);
+    hn::Store(hn::Mul(hn::Load(d, x + kLanes), Pow2(d, hn::Sub(hn::Load(d, exponent + kLanes), e1))), d, x + kLanes);
+  }
+}
+
+// D = den 2^exponent, N = num 2^exponent of one row, from p and n of every pair.
+template <class V>
+struct ExactSum {
+  V den, num, exponent;
+};
+
+template <class D, typename E, class Exact>
+HWY_NOINLINE ExactSum<hn::Vec<D>> SumExactly(D d, const Sources<D, E>& sources, const Sequence& x, const Panel& c,
+                                             const Exact* weights, int64_t n) {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+  V max = hn::Set(d, 4 * kExponentFloor<T>);
+  for (int64_t s = 0; s < n; ++s) {
+    if (weights[s].p == 0) continue;
+    const SplitExp<V> e = Split(d, sources.key(x, c, s));
+    const V exponent = hn::Add(e.n, hn::Set(d, weights[s].n));
+    max = hn::IfThenElse(hn::AndNot(hn::Eq(e.p, hn::Zero(d)), hn::Gt(exponent, max)), exponent, max);
+  }
+  V den = hn::Zero(d);
+  V num = den;
+  for (int64_t s = 0; s < n; ++s) {
+    if (weights[s].p == 0) continue;
+    const V key = sources.key(x, c, s);
+    const SplitExp<V> e = Split(d, key);
+    const V scale = Pow2(d, hn::Sub(hn::Add(e.n, hn::Set(d, weights[s].n)), max));
+    const V term = hn::Mul(hn::Mul(e.p, hn::Set(d, weights[s].p)), scale);
+    den = hn::Add(den, term);
+    num = hn::MulAdd(term, MaskAbsent(d, key, sources.value(x, c, s)), num);
+  }
+  return {den, num, max};
+}
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard

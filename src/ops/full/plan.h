@@ -1,0 +1,165 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <numeric>
+#include <vector>
+
+#include "aft/ops/full.h"
+
+// How the dense operator is cut up. Sums run over chunks of kChunk positions in order, whatever the machine; tasks are
+// pieces of targets and columns that never meet.
+
+namespace aft::ops {
+
+/// Positions of a chunk: a tile of weights, kChunk^2, stays in the second-level cache while all columns pass it, and a
+/// chunk of a column in the first. Divisible by every kRowBlock and twice every vector.
+constexpr int64_t kChunk = 192;
+
+inline int64_t chunks_of(int64_t positions) { return (positions + kChunk - 1) / kChunk; }
+
+/// One batch row, or one packed sequence, in absolute positions.
+struct Sequence {
+  int64_t batch = 0;        // index of its state, mask and batch stride
+  int64_t token = 0;        // first row within the tensors' time axis
+  int64_t first = 0;        // position of its first target; sources before it lie in the ring of the state
+  int64_t targets = 0;      // rows
+  int64_t sources = 0;      // positions [0, sources) are seen; first + targets if causal
+  int64_t target_rows = 0;  // where its targets begin among those of all sequences
+  int64_t source_rows = 0;  // the same for its sources, the ring's included
+  int64_t target_chunks = 0;
+  int64_t source_chunks = 0;
+
+  int64_t end() const { return first + targets; }
+};
+
+/// Sequences of a call, and the sums of their rows and chunks.
+struct Sequences {
+  std::vector<Sequence> all;
+  int64_t target_rows = 0, source_rows = 0, target_chunks = 0, source_chunks = 0;
+};
+
+template <typename Params>
+Sequences sequences_of(const Params& p) {
+  Sequences result;
+  const FullShape& s = p.shape;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    Sequence x;
+    x.batch = b;
+    x.targets = s.targets;
+    x.sources = s.sources;
+    if (p.cu_seqlens != nullptr) {
+      x.batch = 0;
+      x.token = p.cu_seqlens[b];
+      x.targets = x.sources = p.cu_seqlens[b + 1] - p.cu_seqlens[b];
+    }
+    if (p.initial_state.position != nullptr) x.first = p.initial_state.position[b];
+    if (s.causal) x.sources = x.end();
+    x.target_rows = result.target_rows;
+    x.source_rows = result.source_rows;
+    x.target_chunks = result.target_chunks;
+    x.source_chunks = result.source_chunks;
+    result.target_rows += x.targets;
+    result.source_rows += x.sources;
+    result.target_chunks += chunks_of(x.end());
+    result.source_chunks += chunks_of(x.sources);
+    result.all.push_back(x);
+  }
+  return result;
+}
+
+/// A vector of channels of one head.
+struct Panel {
+  int64_t head = 0, begin = 0, count = 0;
+  bool last_of_head = false;
+};
+
+inline std::vector<Panel> panels_of(const FullShape& s, int64_t lanes) {
+  std::vector<Panel> panels;
+  const int64_t width = s.channels / s.heads;
+  for (int64_t h = 0; h < s.heads; ++h) {
+    for (int64_t c = 0; c < width; c += lanes) {
+      panels.push_back({h, h * width + c, std::min(lanes, width - c), c + lanes >= width});
+    }
+  }
+  return panels;
+}
+
+/// What a matrix of weights serves: sequences [first_sequence, last_sequence), panels [first_panel, last_panel).
+struct WeightSet {
+  int64_t batch = 0, head = 0;  // its index in PairWeights
+  int64_t first_sequence = 0, last_sequence = 0;
+  int64_t first_panel = 0, last_panel = 0;
+  int64_t rows = 0;       // targets of its longest sequence
+  int64_t columns = 0;    // sources
+  int64_t exponents = 0;  // where the exponents of its rows begin among those of all sets
+
+  int64_t panels() const { return last_panel - first_panel; }
+  int64_t columns_of_work() const { return (last_sequence - first_sequence) * panels(); }
+};
+
+/// Without causal, sequences of different lengths see different sources of a row and do not share its exponent.
+template <typename T>
+std::vector<WeightSet> weight_sets(const FullShape& s, const PairWeights<T>& w, const Sequences& sequences, bool packed,
+                                   const std::vector<Panel>& panels) {
+  std::vector<WeightSet> sets;
+  const bool factors = w.u != nullptr;
+  const bool per_batch = s.batch > 0 && ((!factors && w.batch_stride != 0) || (packed && !s.causal));
+  const bool per_head = factors ? w.u_head_stride != 0 : w.head_stride != 0;
+  const int64_t panels_of_head = static_cast<int64_t>(panels.size()) / s.heads;
+  int64_t exponents = 0;
+  for (int64_t b = 0; b < (per_batch ? s.batch : 1); ++b) {
+    for (int64_t h = 0; h < (per_head ? s.heads : 1); ++h) {
+      WeightSet set;
+      set.batch = packed ? 0 : b;
+      set.head = h;
+      set.first_sequence = per_batch ? b : 0;
+      set.last_sequence = per_batch ? b + 1 : s.batch;
+      set.first_panel = per_head ? h * panels_of_head : 0;
+      set.last_panel = per_head ? (h + 1) * panels_of_head : static_cast<int64_t>(panels.size());
+      for (int64_t i = set.first_sequence; i < set.last_sequence; ++i) {
+        set.rows = std::max(set.rows, sequences.all[i].end());
+        set.columns = std::max(set.columns, sequences.all[i].sources);
+      }
+      set.exponents = exponents;
+      exponents += set.rows;
+      sets.push_back(set);
+    }
+  }
+  return sets;
+}
+
+/// A chunk of targets (or, backwards, of sources) of a set, and a range of its columns: sequence by sequence, panel by
+/// panel.
+struct FullTask {
+  int64_t set = 0, chunk = 0, first_column = 0, last_column = 0;
+  double cost = 0;
+};
+
+/// Deals tasks out to threads, the dearest first, each to the thread that has least to do.
+inline std::vector<std::vector<FullTask>> deal(std::vector<FullTask> tasks, int64_t threads) {
+  std::stable_sort(tasks.begin(), tasks.end(), [](const auto& a, const auto& b) { return a.cost > b.cost; });
+  const int64_t bins = std::clamp<int64_t>(threads, 1, std::max<int64_t>(1, static_cast<int64_t>(tasks.size())));
+  std::vector<std::vector<FullTask>> dealt(bins);
+  std::vector<double> load(bins, 0);
+  for (const FullTask& task : tasks) {
+    const auto bin = std::min_element(load.begin(), load.end()) - load.begin();
+    dealt[bin].push_back(task);
+    load[bin] += task.cost;
+  }
+  return dealt;
+}
+
+/// Columns of a task. Weights are formed anew for each of a chunk's tasks, so there are more than one only if threads
+/// would idle; a head stays together where its channels share a key.
+inline int64_t columns_per_task(const WeightSet& set, const FullShape& s, int64_t chunks, int64_t threads) {
+  constexpr int64_t kTasksPerThread = 8;
+  constexpr int64_t kFewest = 16, kMost = 64;
+  const int64_t columns = set.columns_of_work();
+  const int64_t pieces = threads == 1 ? 1 : kTasksPerThread * threads / std::max<int64_t>(1, chunks) + 1;
+  const int64_t wanted = std::clamp((columns + pieces - 1) / pieces, kFewest, kMost);
+  const int64_t unit = s.key_channels == s.channels ? 1 : std::max<int64_t>(1, set.panels());
+  return (wanted + unit - 1) / unit * unit;
+}
+
+}  // namespace aft::ops
