@@ -144,6 +144,45 @@ void conv2d_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
   op.call(grad_y, q, k, v, kernel, grid, key_mask, gate, grad_q, grad_k, grad_v, grad_kernel);
 }
 
+Tensor full(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+            const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate, int64_t heads,
+            const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  static const auto op = find<decltype(full)>("aft::full");
+  return op.call(q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+}
+
+YAndState full_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                          const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
+                          int64_t heads, const OptionalTensor& key_mask) {
+  static const auto op = find<decltype(full_with_state)>("aft::full_with_state");
+  return op.call(q, k, v, bias, u, w, state, gate, heads, key_mask);
+}
+
+Tensor full_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                 const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
+                 int64_t heads) {
+  static const auto op = find<decltype(full_step)>("aft::full_step_");
+  return op.call(q, k, v, bias, u, w, state, gate, heads);
+}
+
+YSavedState full_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                         const OptionalTensor& u, const OptionalTensor& w, TensorList state, bool causal,
+                         std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                         const OptionalTensor& cu_seqlens) {
+  static const auto op = find<decltype(full_forward)>("aft::full_forward");
+  return op.call(q, k, v, bias, u, w, state, causal, gate, heads, key_mask, cu_seqlens);
+}
+
+FullGrads full_backward(const Tensor& grad_y, const OptionalTensor& grad_ring_key,
+                        const OptionalTensor& grad_ring_value, const OptionalTensor& q, const Tensor& k,
+                        const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
+                        TensorList state, const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
+                        const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  static const auto op = find<decltype(full_backward)>("aft::full_backward");
+  return op.call(grad_y, grad_ring_key, grad_ring_value, q, k, v, bias, u, w, state, saved, causal, gate, heads,
+                 key_mask, cu_seqlens);
+}
+
 StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left) {
   static const auto op = find<decltype(initial_state)>("aft::initial_state");
   return op.call(k, v, left);

@@ -77,6 +77,29 @@ void conv2d_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
                          std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
                          const Tensor& grad_v, const Tensor& grad_kernel);
 
+// q, k, v, bias, u, w, ring_key, ring_value; absent ones of size [0].
+using FullGrads = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using YSavedState = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+Tensor full(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+            const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate, int64_t heads,
+            const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens);
+YAndState full_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                          const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
+                          int64_t heads, const OptionalTensor& key_mask);
+Tensor full_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                 const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
+                 int64_t heads);
+YSavedState full_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                         const OptionalTensor& u, const OptionalTensor& w, TensorList state, bool causal,
+                         std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                         const OptionalTensor& cu_seqlens);
+FullGrads full_backward(const Tensor& grad_y, const OptionalTensor& grad_ring_key,
+                        const OptionalTensor& grad_ring_value, const OptionalTensor& q, const Tensor& k,
+                        const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
+                        TensorList state, const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
+                        const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens);
+
 StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left);
 
 Tensor reference(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w, bool causal,

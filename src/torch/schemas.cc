@@ -98,6 +98,30 @@ TORCH_LIBRARY(aft, m) {
       "local_bias_backward.out(Tensor grad_bias, Tensor u, Tensor v, int left, int right=0, *, Tensor(a!) grad_u, "
       "Tensor(b!) grad_v) -> ()");
 
+  // AFT-full. Weights: bias [rows, columns], with [heads,] or [batch, heads,] before; or factors u and w, [positions,
+  // width], with [heads,] before: u w^T.
+  m.def(
+      "full(Tensor? q, Tensor k, Tensor v, Tensor? bias=None, Tensor? u=None, Tensor? w=None, *, bool causal=True, "
+      "str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) -> Tensor");
+  m.def(
+      "full_with_state(Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor? u, Tensor? w, Tensor[] state, *, "
+      "str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None) -> (Tensor y, Tensor position, Tensor max, Tensor "
+      "den, "
+      "Tensor num, Tensor ring_key, Tensor ring_value)");
+  m.def(
+      "full_step_(Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor? u, Tensor? w, Tensor(a!)[] state, *, "
+      "str gate=\"sigmoid\", int heads=1) -> Tensor");
+  m.def(
+      "full_forward(Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor? u, Tensor? w, Tensor[] state, *, "
+      "bool causal=True, str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) "
+      "-> (Tensor y, Tensor saved, Tensor position, Tensor max, Tensor den, Tensor num, Tensor ring_key, "
+      "Tensor ring_value)");
+  m.def(
+      "full_backward(Tensor grad_y, Tensor? grad_ring_key, Tensor? grad_ring_value, Tensor? q, Tensor k, Tensor v, "
+      "Tensor? bias, Tensor? u, Tensor? w, Tensor[] state, Tensor saved, *, bool causal=True, str gate=\"sigmoid\", "
+      "int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, "
+      "Tensor grad_bias, Tensor grad_u, Tensor grad_w, Tensor grad_ring_key, Tensor grad_ring_value)");
+
   // The family in plain torch operations, dense: w spreads over [batch, heads, Tq, Tk]; and w of a window
   // (reference.cc).
   m.def(
