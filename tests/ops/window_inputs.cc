@@ -116,13 +116,17 @@ WindowInputs<E> make_inputs(const WindowCase& c) {
           s.batch > 1 && b == static_cast<int64_t>(c.seed) % s.batch ? 0 : (b * 17 + c.seed * 5) % (2 * s.left + 9);
     }
   }
-  for (int64_t i = 0; i < s.batch * s.time * s.channels; ++i) {
+  if (!c.lengths.empty()) {
+    in.cu_seqlens = {0};
+    for (const int64_t length : c.lengths) in.cu_seqlens.push_back(in.cu_seqlens.back() + length);
+  }
+  for (int64_t i = 0; i < in.tokens() * s.channels; ++i) {
     if (s.gate != Gate::kNone) in.q.push_back(stored(r.normal()));
     in.v.push_back(stored(value()));
     in.grad_y.push_back(stored(grad()));
   }
   for (int64_t b = 0; b < s.batch; ++b) {
-    for (int64_t t = 0; t < s.time; ++t) {
+    for (int64_t t = 0; t < in.time_of(b); ++t) {
       for (int64_t i = 0; i < s.key_channels; ++i) {
         in.k.push_back(clear_of_ties<E>(stored_key(key_value(c.input, r, position[b] + t, i, s.key_channels - 1))));
       }
@@ -137,6 +141,10 @@ WindowInputs<E> make_inputs(const WindowCase& c) {
         for (int64_t j = 0; j < span; ++j) in.band.push_back(T(weight_value(c.input, r, t - s.left + j)));
       }
     }
+  }
+  // Whole stretches too, and all that the first sequence sees if it has no state.
+  for (int64_t i = 0; c.masked && i < in.tokens(); ++i) {
+    in.key_mask.push_back((c.state || i >= in.time_of(0)) && i % 31 > 9 && r.chance(0.7));
   }
   in.has_final = s.causal && (c.state || c.seed % 2 == 0);
   if (in.has_final) {
