@@ -4,6 +4,7 @@ move. bench/README.md says what is counted and how."""
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import signal
@@ -19,9 +20,11 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # B, T, d: those of the published comparison, then one of 32 MiB a tensor.
 SHAPES = [(4, 1024, 256), (2, 2048, 512), (1, 4096, 512), (1, 16384, 256), (8, 2048, 512)]
+# B, grid, d and the kernels of conv2d: the paper's image classifier, a kernel per channel.
+IMAGES = (32, (14, 14), 384, (11, 15))
 WINDOW = 32
 HEADS = {"conv1d": 4}
-BIAS = {"local": "table", "conv1d": "kernel"}
+BIAS = {"local": "table", "conv1d": "kernel", "conv2d": "kernel"}
 FACTOR_CHANNELS = 64  # width of u and v, the factors of the band
 LONGEST_DENSE = 8192  # naive AFT-full needs several matrices [T, T]
 
@@ -36,11 +39,12 @@ def copy_of(moved, dtype):
 class Case:
     """One row of the table: an operator and pass at one shape."""
 
-    def __init__(self, op, pass_, B, T, d, causal=True, dtype="f32", key_std=1.0):
+    def __init__(self, op, pass_, B, T, d, causal=True, dtype="f32", key_std=1.0, grid=None, kernel=None):
         self.op, self.pass_, self.B, self.T, self.d = op, pass_, B, T, d
         self.causal, self.dtype, self.key_std = causal, dtype, key_std
-        self.s = 0 if op == "simple" else WINDOW
-        self.heads = HEADS.get(op, 1)
+        self.s = kernel or (0 if op == "simple" else WINDOW)
+        self.grid = grid
+        self.heads = d if op == "conv2d" else HEADS.get(op, 1)
         self.torch_dtype = {"f32": torch.float32, "f64": torch.float64}[dtype]
 
     def build(self):
@@ -48,6 +52,8 @@ class Case:
         self.peers = {}
         if self.op == "local_bias":
             self._build_local_bias()
+        elif self.op == "conv2d":
+            self._build_conv2d()
         else:
             self._build_window(self.key_std)
             self._build_peers()
@@ -65,6 +71,10 @@ class Case:
         columns = self.s if self.causal else max(0, 2 * self.s - 1)
         if self.op == "local_bias":
             return self.T * self.s * self.d * (1 if self.pass_ == "forward" else 2)
+        if self.op == "conv2d":  # pairs of a target and a source of its kernel in the grid
+            reach = self.s // 2
+            pairs = math.prod(sum(min(n - 1, t + reach) - max(0, t - reach) + 1 for t in range(n)) for n in self.grid)
+            return self.B * self.d * pairs * (2 if self.pass_ == "forward" else 6)
         return self.B * self.T * self.d * columns * (2 if self.pass_ == "forward" else 6)
 
     def _window_call(self, key_std):
@@ -117,6 +127,21 @@ class Case:
                                                                       grad_v=grad_v)
             self.moved = 4 * u.numel() + band.numel()
 
+    def _build_conv2d(self):
+        ops = torch.ops.aft
+        q, k, v, grad_y = (self._randn(self.B, self.T, self.d) for _ in range(4))
+        kernel = 0.1 * self._randn(self.heads, self.s, self.s)
+        y, grad_q, grad_k, grad_v, grad_kernel = (torch.zeros_like(x) for x in (q, q, k, v, kernel))
+        if self.pass_ == "forward":
+            self.call = lambda: ops.conv2d.out(q, k, v, kernel, self.grid, out=y)
+            self.moved = 4 * q.numel() + kernel.numel()
+        else:
+            self.call = lambda: ops.conv2d_backward.out(grad_y, q, k, v, kernel, self.grid, grad_q=grad_q,
+                                                        grad_k=grad_k, grad_v=grad_v, grad_kernel=grad_kernel)
+            self.moved = 7 * q.numel() + 2 * kernel.numel()
+        peer = peers.conv2d_pair(self.B, self.grid, self.d, self.s, self.torch_dtype)
+        self.peers = {"conv2d_pair": getattr(peer, self.pass_)}
+
     def run(self, health, rounds):
         """The row as an object of the --json output."""
         self.build()
@@ -127,7 +152,7 @@ class Case:
                             rounds)
         ms, floor = statistics.median(times["op"]), statistics.median(times["floor"])
         row = {"op": self.op, "pass": self.pass_, "B": self.B, "T": self.T, "d": self.d, "s": self.s,
-               "heads": self.heads, "bias": BIAS.get(self.op),
+               "heads": self.heads, "bias": BIAS.get(self.op), "grid": self.grid,
                "causal": self.causal, "dtype": self.dtype, "threads": torch.get_num_threads(), "ms": ms,
                "ms_min": min(times["op"]), "ms_max": max(times["op"]), "floor_ms": floor, "floor_multiple": ms / floor,
                "gflops": 2 * self._multiply_adds() / ms / 1e6, "gb_per_s": self.moved * torch.finfo(self.torch_dtype).bits / 8 / ms / 1e6,
@@ -145,6 +170,9 @@ def all_cases():
     cases += [Case("local_bias", p, 1, T, FACTOR_CHANNELS) for T in sorted({T for _, T, _ in SHAPES}) for p in passes]
     cases += [Case(op, p, *SHAPES[0], causal=False) for op in ("simple", "local", "conv1d") for p in passes]
     cases += [Case(op, p, *SHAPES[0], dtype="f64") for op in ("simple", "local") for p in passes]
+    B, grid, d, kernels = IMAGES
+    cases += [Case("conv2d", p, B, math.prod(grid), d, causal=False, grid=grid, kernel=s)
+              for s in kernels for p in passes]
     # Keys so spread that the fast path's certificate fails and rows are redone.
     cases += [Case("local", p, *shape, key_std=30.0) for shape in (SHAPES[0], SHAPES[4]) for p in passes]
     return cases
@@ -159,12 +187,14 @@ def cpu_name():
 
 
 def print_row(row):
-    name = row["op"] + ("" if row["causal"] else " (not causal)") + (" f64" if row["dtype"] == "f64" else "")
+    name = row["op"] + ("" if row["causal"] or row["grid"] else " (not causal)") + (" f64" if row["dtype"] == "f64" else "")
     shape = f"{row['B']},{row['T']},{row['d']}" + (f" s={row['s']}" if row["s"] else "")
     ratios = {name: ms / row["ms"] for name, ms in row["peers"].items()}
     columns = [f"{ratios[p]:>8.1f}x" if p in ratios else f"{'':>9}" for p in ("naive_full", "cumsum_simple", "sdpa")]
     line = (f"{name:<20} {row['pass']:<8} {shape:<17} {row['ms']:>9.3f} {row['ms_min']:>9.3f}-{row['ms_max']:<9.3f}"
             f"{columns[0]} {columns[1]} {columns[2]} {row['gb_per_s']:>7.1f} {row['floor_multiple']:>6.2f}x")
+    if "conv2d_pair" in ratios:
+        line += f"   {ratios['conv2d_pair']:.1f} x as fast as the pair of convolutions, {row['gflops']:.0f} GFLOP/s"
     if "normal_ms" in row:
         line += (f"   keys N(0, {row['key_std']:g}^2): {row['ms'] / row['normal_ms']:.2f} x its normal time, "
                  f"{100 * row['redone_share']:.0f} % redone")
@@ -174,7 +204,7 @@ def print_row(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: bench/ops_cpu.py --op local --shape 4,1024,256")
     parser.add_argument("--json", action="store_true", help="one object a line: the machine's health, then the rows")
-    parser.add_argument("--op", choices=("simple", "local", "conv1d", "local_bias"), help="only this operator")
+    parser.add_argument("--op", choices=("simple", "local", "conv1d", "conv2d", "local_bias"), help="only this operator")
     parser.add_argument("--shape", metavar="B,T,d", help="only this shape of the list")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count for a row (default 7)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")

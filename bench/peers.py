@@ -51,6 +51,23 @@ def cumsum_simple(B, T, d, dtype):
     return Peer(function, [torch.randn(B, T, d, dtype=dtype) for _ in range(3)])
 
 
+def conv2d_pair(B, grid, d, s, dtype):
+    """AFT-conv 2-D as two depth-wise convolutions with e^w - 1 plus global sums, channels first as PyTorch's convolutions
+    like them. What it subtracts, it may lose: fine for w of a few tenths, wrong for w very negative."""
+
+    def function(q, k, v, w):
+        e = torch.exp(k - k.amax(dim=(2, 3), keepdim=True).detach())
+        weight = torch.expm1(w).unsqueeze(1)
+
+        def weighted(x):
+            return F.conv2d(x, weight, padding=s // 2, groups=d) + x.sum(dim=(2, 3), keepdim=True)
+
+        return torch.sigmoid(q) * weighted(e * v) / weighted(e)
+
+    q, k, v = (torch.randn(B, d, *grid, dtype=dtype) for _ in range(3))
+    return Peer(function, [q, k, v, 0.1 * torch.randn(d, s, s, dtype=dtype)])
+
+
 def sdpa(B, T, d, dtype, causal):
     """Multi-head attention, heads 64 wide, q, k and v laid out as a projection leaves them."""
 

@@ -5,6 +5,7 @@
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <tuple>
@@ -54,6 +55,14 @@ torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& 
 /// kernel [H, J]. Causal: t' = t - J + 1 + j. Not causal: J odd, centred on t. k [B, T, d] or [B, T, H].
 torch::Tensor conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                      const torch::Tensor& kernel, bool causal = true, Gate gate = Gate::kSigmoid);
+
+/// AFT-conv, 2-D: positions are a grid of grid[0] rows and grid[1] columns, t = row * grid[1] + column. The weights
+/// become e^(k[t'] + kernel[h, r + dy, r + dx]) where source t' lies dy rows and dx columns from t, both within
+/// r = (s - 1) / 2; e^k[t'] elsewhere. Never causal. q, v, y [B, T, d]; k [B, T, d] or [B, T, H]; kernel [H, s, s], s
+/// odd; key_mask bool [B, T], false where a source is absent. The grid need not be the one that was trained on.
+torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                     const torch::Tensor& kernel, std::array<int64_t, 2> grid,
+                     const std::optional<torch::Tensor>& key_mask = std::nullopt, Gate gate = Gate::kSigmoid);
 
 /// The window's weights from their factors: bias[h, t, j] = u[h, t] . v[h, t - left + j], 0 outside the table.
 /// u, v [rows, d'] -> [rows, left + 1 + right], or [H, rows, d'] -> [H, rows, left + 1 + right].
@@ -195,6 +204,37 @@ class AFTConv1dImpl : public torch::nn::Module {
   [[nodiscard]] int64_t key_channels() const;
 };
 TORCH_MODULE(AFTConv1d);
+
+struct AFTConv2dOptions {
+  int64_t channels = 0;      // d
+  int64_t heads = 1;         // H, divides d: each has its own kernel
+  int64_t kernel = 11;       // s, odd
+  bool key_per_head = true;  // one key channel a head, as in the paper; false: one a channel
+  Gate gate = Gate::kSigmoid;
+};
+
+/// AFT-conv between projections, 2-D, over images (section 3.2 of the paper). The kernel is normalised and scaled per
+/// head as that of AFTConv1d, over its s x s weights. Parameters: those of AFTSimple (qkv of 2 d + H rows with one key
+/// a head), weight [H, s, s] ~ N(0, 1), gamma and beta [H], 0: it starts as AFT-simple.
+class AFTConv2dImpl : public torch::nn::Module {
+ public:
+  explicit AFTConv2dImpl(const AFTConv2dOptions& options_);
+
+  /// x [B, T, d] -> [B, T, d], T = grid[0] * grid[1] positions row by row; any grid. key_mask bool [B, T], false where
+  /// a source is absent.
+  torch::Tensor forward(const torch::Tensor& x, std::array<int64_t, 2> grid,
+                        const std::optional<torch::Tensor>& key_mask = std::nullopt);
+  /// The plain kernel w [H, s, s] that the operator sees.
+  [[nodiscard]] torch::Tensor kernel() const;
+
+  AFTConv2dOptions options;
+  torch::nn::Linear qkv{nullptr};
+  torch::nn::Linear output{nullptr};
+  torch::Tensor weight;
+  torch::Tensor gamma;
+  torch::Tensor beta;
+};
+TORCH_MODULE(AFTConv2d);
 
 }  // namespace nn
 }  // namespace aft

@@ -1,5 +1,6 @@
 // The functional C++ interface of include/aft/torch.h.
 
+#include <array>
 #include <tuple>
 
 #include "aft/torch.h"
@@ -44,6 +45,12 @@ torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& 
 torch::Tensor conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                      const torch::Tensor& kernel, bool causal, Gate gate) {
   return dispatch::conv1d(q, k, v, kernel, causal, dispatch::name_of_gate(gate));
+}
+
+torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                     const torch::Tensor& kernel, std::array<int64_t, 2> grid,
+                     const std::optional<torch::Tensor>& key_mask, Gate gate) {
+  return dispatch::conv2d(q, k, v, kernel, {grid[0], grid[1]}, key_mask, dispatch::name_of_gate(gate));
 }
 
 torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right) {

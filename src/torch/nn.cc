@@ -1,4 +1,4 @@
-// AFTSimple, AFTLocal and AFTConv1d: the operators between their projections.
+// AFTSimple, AFTLocal, AFTConv1d and AFTConv2d: the operators between their projections.
 
 #include <algorithm>
 
@@ -43,6 +43,14 @@ struct Projected {
   }
 };
 
+void refuse_second_derivatives() {
+  if (at::GradMode::is_enabled()) {
+    dispatch::fail(
+        "double backward through aft::nn modules is not supported: take first derivatives only, without "
+        "create_graph = true");
+  }
+}
+
 // The operator on one qkv tensor: its gradient is written in place into one tensor of the same shape, where separate
 // gradients of q, k and v would be copied together afterwards.
 struct PackedWindow : torch::autograd::Function<PackedWindow> {
@@ -58,11 +66,7 @@ struct PackedWindow : torch::autograd::Function<PackedWindow> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
-    if (at::GradMode::is_enabled()) {
-      dispatch::fail(
-          "double backward through aft::nn modules is not supported: take first derivatives only, without "
-          "create_graph = true");
-    }
+    refuse_second_derivatives();
     const variable_list t = ctx->get_saved_variables();
     const int64_t channels = ctx->saved_data["channels"].toInt();
     const Gate gate = static_cast<Gate>(ctx->saved_data["gate"].toInt());
@@ -88,6 +92,37 @@ Tensor window(const Tensor& qkv, const std::optional<Tensor>& band, int64_t chan
   const Projected in(qkv, channels, gate);
   return dispatch::window(in.q, in.k, in.v, band, causal, dispatch::name_of_gate(gate), 1);
 }
+
+// conv2d on one qkv tensor, in the same way.
+struct PackedConv2d : torch::autograd::Function<PackedConv2d> {
+  static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& kernel,
+                        const std::optional<Tensor>& key_mask, int64_t channels, int64_t height, int64_t width,
+                        Gate gate) {
+    const Projected in(qkv, channels, gate);
+    ctx->save_for_backward({qkv, kernel, key_mask.value_or(Tensor())});
+    ctx->saved_data["channels"] = channels;
+    ctx->saved_data["height"] = height;
+    ctx->saved_data["width"] = width;
+    ctx->saved_data["gate"] = static_cast<int64_t>(gate);
+    return conv2d(in.q, in.k, in.v, kernel, {height, width}, key_mask, gate);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
+    refuse_second_derivatives();
+    const variable_list t = ctx->get_saved_variables();
+    const int64_t channels = ctx->saved_data["channels"].toInt();
+    const Gate gate = static_cast<Gate>(ctx->saved_data["gate"].toInt());
+    const Projected in(t[0], channels, gate);
+    const Tensor grad_qkv = torch::empty(t[0].sizes(), t[0].options());
+    const Projected grad(grad_qkv, channels, gate);
+    Tensor grad_kernel = torch::empty(t[1].sizes(), t[1].options());
+    const std::optional<Tensor> key_mask = t[2].defined() ? std::optional(t[2]) : std::nullopt;
+    dispatch::conv2d_backward_out(grad_y[0], in.q, in.k, in.v, t[1],
+                                  {ctx->saved_data["height"].toInt(), ctx->saved_data["width"].toInt()}, key_mask,
+                                  dispatch::name_of_gate(gate), grad.q, grad.k, grad.v, grad_kernel);
+    return {grad_qkv, grad_kernel, {}, {}, {}, {}, {}};
+  }
+};
 
 torch::nn::Linear projection(int64_t channels, int64_t key_channels, Gate gate) {
   return torch::nn::Linear(channels, (gate == Gate::kNone ? 1 : 2) * channels + key_channels);
@@ -168,6 +203,19 @@ State AFTLocalImpl::initial_state(int64_t batch) const {
                             qkv->weight.options().requires_grad(false));
 }
 
+namespace {
+
+// gamma (weight - mean) / sqrt(var + 1e-5) + beta per head: weight [H, ...], gamma and beta [H].
+Tensor normalised(const Tensor& weight, const Tensor& gamma, const Tensor& beta) {
+  const Tensor flat = weight.flatten(1);
+  const Tensor mean = flat.mean(1, /*keepdim=*/true);
+  const Tensor variance = flat.var(/*dim=*/1, /*unbiased=*/false, /*keepdim=*/true);
+  const Tensor w = gamma.unsqueeze(1) * (flat - mean) * (variance + 1e-5).rsqrt() + beta.unsqueeze(1);
+  return w.view_as(weight);
+}
+
+}  // namespace
+
 AFTConv1dImpl::AFTConv1dImpl(const AFTConv1dOptions& options_) : options(options_) {
   check_positive("AFTConv1d", "channels", options.channels);
   check_positive("AFTConv1d", "heads", options.heads);
@@ -189,11 +237,7 @@ AFTConv1dImpl::AFTConv1dImpl(const AFTConv1dOptions& options_) : options(options
 
 int64_t AFTConv1dImpl::key_channels() const { return options.key_per_head ? options.heads : options.channels; }
 
-Tensor AFTConv1dImpl::kernel() const {
-  const Tensor mean = weight.mean(1, /*keepdim=*/true);
-  const Tensor variance = weight.var(/*dim=*/1, /*unbiased=*/false, /*keepdim=*/true);
-  return gamma.unsqueeze(1) * (weight - mean) * (variance + 1e-5).rsqrt() + beta.unsqueeze(1);
-}
+Tensor AFTConv1dImpl::kernel() const { return normalised(weight, gamma, beta); }
 
 Tensor AFTConv1dImpl::forward(const Tensor& x) {
   check_input("AFTConv1d", x, options.channels);
@@ -212,6 +256,38 @@ State AFTConv1dImpl::initial_state(int64_t batch) const {
   check_causal("AFTConv1d", options.causal);
   return aft::initial_state(batch, options.channels, key_channels(), options.kernel - 1,
                             qkv->weight.options().requires_grad(false));
+}
+
+AFTConv2dImpl::AFTConv2dImpl(const AFTConv2dOptions& options_) : options(options_) {
+  check_positive("AFTConv2d", "channels", options.channels);
+  check_positive("AFTConv2d", "heads", options.heads);
+  check_positive("AFTConv2d", "kernel", options.kernel);
+  if (options.channels % options.heads != 0) {
+    dispatch::fail("aft::nn::AFTConv2d: heads must divide channels = ", options.channels, ", got ", options.heads,
+                   ": change one of them");
+  }
+  if (options.kernel % 2 == 0) {
+    dispatch::fail("aft::nn::AFTConv2d: kernel must be odd, got ", options.kernel, ": a centred kernel has a middle");
+  }
+  const int64_t key_channels = options.key_per_head ? options.heads : options.channels;
+  qkv = register_module("qkv", projection(options.channels, key_channels, options.gate));
+  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
+  weight = register_parameter("weight", torch::randn({options.heads, options.kernel, options.kernel}));
+  gamma = register_parameter("gamma", torch::zeros({options.heads}));
+  beta = register_parameter("beta", torch::zeros({options.heads}));
+}
+
+Tensor AFTConv2dImpl::kernel() const { return normalised(weight, gamma, beta); }
+
+Tensor AFTConv2dImpl::forward(const Tensor& x, std::array<int64_t, 2> grid, const std::optional<Tensor>& key_mask) {
+  check_input("AFTConv2d", x, options.channels);
+  const Tensor projected = qkv(x);
+  const Tensor w = kernel();
+  if (at::GradMode::is_enabled() && (projected.requires_grad() || w.requires_grad())) {
+    return output(PackedConv2d::apply(projected, w, key_mask, options.channels, grid[0], grid[1], options.gate));
+  }
+  const Projected in(projected, options.channels, options.gate);
+  return output(conv2d(in.q, in.k, in.v, w, grid, key_mask, options.gate));
 }
 
 }  // namespace aft::nn

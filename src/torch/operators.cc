@@ -123,6 +123,27 @@ YStateSaved window_with_state_backward(const Tensor& grad_y, const Tensor& grad_
   return op.call(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band, state, saved, gate, heads);
 }
 
+Tensor conv2d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, c10::SymIntArrayRef grid,
+              const OptionalTensor& key_mask, std::string_view gate) {
+  static const auto op = find<decltype(conv2d)>("aft::conv2d");
+  return op.call(q, k, v, kernel, grid, key_mask, gate);
+}
+
+Conv2dGrads conv2d_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                            const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                            std::string_view gate) {
+  static const auto op = find<decltype(conv2d_backward)>("aft::conv2d_backward");
+  return op.call(grad_y, q, k, v, kernel, grid, key_mask, gate);
+}
+
+void conv2d_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                         const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                         std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
+                         const Tensor& grad_v, const Tensor& grad_kernel) {
+  static const auto op = find<decltype(conv2d_backward_out)>("aft::conv2d_backward", "out");
+  op.call(grad_y, q, k, v, kernel, grid, key_mask, gate, grad_q, grad_k, grad_v, grad_kernel);
+}
+
 StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left) {
   static const auto op = find<decltype(initial_state)>("aft::initial_state");
   return op.call(k, v, left);

@@ -65,6 +65,18 @@ YStateSaved window_with_state_backward(const Tensor& grad_y, const Tensor& grad_
                                        const OptionalTensor& band, TensorList state, const Tensor& saved,
                                        std::string_view gate, int64_t heads);
 
+using Conv2dGrads = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // q, k, v, kernel; an absent one of size [0]
+
+Tensor conv2d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, c10::SymIntArrayRef grid,
+              const OptionalTensor& key_mask, std::string_view gate);
+Conv2dGrads conv2d_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                            const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                            std::string_view gate);
+void conv2d_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                         const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                         std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
+                         const Tensor& grad_v, const Tensor& grad_kernel);
+
 StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left);
 
 Tensor reference(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w, bool causal,

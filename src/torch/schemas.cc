@@ -32,6 +32,22 @@ TORCH_LIBRARY(aft, m) {
       "conv1d_step_(Tensor? q, Tensor k, Tensor v, Tensor kernel, Tensor(a!)[] state, *, str gate=\"sigmoid\") "
       "-> Tensor");
 
+  // AFT-conv, 2-D: the grid operator. grid: [height, width].
+  m.def(
+      "conv2d(Tensor? q, Tensor k, Tensor v, Tensor kernel, SymInt[2] grid, *, Tensor? key_mask=None, "
+      "str gate=\"sigmoid\") -> Tensor");
+  m.def(
+      "conv2d.out(Tensor? q, Tensor k, Tensor v, Tensor kernel, SymInt[2] grid, *, Tensor? key_mask=None, "
+      "str gate=\"sigmoid\", Tensor(a!) out) -> ()");
+  m.def(
+      "conv2d_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor kernel, SymInt[2] grid, *, "
+      "Tensor? key_mask=None, str gate=\"sigmoid\") "
+      "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_kernel)");
+  m.def(
+      "conv2d_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor kernel, SymInt[2] grid, *, "
+      "Tensor? key_mask=None, str gate=\"sigmoid\", Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v, "
+      "Tensor(d!) grad_kernel) -> ()");
+
   // The windowed operator. band: [heads, rows, J], a row a position; [heads, J], one row for all; absent, no window.
   // heads counts where there is no band.
   m.def(

@@ -28,6 +28,12 @@ def samples():
         yield aft.window_with_state.default, (q, k, v, table[None], local_state), dict(gate=gate)
         yield aft.window_with_state.default, (q, k, v, None, simple_state), dict(gate=gate)
 
+        grid = inputs(2, 6, 4, gate=gate, requires_grad=requires_grad)
+        kernel = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=requires_grad)
+        mask = torch.arange(12).view(2, 6) % 5 != 1
+        yield aft.conv2d.default, (*grid, kernel, [2, 3]), dict(gate=gate)
+        yield aft.conv2d.default, (*grid, kernel, [6, 1]), dict(gate=gate, key_mask=mask)
+
         if gate == "sigmoid" and not requires_grad:
             continue  # the rest takes no gradient anyway
         q, k, v, bias = [t if t is None else t.detach() for t in (q, k, v, bias)]
@@ -40,6 +46,12 @@ def samples():
             grad_band = None if band is None else torch.empty_like(band)
             yield aft.window_backward.out, (v, q, k, v, band, saved), dict(gate=gate, **out, grad_band=grad_band)
             yield aft.window.out, (q, k, v, band), dict(gate=gate, out=torch.empty_like(v))
+        grid = [t if t is None else t.detach() for t in (*grid, kernel)]
+        packed = [t if t is None else torch.empty_like(t) for t in grid]
+        packed = dict(zip(("grad_q", "grad_k", "grad_v", "grad_kernel"), packed))
+        yield aft.conv2d.out, (*grid, [2, 3]), dict(gate=gate, out=torch.empty_like(grid[2]))
+        yield aft.conv2d_backward.default, (grid[2], *grid, [2, 3]), dict(gate=gate, key_mask=mask)
+        yield aft.conv2d_backward.out, (grid[2], *grid, [2, 3]), dict(gate=gate, **packed)
         one = [None if t is None else t[:, :1] for t in (q, k, v)]
         yield aft.simple_step_.default, (*one, simple_state), dict(gate=gate)
         yield aft.local_step_.default, (*one, bias, local_state), dict(gate=gate)

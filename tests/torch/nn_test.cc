@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <torch/autograd.h>
 
+#include <array>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -164,6 +165,54 @@ TEST(Modules, Conv1dStartsAsSimple) {
   EXPECT_EQ(parameters_of(*conv)[0].first, "weight");
 }
 
+TEST(Modules, Conv2dIsItsNormalisedKernelBetweenTheProjections) {
+  const Tensor x = sequence(2, 12, 6);
+  const Tensor mask = torch::arange(24).view({2, 12}).remainder(5) != 1;
+  for (const bool key_per_head : {true, false}) {
+    for (const Gate gate : {Gate::kSigmoid, Gate::kNone}) {
+      torch::manual_seed(3);
+      aft::nn::AFTConv2d conv(aft::nn::AFTConv2dOptions{
+          .channels = 6, .heads = 3, .kernel = 5, .key_per_head = key_per_head, .gate = gate});
+      conv->to(torch::kDouble);
+      {  // Gamma and beta start at zero: make the kernel matter.
+        const torch::NoGradGuard no_grad;
+        conv->gamma.normal_();
+        conv->beta.normal_();
+      }
+      const int64_t keys = key_per_head ? 3 : 6;
+      std::vector<Tensor> kernels;
+      for (int64_t h = 0; h < 3; ++h) {
+        const Tensor w = conv->weight[h];
+        const Tensor centred = w - w.mean();
+        kernels.push_back(conv->gamma[h] * centred / (centred.square().mean() + 1e-5).sqrt() + conv->beta[h]);
+      }
+      const int64_t query = gate == Gate::kNone ? 0 : 6;
+      const std::vector<Tensor> p = conv->qkv(x).split_with_sizes({query, keys, 6}, -1);
+      const std::optional<Tensor> q = gate == Gate::kNone ? std::nullopt : std::optional(p[0]);
+      for (const std::array<int64_t, 2> grid : {std::array<int64_t, 2>{3, 4}, {1, 12}}) {
+        const Tensor want = conv->output(aft::conv2d(q, p[1], p[2], torch::stack(kernels), grid, mask, gate));
+        expect_close(conv->forward(x, grid, mask), want);
+        const auto parameters = conv->parameters();
+        const Tensor target = sequence(2, 12, 6);
+        const auto got = torch::autograd::grad({(conv->forward(x, grid, mask) * target).sum()}, parameters);
+        const auto expected = torch::autograd::grad({(want * target).sum()}, parameters, {}, /*retain_graph=*/true);
+        for (size_t i = 0; i < parameters.size(); ++i) {
+          expect_close(got[i], expected[i], 1e-10);
+          EXPECT_GT(got[i].abs().sum().item<double>(), 0.0);
+        }
+        const torch::NoGradGuard no_grad;
+        EXPECT_TRUE(torch::equal(conv->forward(x, grid, mask), conv->forward(x, grid, mask)));
+        expect_close(conv->forward(x, grid, mask), want);
+      }
+    }
+  }
+  const aft::nn::AFTConv2d fresh(aft::nn::AFTConv2dOptions{.channels = 64, .heads = 64, .kernel = 7});
+  EXPECT_EQ(fresh->qkv->weight.size(0), 3 * 64);  // the paper's way: one key a head
+  EXPECT_EQ(fresh->kernel().sizes(), torch::IntArrayRef({64, 7, 7}));
+  EXPECT_EQ(fresh->kernel().abs().max().item<double>(), 0.0);
+  EXPECT_NEAR(fresh->weight.std().item<double>(), 1.0, 0.06);  // 3,136 draws: more than 4 standard errors
+}
+
 TEST(Modules, GradientsEqualThoseOfThePlainComposition) {
   for (const bool causal : {true, false}) {
     for (const Gate gate : {Gate::kSigmoid, Gate::kNone}) {
@@ -279,6 +328,11 @@ TEST(Modules, BadInputIsNamed) {
                  [] { aft::nn::AFTConv1d(aft::nn::AFTConv1dOptions{.channels = 4, .heads = 3}); });
   expect_message("kernel must be odd if causal is false, got 4",
                  [] { aft::nn::AFTConv1d(aft::nn::AFTConv1dOptions{.channels = 4, .kernel = 4, .causal = false}); });
+  expect_message("kernel must be odd, got 4",
+                 [] { aft::nn::AFTConv2d(aft::nn::AFTConv2dOptions{.channels = 4, .kernel = 4}); });
+  expect_message("grid must be [height, width] with height * width = 6", [] {
+    aft::nn::AFTConv2d(aft::nn::AFTConv2dOptions{.channels = 4, .kernel = 3})->forward(torch::rand({1, 6, 4}), {2, 2});
+  });
   const Tensor x = sequence(2, 7, 4).requires_grad_();
   expect_message("double backward", [&] {
     const Tensor y = local->forward(x).square().sum();

@@ -1,0 +1,91 @@
+// Forward of the grid operator on the CPU. Cost and layout: README.md.
+
+#include <cstdint>
+
+#include "aft/ops/grid.h"
+#include "ops/common/scratch.h"
+#include "ops/grid/check.h"
+#include "ops/grid/plan.h"
+#include "ops/grid/redo.h"
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/grid/cpu_forward.cc"
+#include "hwy/foreach_target.h"
+#include "hwy/highway.h"
+#include "ops/common/exp-inl.h"
+#include "ops/common/gate-inl.h"
+#include "ops/grid/panel-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+template <typename E>
+void GridForwardTask(const GridForward<E>& p, const GridTask& task) {
+  using D = hn::ScalableTag<Accumulate<E>>;
+  using V = hn::Vec<D>;
+  const D d;
+  Scratch scratch(Panel<D, E>::bytes(p.shape, task, false));
+  Panel<D, E> panel(p.shape, task, p.k, p.v, p.key_mask, p.kernel_data, false, scratch);
+  const bool redo = grid_redo_enabled();
+  const bool gated = p.shape.gate != Gate::kNone;
+  int64_t redone = 0;
+  for (int64_t b = task.first; b < task.last; ++b) {
+    for (int64_t j = 0; j < panel.vectors; ++j) {
+      panel.load_image(b, j, false);
+      panel.sum_outside(panel.sources);
+      const auto before = [&](int64_t t, int64_t n) {
+        panel.prefetch_sources(b + 1, t, n, j);
+        if (gated) panel.prefetch(p.q, b + 1, t, n, j);
+      };
+      panel.for_each_sum(panel.sources, panel.weights(j), j, before, [&](int64_t t, V den, V num) {
+        const auto failed = panel.failed(den);
+        if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
+          ++redone;
+          const ExactRow<V> exact = panel.exact_row(b, j, t);
+          den = hn::IfThenElse(failed, exact.den, den);
+          num = hn::IfThenElse(failed, exact.num, num);
+        }
+        const V query = gated ? panel.load(p.q, b, t, j) : hn::Zero(d);
+        const V out = hn::Mul(GatedRatio(d, p.shape.gate, query, num, den), panel.from_x);
+        StoreSome(out, d, panel.row(p.y, b, t, j), panel.count(j));
+      });
+    }
+  }
+  count_grid_redone(redone);
+}
+
+void ForwardF32(const GridForward<float>& p, const GridTask& task) { GridForwardTask(p, task); }
+void ForwardF64(const GridForward<double>& p, const GridTask& task) { GridForwardTask(p, task); }
+void ForwardBF16(const GridForward<BFloat16>& p, const GridTask& task) { GridForwardTask(p, task); }
+void ForwardF16(const GridForward<Float16>& p, const GridTask& task) { GridForwardTask(p, task); }
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace aft::ops {
+
+#define AFT_EXPORT(Kernel, E) \
+  HWY_EXPORT(Kernel);         \
+  static void run_task(const GridForward<E>& p, const GridTask& task) { HWY_DYNAMIC_DISPATCH(Kernel)(p, task); }
+AFT_EXPORT(ForwardF32, float)
+AFT_EXPORT(ForwardF64, double)
+AFT_EXPORT(ForwardBF16, BFloat16)
+AFT_EXPORT(ForwardF16, Float16)
+#undef AFT_EXPORT
+
+template <typename E>
+void grid_forward(const GridForward<E>& p, const ParallelFor& parallel) {
+  check_grid_forward(p);
+  if (p.shape.time() == 0) return;
+  const GridPlan<Accumulate<E>> plan(p.shape);
+  parallel.run(plan.tasks(), [&](int64_t i) { run_task(p, plan.task(i)); });
+}
+
+template void grid_forward<float>(const GridForward<float>&, const ParallelFor&);
+template void grid_forward<double>(const GridForward<double>&, const ParallelFor&);
+template void grid_forward<BFloat16>(const GridForward<BFloat16>&, const ParallelFor&);
+template void grid_forward<Float16>(const GridForward<Float16>&, const ParallelFor&);
+
+}  // namespace aft::ops
+#endif

@@ -1,0 +1,88 @@
+// Checks and the redo counter of the grid operator: no arithmetic here.
+
+#include "aft/ops/grid.h"
+
+#include <atomic>
+#include <string>
+
+#include "aft/error.h"
+#include "ops/grid/check.h"
+#include "ops/grid/redo.h"
+
+namespace aft::ops {
+namespace {
+
+std::atomic<int64_t> redone{0};
+std::atomic<bool> redo{true};
+
+void require(bool ok, const std::string& message) {
+  if (!ok) throw Error(message);
+}
+
+std::string got(int64_t value) { return ", got " + std::to_string(value); }
+
+void check_shape(const GridShape& s) {
+  require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
+  require(s.height >= 0, "height: expected at least 0" + got(s.height));
+  require(s.width >= 0, "width: expected at least 0" + got(s.width));
+  require(s.channels >= 0, "channels: expected at least 0" + got(s.channels));
+  require(s.heads >= 1 && s.channels % s.heads == 0,
+          "heads: expected a divisor of channels = " + std::to_string(s.channels) + got(s.heads));
+  require(s.key_channels == s.channels || s.key_channels == s.heads,
+          "key_channels: expected channels = " + std::to_string(s.channels) + " or heads = " + std::to_string(s.heads) +
+              got(s.key_channels));
+  require(s.kernel >= 1 && s.kernel % 2 == 1, "kernel: expected an odd size, so that it has a centre" + got(s.kernel) +
+                                                  "; use " + std::to_string(s.kernel < 1 ? 1 : s.kernel + 1));
+}
+
+template <typename E>
+void require_data(const Rows<E>& rows, const GridShape& s, const char* name) {
+  require(rows.data != nullptr || s.batch * s.time() * s.channels == 0,
+          std::string(name) + ": expected a tensor, got null");
+}
+
+// What forward and backward are both handed.
+template <typename Params>
+void check_inputs(const Params& p) {
+  check_shape(p.shape);
+  if (p.shape.gate != Gate::kNone) require_data(p.q, p.shape, "q");
+  require_data(p.k, p.shape, "k");
+  require_data(p.v, p.shape, "v");
+  require(p.kernel_data != nullptr || p.shape.batch * p.shape.time() * p.shape.channels == 0,
+          "kernel_data: expected weights, got null");
+}
+
+}  // namespace
+
+template <typename E>
+void check_grid_forward(const GridForward<E>& p) {
+  check_inputs(p);
+  require_data(p.y, p.shape, "y");
+}
+
+template <typename E>
+void check_grid_backward(const GridBackward<E>& p) {
+  check_inputs(p);
+  require_data(p.grad_y, p.shape, "grad_y");
+  if (p.shape.gate != Gate::kNone) require_data(p.grad_q, p.shape, "grad_q");
+  require_data(p.grad_k, p.shape, "grad_k");
+  require_data(p.grad_v, p.shape, "grad_v");
+}
+
+int64_t grid_redo_count() { return redone.load(); }
+void grid_set_redo(bool enabled) { redo = enabled; }
+bool grid_redo_enabled() { return redo.load(std::memory_order_relaxed); }
+void count_grid_redone(int64_t count) {
+  if (count > 0) redone.fetch_add(count, std::memory_order_relaxed);
+}
+
+#define AFT_INSTANTIATE(E)                                    \
+  template void check_grid_forward<E>(const GridForward<E>&); \
+  template void check_grid_backward<E>(const GridBackward<E>&);
+AFT_INSTANTIATE(float)
+AFT_INSTANTIATE(double)
+AFT_INSTANTIATE(BFloat16)
+AFT_INSTANTIATE(Float16)
+#undef AFT_INSTANTIATE
+
+}  // namespace aft::ops

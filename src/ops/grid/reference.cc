@@ -1,0 +1,132 @@
+// The grid operator straight from the equation: one target, one channel, one source at a time. Slow on purpose; the
+// kernels are tested against it, so it shares nothing with them.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <limits>
+
+#include "aft/ops/grid.h"
+#include "ops/common/gate_reference.h"
+
+namespace aft::ops {
+namespace {
+
+template <typename T>
+T read(const Rows<const T>& rows, int64_t b, int64_t t, int64_t c) {
+  return rows.data[b * rows.batch_stride + t * rows.time_stride + c];
+}
+
+template <typename T>
+T& write(const Rows<T>& rows, int64_t b, int64_t t, int64_t c) {
+  return rows.data[b * rows.batch_stride + t * rows.time_stride + c];
+}
+
+// Works for GridForward and GridBackward.
+template <typename T, typename Params>
+struct Image {
+  const Params& p;
+  const GridShape& shape;
+  int64_t b;
+
+  int64_t head(int64_t c) const { return c / (shape.channels / shape.heads); }
+  int64_t key_channel(int64_t c) const { return shape.key_channels == shape.channels ? c : head(c); }
+  // Element of the kernel for target t and source s, or -1 outside it.
+  int64_t kernel_index(int64_t t, int64_t s, int64_t c) const {
+    const int64_t reach = (shape.kernel - 1) / 2;
+    const int64_t dy = s / shape.width - t / shape.width;
+    const int64_t dx = s % shape.width - t % shape.width;
+    if (std::abs(dy) > reach || std::abs(dx) > reach) return -1;
+    return (head(c) * shape.kernel + reach + dy) * shape.kernel + reach + dx;
+  }
+  // k + w; -inf: nothing to see.
+  T exponent(int64_t t, int64_t s, int64_t c) const {
+    const KeyMask& mask = p.key_mask;
+    if (mask.data != nullptr && !mask.data[b * mask.batch_stride + s]) return -std::numeric_limits<T>::infinity();
+    const int64_t index = kernel_index(t, s, c);
+    return read(p.k, b, s, key_channel(c)) + (index < 0 ? T(0) : p.kernel_data[index]);
+  }
+  // Row maximum of the exponents, D and N under it. Nothing to see: D = 0.
+  void row_sums(int64_t t, int64_t c, T& max, T& den, T& num) const {
+    const T absent = -std::numeric_limits<T>::infinity();
+    max = absent;
+    for (int64_t s = 0; s < shape.time(); ++s) {
+      const T x = exponent(t, s, c);
+      if (x > max || std::isnan(x)) max = x;
+      if (std::isnan(max)) break;
+    }
+    den = num = 0;
+    if (max == absent) return;
+    for (int64_t s = 0; s < shape.time(); ++s) {
+      const T x = exponent(t, s, c);
+      if (x == absent) continue;
+      den += std::exp(x - max);
+      num += std::exp(x - max) * read(p.v, b, s, c);
+    }
+  }
+};
+
+}  // namespace
+
+template <typename T>
+void grid_forward_reference(const GridForward<T>& p) {
+  const GridShape& s = p.shape;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const Image<T, GridForward<T>> image{p, s, b};
+    for (int64_t t = 0; t < s.time(); ++t) {
+      for (int64_t c = 0; c < s.channels; ++c) {
+        T max, den, num;
+        image.row_sums(t, c, max, den, num);
+        const T gate = s.gate == Gate::kNone ? T(1) : gate_value(s.gate, read(p.q, b, t, c));
+        write(p.y, b, t, c) = den == 0 ? T(0) : gate * (num / den);
+      }
+    }
+  }
+}
+
+template <typename T>
+void grid_backward_reference(const GridBackward<T>& p) {
+  const GridShape& s = p.shape;
+  if (p.grad_kernel != nullptr) std::fill_n(p.grad_kernel, s.heads * s.kernel * s.kernel, T(0));
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const Image<T, GridBackward<T>> image{p, s, b};
+    for (int64_t t = 0; t < s.time(); ++t) {
+      for (int64_t c = 0; c < s.key_channels; ++c) write(p.grad_k, b, t, c) = 0;
+      for (int64_t c = 0; c < s.channels; ++c) write(p.grad_v, b, t, c) = 0;
+    }
+    for (int64_t t = 0; t < s.time(); ++t) {
+      for (int64_t c = 0; c < s.channels; ++c) {
+        T max, den, num;
+        image.row_sums(t, c, max, den, num);
+        const bool empty = den == 0;
+        const T ratio = empty ? T(0) : num / den;
+        T gated = read(p.grad_y, b, t, c);
+        if (s.gate != Gate::kNone) {
+          const T q = read(p.q, b, t, c);
+          write(p.grad_q, b, t, c) = empty ? T(0) : gated * ratio * gate_slope(s.gate, q);
+          gated *= gate_value(s.gate, q);
+        }
+        if (empty) continue;
+        for (int64_t source = 0; source < s.time(); ++source) {
+          const T x = image.exponent(t, source, c);
+          if (x == -std::numeric_limits<T>::infinity()) continue;
+          const T a = std::exp(x - max) / den;
+          const T grad = a * gated * (read(p.v, b, source, c) - ratio);
+          write(p.grad_v, b, source, c) += a * gated;
+          write(p.grad_k, b, source, image.key_channel(c)) += grad;
+          const int64_t index = image.kernel_index(t, source, c);
+          if (index >= 0 && p.grad_kernel != nullptr) p.grad_kernel[index] += grad;
+        }
+      }
+    }
+  }
+}
+
+#define AFT_INSTANTIATE(T)                                        \
+  template void grid_forward_reference<T>(const GridForward<T>&); \
+  template void grid_backward_reference<T>(const GridBackward<T>&);
+AFT_INSTANTIATE(double)
+AFT_INSTANTIATE(long double)
+#undef AFT_INSTANTIATE
+
+}  // namespace aft::ops

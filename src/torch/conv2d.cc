@@ -1,0 +1,316 @@
+// AFT-conv 2-D: the grid operator's checks, CPU, Meta and gradients.
+
+#include <torch/library.h>
+#include <torch/types.h>
+
+#include <string>
+#include <tuple>
+
+#include "aft/ops/grid.h"
+#include "gradients.h"
+#include "operators.h"
+#include "tensors.h"
+#include "torch_threads.h"
+#include "version_check.h"
+
+namespace aft::dispatch {
+namespace {
+
+constexpr std::string_view kForward = "conv2d";
+constexpr std::string_view kBackward = "conv2d_backward";
+
+// What a call is handed, checked, before any size must be a number.
+struct Conv2dArguments {
+  const OptionalTensor& q;
+  const Tensor& k;
+  const Tensor& v;
+  const Tensor& kernel;
+  c10::SymIntArrayRef grid;
+  const OptionalTensor& key_mask;
+  ops::Gate gate;
+
+  Conv2dArguments(std::string_view op, const OptionalTensor& query, const Tensor& key, const Tensor& value,
+                  const Tensor& weights, c10::SymIntArrayRef grid_size, const OptionalTensor& mask,
+                  std::string_view gate_name)
+      : q(query),
+        k(key),
+        v(value),
+        kernel(weights),
+        grid(grid_size),
+        key_mask(mask),
+        gate(gate_from_name(op, gate_name)) {
+    check_torch_version();
+    check_floating(op, "v", v);
+    if (v.dim() != 3) {
+      fail("aft::", op, ": v must have three dimensions [batch, height * width, channels], got shape ", sizes_of(v),
+           ": flatten the grid row by row");
+    }
+    if (grid.size() != 2 || grid[0] < 0 || grid[1] < 0 || grid[0] * grid[1] != v.sym_size(1)) {
+      fail("aft::", op, ": grid must be [height, width] with height * width = ", v.sym_size(1),
+           ", the positions of v, got ", grid, ": pass the grid of this call");
+    }
+    check_query(op, gate_name);
+    check_dtype_device(op, "kernel", kernel, "v", v);
+    if (kernel.dim() != 3 || kernel.sym_size(1) != kernel.sym_size(2) || kernel.sym_size(1) % 2 == 0) {
+      fail("aft::", op, ": kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
+           ": a centred kernel has a middle");
+    }
+    const c10::SymInt heads = kernel.sym_size(0);
+    if (heads < 1 || v.sym_size(2) % heads != 0) {
+      fail("aft::", op, ": the number of heads must divide the ", v.sym_size(2), " channels of v, got ", heads,
+           ": change one of them");
+    }
+    check_dtype_device(op, "k", k, "v", v);
+    if (k.dim() != 3 || k.sym_size(0) != v.sym_size(0) || k.sym_size(1) != v.sym_size(1) ||
+        (k.sym_size(2) != v.sym_size(2) && k.sym_size(2) != heads)) {
+      fail("aft::", op, ": k must have shape ", sizes_of(v), " like v, or [", v.sym_size(0), ", ", v.sym_size(1), ", ",
+           heads, "] with one key per head, got ", sizes_of(k), ": reshape it, or change the number of heads");
+    }
+    check_mask(op);
+  }
+
+  [[nodiscard]] ops::GridShape shape() const {
+    ops::GridShape s;
+    s.batch = v.size(0);
+    s.height = grid[0].guard_int(__FILE__, __LINE__);
+    s.width = grid[1].guard_int(__FILE__, __LINE__);
+    s.channels = v.size(2);
+    s.heads = kernel.size(0);
+    s.key_channels = k.size(2);
+    s.kernel = kernel.size(1);
+    s.gate = gate;
+    return s;
+  }
+
+ private:
+  void check_query(std::string_view op, std::string_view gate_name) const {
+    if (gate != ops::Gate::kNone) {
+      if (!q.has_value() || !q->defined()) {
+        fail("aft::", op, ": q must be a tensor with gate \"", gate_name, "\", got none: pass one, or gate=\"none\"");
+      }
+      check_same(op, "q", *q, "v", v);
+    } else if (q.has_value() && q->defined()) {
+      fail("aft::", op, ": q must be absent with gate \"none\", got a tensor of shape ", sizes_of(*q),
+           ": pass None, or another gate");
+    }
+  }
+  void check_mask(std::string_view op) const {
+    if (!key_mask.has_value()) return;
+    if (key_mask->scalar_type() != at::kBool || key_mask->dim() != 2 || key_mask->sym_size(0) != v.sym_size(0) ||
+        key_mask->sym_size(1) != v.sym_size(1) || key_mask->device() != v.device()) {
+      fail("aft::", op, ": key_mask must be bool of shape [", v.sym_size(0), ", ", v.sym_size(1), "] on ", v.device(),
+           ", got ", key_mask->scalar_type(), " of shape ", sizes_of(*key_mask), " on ", key_mask->device(),
+           ": True where a source is there");
+    }
+  }
+};
+
+// The same readable, kept alive for as long as the operator runs.
+struct Inputs {
+  ops::GridShape shape;
+  Tensor q, k, v, kernel, mask;
+
+  explicit Inputs(const Conv2dArguments& a)
+      : shape(a.shape()), k(readable(a.k)), v(readable(a.v)), kernel(a.kernel.contiguous()) {
+    if (a.gate != ops::Gate::kNone) q = readable(*a.q);
+    if (a.key_mask.has_value()) mask = readable(*a.key_mask);
+  }
+  template <typename T, typename Params>
+  void fill(Params& p) const {
+    p.shape = shape;
+    p.q = rows_of<const T>(q);
+    p.k = rows_of<const T>(k);
+    p.v = rows_of<const T>(v);
+    p.kernel_data = kernel.const_data_ptr<T>();
+    if (mask.defined()) p.key_mask = {mask.const_data_ptr<bool>(), mask.stride(0)};
+  }
+};
+
+void run_forward(const Inputs& in, const Tensor& y) {
+  with_scalar_type(in.v, [&]<typename T>(T) {
+    ops::GridForward<T> p;
+    in.fill<T>(p);
+    p.y = rows_of<T>(y);
+    ops::grid_forward(p, torch_threads());
+  });
+}
+
+Tensor conv2d_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                  c10::SymIntArrayRef grid, const OptionalTensor& key_mask, std::string_view gate) {
+  const Inputs in(Conv2dArguments(kForward, q, k, v, kernel, grid, key_mask, gate));
+  Tensor y = at::empty(v.sizes(), v.options());
+  run_forward(in, y);
+  return y;
+}
+
+void conv2d_out_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                    c10::SymIntArrayRef grid, const OptionalTensor& key_mask, std::string_view gate,
+                    const Tensor& out) {
+  const Inputs in(Conv2dArguments(kForward, q, k, v, kernel, grid, key_mask, gate));
+  check_same(kForward, "out", out, "v", v);
+  check_writable(kForward, "out", out, {in.q, in.k, in.v, in.kernel});
+  run_forward(in, out);
+}
+
+void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, const Tensor& grad_k,
+                  const Tensor& grad_v, const Tensor& grad_kernel) {
+  check_same(kBackward, "grad_y", grad_y, "v", in.v);
+  const Tensor gy = readable(grad_y);
+  with_scalar_type(in.v, [&]<typename T>(T) {
+    ops::GridBackward<T> p;
+    in.fill<T>(p);
+    p.grad_y = rows_of<const T>(gy);
+    p.grad_q = rows_of<T>(grad_q);
+    p.grad_k = rows_of<T>(grad_k);
+    p.grad_v = rows_of<T>(grad_v);
+    p.grad_kernel = grad_kernel.data_ptr<T>();
+    ops::grid_backward(p, torch_threads());
+  });
+}
+
+Conv2dGrads empty_gradients(const Conv2dArguments& a) {
+  const auto like = [](const Tensor& t) { return at::empty_symint(t.sym_sizes(), t.options()); };
+  return {a.gate == ops::Gate::kNone ? at::empty({0}, a.v.options()) : like(a.v), like(a.k), like(a.v), like(a.kernel)};
+}
+
+Conv2dGrads conv2d_backward_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                                std::string_view gate) {
+  const Conv2dArguments a(kBackward, q, k, v, kernel, grid, key_mask, gate);
+  const Conv2dGrads grads = empty_gradients(a);
+  const auto& [grad_q, grad_k, grad_v, grad_kernel] = grads;
+  run_backward(Inputs(a), grad_y, a.gate == ops::Gate::kNone ? Tensor() : grad_q, grad_k, grad_v, grad_kernel);
+  return grads;
+}
+
+void conv2d_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                             const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                             std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
+                             const Tensor& grad_v, const Tensor& grad_kernel) {
+  const Inputs in(Conv2dArguments(kBackward, q, k, v, kernel, grid, key_mask, gate));
+  const auto writable = [&](std::string_view name, const Tensor& out, std::string_view like_name, const Tensor& like,
+                            TensorList others) {
+    check_same(kBackward, name, out, like_name, like);
+    check_writable(kBackward, name, out, {in.q, in.k, in.v, in.kernel, grad_y});
+    check_writable(kBackward, name, out, others);
+  };
+  const bool gated = in.shape.gate != ops::Gate::kNone;
+  if (gated) {
+    if (!grad_q.has_value()) {
+      fail("aft::", kBackward, ": grad_q must be a tensor with gate \"", gate, "\", got none: pass one");
+    }
+    writable("grad_q", *grad_q, "q", *q, {grad_k, grad_v, grad_kernel});
+  }
+  writable("grad_k", grad_k, "k", k, {grad_v, grad_kernel});
+  writable("grad_v", grad_v, "v", v, {grad_kernel});
+  writable("grad_kernel", grad_kernel, "kernel", kernel, {});
+  if (!grad_kernel.is_contiguous()) {
+    fail("aft::", kBackward, ": grad_kernel must be contiguous, got strides ", grad_kernel.strides(),
+         ": allocate it with torch.empty");
+  }
+  run_backward(in, grad_y, gated ? *grad_q : Tensor(), grad_k, grad_v, grad_kernel);
+}
+
+// ---- shapes without data
+
+Tensor conv2d_meta(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                   c10::SymIntArrayRef grid, const OptionalTensor& key_mask, std::string_view gate) {
+  (void)Conv2dArguments(kForward, q, k, v, kernel, grid, key_mask, gate);
+  return at::empty_symint(v.sym_sizes(), v.options());
+}
+
+void conv2d_out_meta(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                     c10::SymIntArrayRef grid, const OptionalTensor& key_mask, std::string_view gate,
+                     const Tensor& out) {
+  (void)Conv2dArguments(kForward, q, k, v, kernel, grid, key_mask, gate);
+  check_same(kForward, "out", out, "v", v);
+}
+
+Conv2dGrads conv2d_backward_meta(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                 const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                                 std::string_view gate) {
+  const Conv2dArguments a(kBackward, q, k, v, kernel, grid, key_mask, gate);
+  check_same(kBackward, "grad_y", grad_y, "v", v);
+  return empty_gradients(a);
+}
+
+void conv2d_backward_out_meta(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                              const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                              std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
+                              const Tensor& grad_v, const Tensor& grad_kernel) {
+  const Conv2dArguments a(kBackward, q, k, v, kernel, grid, key_mask, gate);
+  check_same(kBackward, "grad_y", grad_y, "v", v);
+  if (a.gate != ops::Gate::kNone && grad_q.has_value()) check_same(kBackward, "grad_q", *grad_q, "q", *q);
+  check_same(kBackward, "grad_k", grad_k, "k", k);
+  check_same(kBackward, "grad_v", grad_v, "v", v);
+  check_same(kBackward, "grad_kernel", grad_kernel, "kernel", kernel);
+}
+
+// ---- gradients
+
+// Of: q, k, v, kernel.
+struct Conv2d : Function<Conv2d> {
+  static Tensor forward(AutogradContext* ctx, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                        const Tensor& kernel, const c10::SymInt& height, const c10::SymInt& width,
+                        const OptionalTensor& key_mask, std::string_view gate) {
+    const Below below;
+    ctx->save_for_backward({q.value_or(Tensor()), k, v, kernel, key_mask.value_or(Tensor())});
+    ctx->saved_data["height"] = height;
+    ctx->saved_data["width"] = width;
+    ctx->saved_data["gate"] = std::string(gate);
+    return conv2d(q, k, v, kernel, {height, width}, key_mask, gate);
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
+    const variable_list t = ctx->get_saved_variables();
+    const OptionalTensor q = present(t[0]);
+    auto [grad_q, grad_k, grad_v, grad_kernel] = conv2d_backward(
+        grad_y[0], q, t[1], t[2], t[3], {ctx->saved_data["height"].toSymInt(), ctx->saved_data["width"].toSymInt()},
+        present(t[4]), ctx->saved_data["gate"].toStringRef());
+    if (!q.has_value()) grad_q = Tensor();
+    return {grad_q, grad_k, grad_v, grad_kernel, {}, {}, {}, {}};
+  }
+};
+
+// A grid of another length is left to the check below autograd.
+Tensor conv2d_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
+                       c10::SymIntArrayRef grid, const OptionalTensor& key_mask, std::string_view gate) {
+  if (gradient_needed(q, k, v, kernel) && grid.size() == 2) {
+    return Conv2d::apply(q, k, v, kernel, grid[0], grid[1], key_mask, gate);
+  }
+  const Below below;
+  return conv2d(q, k, v, kernel, grid, key_mask, gate);
+}
+
+Conv2dGrads conv2d_backward_autograd(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                     const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
+                                     std::string_view gate) {
+  return without_derivative(
+      kNoSecond, [&] { return conv2d_backward(grad_y, q, k, v, kernel, grid, key_mask, gate); }, grad_y, q, k, v,
+      kernel);
+}
+
+TORCH_LIBRARY_IMPL(aft, CPU, m) {
+  m.impl("conv2d", conv2d_cpu);
+  m.impl("conv2d.out", conv2d_out_cpu);
+  m.impl("conv2d_backward", conv2d_backward_cpu);
+  m.impl("conv2d_backward.out", conv2d_backward_out_cpu);
+}
+
+TORCH_LIBRARY_IMPL(aft, Meta, m) {
+  m.impl("conv2d", conv2d_meta);
+  m.impl("conv2d.out", conv2d_out_meta);
+  m.impl("conv2d_backward", conv2d_backward_meta);
+  m.impl("conv2d_backward.out", conv2d_backward_out_meta);
+}
+
+TORCH_LIBRARY_IMPL(aft, Autograd, m) {
+  m.impl("conv2d", conv2d_autograd);
+  m.impl("conv2d_backward", conv2d_backward_autograd);
+  for (const char* name : {"conv2d.out", "conv2d_backward.out"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&in_place_autograd>());
+  }
+}
+
+}  // namespace
+}  // namespace aft::dispatch
