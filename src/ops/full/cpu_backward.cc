@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -588,7 +587,8 @@ class Backward {
         const int64_t first = (low - row) / kRowBlock * kRowBlock;
         pack_left(g, chunk, source_chunk, scale, first, whole_row_blocks(high - row), left);
         const T* from = right + static_cast<int64_t>(i) * kTileSize;
-        for (int64_t side = 0; side < kSide && side * kVectors < count; ++side) {
+        const int64_t own = std::min(count, g.x->sources - begin);
+        for (int64_t side = 0; side < kSide && side * kVectors < own; ++side) {
           for (int64_t r = first; r < high - row; r += kRowBlock) {
             if (shape.causal && chunk == source_chunk && side * kVectors >= r + kRowBlock) continue;
             Multiply(d, left + r / 2 * kPairStride, from + side * kChunk * kVectors, g.panels * kVectors, block);
@@ -788,10 +788,16 @@ class Backward {
 };
 
 void FullBackwardF32(const FullBackward<float>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<float>, float>(p, parallel).run();
+  Backward<hn::ScalableTag<Accumulate<float>>, float>(p, parallel).run();
 }
 void FullBackwardF64(const FullBackward<double>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<double>, double>(p, parallel).run();
+  Backward<hn::ScalableTag<Accumulate<double>>, double>(p, parallel).run();
+}
+void FullBackwardBF16(const FullBackward<BFloat16>& p, const ParallelFor& parallel) {
+  Backward<hn::ScalableTag<Accumulate<BFloat16>>, BFloat16>(p, parallel).run();
+}
+void FullBackwardF16(const FullBackward<Float16>& p, const ParallelFor& parallel) {
+  Backward<hn::ScalableTag<Accumulate<Float16>>, Float16>(p, parallel).run();
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -802,6 +808,25 @@ namespace aft::ops {
 
 HWY_EXPORT(FullBackwardF32);
 HWY_EXPORT(FullBackwardF64);
+HWY_EXPORT(FullBackwardBF16);
+HWY_EXPORT(FullBackwardF16);
+
+namespace {
+
+void run_backward(const FullBackward<float>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardF32)(p, parallel);
+}
+void run_backward(const FullBackward<double>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardF64)(p, parallel);
+}
+void run_backward(const FullBackward<BFloat16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardBF16)(p, parallel);
+}
+void run_backward(const FullBackward<Float16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardF16)(p, parallel);
+}
+
+}  // namespace
 
 template <typename E>
 void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
@@ -815,15 +840,13 @@ void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
   zero(p.grad_initial_state.num, s.batch * s.channels);
   zero(p.grad_initial_state.ring_key, s.batch * s.capacity * s.key_channels);
   zero(p.grad_initial_state.ring_value, s.batch * s.capacity * s.channels);
-  if constexpr (std::is_same_v<E, float>) {
-    HWY_DYNAMIC_DISPATCH(FullBackwardF32)(p, parallel);
-  } else {
-    HWY_DYNAMIC_DISPATCH(FullBackwardF64)(p, parallel);
-  }
+  run_backward(p, parallel);
 }
 
 template void full_backward<float>(const FullBackward<float>&, const ParallelFor&);
 template void full_backward<double>(const FullBackward<double>&, const ParallelFor&);
+template void full_backward<BFloat16>(const FullBackward<BFloat16>&, const ParallelFor&);
+template void full_backward<Float16>(const FullBackward<Float16>&, const ParallelFor&);
 
 }  // namespace aft::ops
 #endif
