@@ -64,6 +64,22 @@ torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor&
                      const torch::Tensor& kernel, std::array<int64_t, 2> grid,
                      const std::optional<torch::Tensor>& key_mask = std::nullopt, Gate gate = Gate::kSigmoid);
 
+/// The weights of AFT-full: either bias, a matrix [rows, columns], [H, rows, columns] or [B or 1, H or 1, rows, columns]
+/// whose -inf forbids a pair; or factors u and w, [positions, d'] or [H, positions, d'], which stand for u w^T without it
+/// ever being in memory. Rows are targets and columns sources, both by absolute position; more than are used is allowed.
+struct FullWeights {
+  std::optional<torch::Tensor> bias;
+  std::optional<torch::Tensor> u, w;
+};
+
+/// AFT-full: the weights are e^(k[t'] + w[t, t']) for every pair. q, y [B, Tq, d]; k [B, Tk, d] or [B, Tk, H]; v [B, Tk,
+/// d]; Tq = Tk if causal. key_mask bool [B, Tk], false where a source is absent. cu_seqlens int64 [N + 1]: N sequences
+/// packed one after another in tensors of B = 1, each from position 0 on.
+torch::Tensor full(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                   const FullWeights& weights, bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1,
+                   const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                   const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
+
 /// The window's weights from their factors: bias[h, t, j] = u[h, t] . v[h, t - left + j], 0 outside the table.
 /// u, v [rows, d'] -> [rows, left + 1 + right], or [H, rows, d'] -> [H, rows, left + 1 + right].
 torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right = 0);
@@ -79,6 +95,11 @@ std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, c
                                         const torch::Tensor& v, const torch::Tensor& kernel, const State& state,
                                         Gate gate = Gate::kSigmoid);
 
+/// The state holds every key and value so far, in a ring of as many positions as `left` of initial_state() says.
+std::tuple<torch::Tensor, State> full(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                      const torch::Tensor& v, const FullWeights& weights, const State& state,
+                                      Gate gate = Gate::kSigmoid, int64_t heads = 1);
+
 /// One position (T = 1), `state` edited in place. Without gradient.
 torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           State& state, Gate gate = Gate::kSigmoid, int64_t heads = 1);
@@ -86,6 +107,8 @@ torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Ten
                          const torch::Tensor& bias, State& state, Gate gate = Gate::kSigmoid);
 torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           const torch::Tensor& kernel, State& state, Gate gate = Gate::kSigmoid);
+torch::Tensor full_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const FullWeights& weights, State& state, Gate gate = Gate::kSigmoid, int64_t heads = 1);
 
 /// Every operator of the family in plain torch operations, of any floating dtype and device, differentiable as often as
 /// wanted: y[t] = gate(q[t]) * sum_t' e^(k[t'] + w[t, t']) v[t'] / sum_t' e^(k[t'] + w[t, t']). Slow and obvious: it
@@ -167,6 +190,32 @@ class AFTLocalImpl : public torch::nn::Module {
   [[nodiscard]] std::optional<torch::Tensor> bias(int64_t rows) const;
 };
 TORCH_MODULE(AFTLocal);
+
+struct AFTFullOptions {
+  int64_t channels = 0;          // d
+  int64_t context = 0;           // longest sequence: rows of the factors
+  int64_t factor_channels = 64;  // d', width of the factors
+  bool causal = true;
+  Gate gate = Gate::kSigmoid;
+};
+
+/// AFT-full between its projections (Zhai et al. 2021, Eq. 2-3): w = u v^T, u and v [context, d'] learned, ~ N(0, 0.01^2)
+/// at the start. Sequences may be shorter than the context.
+class AFTFullImpl : public torch::nn::Module {
+ public:
+  explicit AFTFullImpl(const AFTFullOptions& options_);
+  /// x [B, T, d] -> [B, T, d], T <= context.
+  torch::Tensor forward(const torch::Tensor& x);
+  /// Causal, going on from `state`; at most context positions in all.
+  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  [[nodiscard]] State initial_state(int64_t batch) const;
+
+  AFTFullOptions options;
+  torch::nn::Linear qkv{nullptr};     // d -> 3 d (2 d without a gate)
+  torch::nn::Linear output{nullptr};  // d -> d
+  torch::Tensor u, v;                 // [context, d']
+};
+TORCH_MODULE(AFTFull);
 
 struct AFTConv1dOptions {
   int64_t channels = 0;      // d

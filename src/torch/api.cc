@@ -53,6 +53,13 @@ torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor&
   return dispatch::conv2d(q, k, v, kernel, {grid[0], grid[1]}, key_mask, dispatch::name_of_gate(gate));
 }
 
+torch::Tensor full(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                   const FullWeights& weights, bool causal, Gate gate, int64_t heads,
+                   const std::optional<torch::Tensor>& key_mask, const std::optional<torch::Tensor>& cu_seqlens) {
+  return dispatch::full(q, k, v, weights.bias, weights.u, weights.w, causal, dispatch::name_of_gate(gate), heads,
+                        key_mask, cu_seqlens);
+}
+
 torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right) {
   return dispatch::local_bias(u, v, left, right);
 }
@@ -74,6 +81,13 @@ std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, c
   return split(dispatch::conv1d_with_state(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate)));
 }
 
+std::tuple<torch::Tensor, State> full(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                      const torch::Tensor& v, const FullWeights& weights, const State& state,
+                                      Gate gate, int64_t heads) {
+  return split(dispatch::full_with_state(q, k, v, weights.bias, weights.u, weights.w, tensors_of(state),
+                                         dispatch::name_of_gate(gate), heads, std::nullopt));
+}
+
 torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           State& state, Gate gate, int64_t heads) {
   return dispatch::simple_step(q, k, v, tensors_of(state), dispatch::name_of_gate(gate), heads);
@@ -87,6 +101,12 @@ torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Ten
 torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           const torch::Tensor& kernel, State& state, Gate gate) {
   return dispatch::conv1d_step(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate));
+}
+
+torch::Tensor full_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const FullWeights& weights, State& state, Gate gate, int64_t heads) {
+  return dispatch::full_step(q, k, v, weights.bias, weights.u, weights.w, tensors_of(state),
+                             dispatch::name_of_gate(gate), heads);
 }
 
 torch::Tensor reference(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
