@@ -14,8 +14,12 @@
 #include "aft/ops/window.h"
 
 // The operators and layers for LibTorch (libaft_torch.so). Every function calls the dispatcher: the same operators are
-// torch.ops.aft.* in Python, where docs/ops.md documents their schemas. Tensors are f32 or f64, on the CPU; bad input
-// throws aft::Error.
+// torch.ops.aft.* in Python, where docs/ops.md documents their schemas. q, k, v are f32, f64, bf16 or f16, on the CPU;
+// of 16-bit ones the weights may be f32, and the state is. Bad input throws aft::Error.
+//
+// key_mask: bool [B, T], a source where it is false is absent and gets no gradient. cu_seqlens: int64 [N + 1], q, k, v
+// [1, total, d] are then N sequences one after another, sequence n at [cu_seqlens[n], cu_seqlens[n + 1]); states are
+// [N, ...].
 
 namespace aft {
 
@@ -43,18 +47,24 @@ State initial_state(int64_t batch, int64_t channels, int64_t key_channels, int64
 /// AFT-simple: y[t] = gate(q[t]) * sum_t' e^k[t'] v[t'] / sum_t' e^k[t'] over t' <= t (all t' if not causal).
 /// q, v, y [B, T, d]; k [B, T, d] or [B, T, heads] (one key per head). q is std::nullopt with Gate::kNone only.
 torch::Tensor simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                     bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1);
+                     bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1,
+                     const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                     const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 
 /// AFT-local: the weights become e^(k[t'] + bias[h, t, j]) inside the window, t' = t - left + j; e^k[t'] outside.
 /// bias [H, rows, J] or [rows, J] (H = 1), rows >= T, indexed by absolute position. Causal: left = J - 1, right = 0.
 /// Not causal: J odd, left = right = (J - 1) / 2. J = 0 is simple.
 torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                    const torch::Tensor& bias, bool causal = true, Gate gate = Gate::kSigmoid);
+                    const torch::Tensor& bias, bool causal = true, Gate gate = Gate::kSigmoid,
+                    const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                    const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 
 /// AFT-conv, 1-D: as local, with one row of weights a head that every position shares: e^(k[t'] + kernel[h, j]).
 /// kernel [H, J]. Causal: t' = t - J + 1 + j. Not causal: J odd, centred on t. k [B, T, d] or [B, T, H].
 torch::Tensor conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                     const torch::Tensor& kernel, bool causal = true, Gate gate = Gate::kSigmoid);
+                     const torch::Tensor& kernel, bool causal = true, Gate gate = Gate::kSigmoid,
+                     const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                     const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 
 /// AFT-conv, 2-D: positions are a grid of grid[0] rows and grid[1] columns, t = row * grid[1] + column. The weights
 /// become e^(k[t'] + kernel[h, r + dy, r + dx]) where source t' lies dy rows and dx columns from t, both within
@@ -87,13 +97,18 @@ torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t
 /// Causal, going on from `state`: (y, the state after T more positions). The state given is left as it is.
 std::tuple<torch::Tensor, State> simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                         const torch::Tensor& v, const State& state, Gate gate = Gate::kSigmoid,
-                                        int64_t heads = 1);
+                                        int64_t heads = 1, const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                                        const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 std::tuple<torch::Tensor, State> local(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                        const torch::Tensor& v, const torch::Tensor& bias, const State& state,
-                                       Gate gate = Gate::kSigmoid);
+                                       Gate gate = Gate::kSigmoid,
+                                       const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                                       const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                         const torch::Tensor& v, const torch::Tensor& kernel, const State& state,
-                                        Gate gate = Gate::kSigmoid);
+                                        Gate gate = Gate::kSigmoid,
+                                        const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                                        const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 
 /// The state holds every key and value so far, in a ring of as many positions as `left` of initial_state() says.
 std::tuple<torch::Tensor, State> full(const std::optional<torch::Tensor>& q, const torch::Tensor& k,

@@ -79,7 +79,8 @@ struct PackedWindow : torch::autograd::Function<PackedWindow> {
       grad_band = torch::empty(t[1].sizes(), t[1].options());
     }
     dispatch::window_backward_out(grad_y[0], in.q, in.k, in.v, band, t[2], ctx->saved_data["causal"].toBool(),
-                                  dispatch::name_of_gate(gate), 1, grad.q, grad.k, grad.v, grad_band);
+                                  dispatch::name_of_gate(gate), 1, std::nullopt, std::nullopt, grad.q, grad.k, grad.v,
+                                  grad_band);
     return {grad_qkv, grad_band.value_or(Tensor()), {}, {}, {}};
   }
 };
