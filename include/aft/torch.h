@@ -74,17 +74,18 @@ torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor&
                      const torch::Tensor& kernel, std::array<int64_t, 2> grid,
                      const std::optional<torch::Tensor>& key_mask = std::nullopt, Gate gate = Gate::kSigmoid);
 
-/// The weights of AFT-full: either bias, a matrix [rows, columns], [H, rows, columns] or [B or 1, H or 1, rows, columns]
-/// whose -inf forbids a pair; or factors u and w, [positions, d'] or [H, positions, d'], which stand for u w^T without it
-/// ever being in memory. Rows are targets and columns sources, both by absolute position; more than are used is allowed.
+/// The weights of AFT-full: either bias, a matrix [rows, columns], [H, rows, columns] or [B or 1, H or 1, rows,
+/// columns] whose -inf forbids a pair; or factors u and w, [positions, d'] or [H, positions, d'], which stand for u w^T
+/// without it ever being in memory. Rows are targets and columns sources, both by absolute position; more than are used
+/// is allowed.
 struct FullWeights {
   std::optional<torch::Tensor> bias;
   std::optional<torch::Tensor> u, w;
 };
 
-/// AFT-full: the weights are e^(k[t'] + w[t, t']) for every pair. q, y [B, Tq, d]; k [B, Tk, d] or [B, Tk, H]; v [B, Tk,
-/// d]; Tq = Tk if causal. key_mask bool [B, Tk], false where a source is absent. cu_seqlens int64 [N + 1]: N sequences
-/// packed one after another in tensors of B = 1, each from position 0 on.
+/// AFT-full: the weights are e^(k[t'] + w[t, t']) for every pair. q, y [B, Tq, d]; k [B, Tk, d] or [B, Tk, H]; v [B,
+/// Tk, d]; Tq = Tk if causal. key_mask bool [B, Tk], false where a source is absent. cu_seqlens int64 [N + 1]: N
+/// sequences packed one after another in tensors of B = 1, each from position 0 on.
 torch::Tensor full(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                    const FullWeights& weights, bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1,
                    const std::optional<torch::Tensor>& key_mask = std::nullopt,
@@ -214,8 +215,8 @@ struct AFTFullOptions {
   Gate gate = Gate::kSigmoid;
 };
 
-/// AFT-full between its projections (Zhai et al. 2021, Eq. 2-3): w = u v^T, u and v [context, d'] learned, ~ N(0, 0.01^2)
-/// at the start. Sequences may be shorter than the context.
+/// AFT-full between its projections (Zhai et al. 2021, Eq. 2-3): w = u v^T, u and v [context, d'] learned, ~ N(0,
+/// 0.01^2) at the start. Sequences may be shorter than the context.
 class AFTFullImpl : public torch::nn::Module {
  public:
   explicit AFTFullImpl(const AFTFullOptions& options_);

@@ -82,10 +82,8 @@ struct Entry {
 
 // A new mixer is one line here.
 constexpr Entry kMixers[] = {
-    {"aft_simple", make_aft_simple, no_factors},
-    {"aft_local", make_aft_local, context_factors},
-    {"aft_conv1d", make_aft_conv1d, conv1d_kernels},
-    {"aft_full", make_aft_full, context_factors},
+    {"aft_simple", make_aft_simple, no_factors},     {"aft_local", make_aft_local, context_factors},
+    {"aft_conv1d", make_aft_conv1d, conv1d_kernels}, {"aft_full", make_aft_full, context_factors},
     {"attention", make_attention, no_factors},
 };
 

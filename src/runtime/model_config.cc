@@ -46,7 +46,8 @@ int64_t key_channels(const ModelConfig& config) {
 void validate(const ModelConfig& config) {
   if (config.model != "byte_lm") fail("model", "\"byte_lm\"", '"' + config.model + '"');
   if (std::find(kMixers.begin(), kMixers.end(), config.mixer) == kMixers.end()) {
-    fail("mixer", "one of \"aft_simple\", \"aft_local\", \"aft_conv1d\", \"aft_full\", \"attention\"", '"' + config.mixer + '"');
+    fail("mixer", "one of \"aft_simple\", \"aft_local\", \"aft_conv1d\", \"aft_full\", \"attention\"",
+         '"' + config.mixer + '"');
   }
   for (const IntegerField& field : kIntegers) {
     const int64_t value = config.*field.member;

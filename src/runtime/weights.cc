@@ -43,7 +43,8 @@ bool makes_band(const ModelConfig& config, const std::string& name) {
 int64_t memory_floats(const ModelFile& file) {
   int64_t floats = file.config().layers * WeightMemory::padded(band_floats(file.config()));
   for (const auto& [name, tensor] : file.tensors()) {
-    if (!makes_band(file.config(), name)) floats += WeightMemory::padded(static_cast<int64_t>(tensor.bytes / sizeof(float)));
+    if (!makes_band(file.config(), name))
+      floats += WeightMemory::padded(static_cast<int64_t>(tensor.bytes / sizeof(float)));
   }
   return floats;
 }

@@ -92,8 +92,8 @@ std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, c
 }
 
 std::tuple<torch::Tensor, State> full(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
-                                      const torch::Tensor& v, const FullWeights& weights, const State& state,
-                                      Gate gate, int64_t heads) {
+                                      const torch::Tensor& v, const FullWeights& weights, const State& state, Gate gate,
+                                      int64_t heads) {
   return split(dispatch::full_with_state(q, k, v, weights.bias, weights.u, weights.w, tensors_of(state),
                                          dispatch::name_of_gate(gate), heads, std::nullopt));
 }

@@ -14,7 +14,7 @@ import time
 import unittest
 
 AFT, WRITE_MODEL = sys.argv[1], sys.argv[2]
-MIXERS = ("aft_simple", "aft_local", "aft_conv1d", "attention")
+MIXERS = ("aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention")
 
 
 def aft(*arguments, stdin=b""):

@@ -41,7 +41,7 @@ int main(int argc, char** argv) {
   fs::create_directories(recipes);
   aft::Recipe recipe;
   recipe.data.path = "text.xz";
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     aft::ModelConfig config;
     config.mixer = mixer;
     config.layers = config.channels = config.mlp_channels = config.context = config.heads = config.window =

@@ -14,7 +14,7 @@
 namespace aft {
 namespace {
 
-const std::vector<std::string> kMixers = {"aft_simple", "aft_local", "aft_conv1d", "attention"};
+const std::vector<std::string> kMixers = {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"};
 
 ModelConfig small(const std::string& mixer) {
   ModelConfig config;

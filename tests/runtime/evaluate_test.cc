@@ -40,7 +40,7 @@ class EvaluateTest : public testing::Test {
 };
 
 TEST_F(EvaluateTest, AgreesWithTheDefinition) {
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     ModelConfig config = test::small_config(mixer);
     config.layers = 1;
     const test::Tensors tensors = test::random_tensors(config, 3);

@@ -44,7 +44,8 @@ Table aft(const ModelConfig& config, const Tensors& tensors, const std::string& 
       double denominator = 0;
       for (size_t s = 0; s <= t; ++s) {
         double w = 0;
-        if (config.mixer == "aft_local" && static_cast<int64_t>(t - s) < config.window) {
+        if (config.mixer == "aft_full" ||
+            (config.mixer == "aft_local" && static_cast<int64_t>(t - s) < config.window)) {
           const std::vector<float>& u = tensors.at(name + ".u");
           const std::vector<float>& v = tensors.at(name + ".v");
           for (size_t i = 0; i < width; ++i) w += static_cast<double>(u[t * width + i]) * v[s * width + i];

@@ -48,7 +48,7 @@ constexpr double kTolerance = 1e-5;  // f32 through a few layers; the sessions r
 
 std::vector<ModelConfig> all_configs() {
   std::vector<ModelConfig> configs;
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"})
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"})
     configs.push_back(test::small_config(mixer));
   for (const int64_t window : {0, 1, 2, 48, 60}) {
     configs.push_back(test::small_config("aft_local"));
@@ -178,7 +178,7 @@ TEST_F(SessionTest, AnyCuttingIntoPiecesGivesTheTruth) {
 
 // More tokens than one pass takes: the passes hand the state on.
 TEST_F(SessionTest, LongPrefillGoesInPasses) {
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     ModelConfig config = test::small_config(mixer);
     config.layers = 1;
     config.channels = 4;
@@ -232,7 +232,7 @@ TEST_F(SessionTest, TextsOfABatchAreApart) {
 }
 
 TEST_F(SessionTest, ThreadsDoNotChangeABit) {
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     const Loaded m = load(test::small_config(mixer));
     const std::vector<uint8_t> tokens = test::random_bytes(40, 2);
     std::vector<std::vector<float>> results;
@@ -249,7 +249,7 @@ TEST_F(SessionTest, ThreadsDoNotChangeABit) {
 }
 
 TEST_F(SessionTest, PastTheContextThrowsAndChangesNothing) {
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     const Loaded m = load(test::small_config(mixer));
     const std::vector<uint8_t> tokens = test::random_bytes(49, 2);
     const std::vector<double> truth = test::naive_logits(m.config, m.tensors, {tokens.data(), 48});
@@ -284,7 +284,7 @@ TEST_F(SessionTest, BadCallsThrow) {
 }
 
 TEST_F(SessionTest, StateOfAftDoesNotGrow) {
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     const Loaded m = load(test::small_config(mixer));
     Session session(m.model, pool_);
     const std::vector<uint8_t> tokens = test::random_bytes(48, 2);
@@ -301,7 +301,7 @@ TEST_F(SessionTest, StateOfAftDoesNotGrow) {
 
 // Windows begin at multiples of 24 = 48 - 48 / 2; the last that holds the text counts.
 TEST_F(SessionTest, RollingSessionReadsTheLastHalfAgain) {
-  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     const Loaded m = load(test::small_config(mixer));
     const std::vector<uint8_t> tokens = test::random_bytes(200, 2);
     RollingSession session(m.model, pool_);

@@ -197,7 +197,7 @@ class Eval(ProgramTest):
         runtime = pathlib.Path(program()).parent / "aft"
         if not runtime.exists():
             self.skipTest("aft is not built")
-        for mixer in ("aft_simple", "aft_local", "aft_conv1d", "attention"):
+        for mixer in ("aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"):
             self.train(mixer, sets=["model.mixer=" + mixer, "train.lr=3e-2"])
             model = f"{mixer}/model.safetensors"
             here = self.call([program(), "eval", model, "--data", "text.txt", "--json"])

@@ -73,7 +73,7 @@ double largest(const torch::Tensor& a) { return a.abs().max().item<double>(); }
 double root_mean_square(const torch::Tensor& a) { return a.pow(2).mean().sqrt().item<double>(); }
 
 TEST(TrainingStep, AccumulatedBatchesAreOneLargeBatch) {
-  for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     Recipe plain = small(mixer);
     plain.train.batch = 6;
     Recipe accumulated = plain;
@@ -102,7 +102,7 @@ TEST(TrainingStep, LossIsTheMeanOverAllTargetsAndFalls) {
 }
 
 TEST(TrainingStep, ChunksWithDetachedStateGiveTheSameLossAndAnotherGradient) {
-  for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     Recipe whole = small(mixer);
     whole.train.steps = 1;
     Recipe chunked = whole;
@@ -233,7 +233,7 @@ double plain_bits(ByteLM& model, const std::vector<uint8_t>& bytes) {
 }
 
 TEST(Evaluate, EveryByteAfterTheFirstOfAWindowIsPredictedOnce) {
-  for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "attention"}) {
+  for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     ByteLM model(small(mixer).model);
     for (const size_t size : {2U, 23U, 24U, 25U, 26U, 48U, 101U}) {
       const auto bytes = text(size);

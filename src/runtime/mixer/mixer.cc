@@ -12,11 +12,8 @@ struct Entry {
 
 // A new mixer is one line here.
 constexpr Entry kMixers[] = {
-    {"aft_simple", make_aft},
-    {"aft_local", make_aft},
-    {"aft_conv1d", make_aft},
-    {"aft_full", make_aft_full},
-    {"attention", make_attention},
+    {"aft_simple", make_aft},    {"aft_local", make_aft},       {"aft_conv1d", make_aft},
+    {"aft_full", make_aft_full}, {"attention", make_attention},
 };
 
 }  // namespace
