@@ -28,6 +28,17 @@ def samples():
         yield aft.window_with_state.default, (q, k, v, table[None], local_state), dict(gate=gate)
         yield aft.window_with_state.default, (q, k, v, None, simple_state), dict(gate=gate)
 
+        square = torch.randn(2, 7, 7, dtype=torch.float64, requires_grad=requires_grad)
+        factors = [torch.randn(7, 3, dtype=torch.float64, requires_grad=requires_grad) for _ in range(2)]
+        ring = [torch.randn_like(t) if i > 3 else t for i, t in enumerate(aft.initial_state(k, v, 7))]
+        ring[0] = torch.tensor([2, 1])
+        few = inputs(2, 7, 4, gate=gate, requires_grad=requires_grad)[0]
+        yield aft.full.default, (q, k, v, square), dict(gate=gate)
+        yield aft.full.default, (few, k, v, square), dict(gate=gate, causal=False)
+        yield aft.full.default, (q, k, v, None, *factors), dict(gate=gate)
+        yield aft.full_with_state.default, (q, k, v, square, None, None, ring), dict(gate=gate)
+        yield aft.full_with_state.default, (q, k, v, None, *factors, ring), dict(gate=gate)
+
         grid = inputs(2, 6, 4, gate=gate, requires_grad=requires_grad)
         kernel = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=requires_grad)
         mask = torch.arange(12).view(2, 6) % 5 != 1
@@ -57,6 +68,13 @@ def samples():
         yield aft.local_step_.default, (*one, bias, local_state), dict(gate=gate)
         yield aft.conv1d_step_.default, (*one, bias[:, 0], local_state), dict(gate=gate)
         yield aft.window_step_.default, (*one, bias, local_state), dict(gate=gate)
+        square, factors = square.detach(), [t.detach() for t in factors]
+        for weights, state in (((square, None, None), []), ((None, *factors), []), ((square, None, None), ring)):
+            yield aft.full_forward.default, (q, k, v, *weights, state), dict(gate=gate)
+            saved = aft.full_forward(q, k, v, *weights, state, gate=gate)[1]
+            after = state[4:] or (None, None)
+            yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), dict(gate=gate)
+        yield aft.full_step_.default, (*one, square, None, None, ring), dict(gate=gate)
         for b, state in ((None, simple_state), (bias[:, :, :], [t.clone() for t in aft.initial_state(k, v, 2)])):
             yield aft.window_with_state_forward.default, (q, k, v, b, state), dict(gate=gate)
             *_, saved = aft.window_with_state_forward(q, k, v, b, state, gate=gate)
