@@ -84,8 +84,8 @@ struct FullWeights {
 };
 
 /// AFT-full: the weights are e^(k[t'] + w[t, t']) for every pair. q, y [B, Tq, d]; k [B, Tk, d] or [B, Tk, H]; v [B,
-/// Tk, d]; Tq = Tk if causal. key_mask bool [B, Tk], false where a source is absent. cu_seqlens int64 [N + 1]: N
-/// sequences packed one after another in tensors of B = 1, each from position 0 on.
+/// Tk, d]; Tq = Tk if causal, and the rows of the weights where there is neither a causal order nor a q. key_mask bool
+/// [B, Tk]. cu_seqlens: each sequence counts rows and columns of the weights from 0 on.
 torch::Tensor full(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                    const FullWeights& weights, bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1,
                    const std::optional<torch::Tensor>& key_mask = std::nullopt,

@@ -567,10 +567,12 @@ struct Full : Function<Full> {
   }
 };
 
+// Arguments are checked under the operator's own name first.
 Tensor full_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
                      const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate,
                      int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   if (gradient_needed(q, k, v, bias, u, w)) {
+    (void)FullArguments("full", q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
     return Full::apply(q, k, v, bias, u, w, OptionalTensor(), OptionalTensor(), std::vector<Tensor>(), causal, gate,
                        heads, key_mask, cu_seqlens)[0];
   }
@@ -584,6 +586,7 @@ YAndState full_with_state_autograd(const OptionalTensor& q, const Tensor& k, con
                                    TensorList state, std::string_view gate, int64_t heads,
                                    const OptionalTensor& key_mask) {
   if (gradient_needed(q, k, v, bias, u, w, state) && state.size() == 6) {
+    FullArguments("full_with_state", q, k, v, bias, u, w, true, gate, heads, key_mask, std::nullopt).check_state(state);
     const variable_list r = Full::apply(q, k, v, bias, u, w, OptionalTensor(state[4]), OptionalTensor(state[5]),
                                         state.slice(0, 4).vec(), true, gate, heads, key_mask, OptionalTensor());
     return {r[0], r[1], r[2], r[3], r[4], r[5], r[6]};
