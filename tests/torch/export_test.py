@@ -162,7 +162,8 @@ class Export(unittest.TestCase):
                     self.assertTrue(torch.equal(a, b))
 
     def test_layers(self):
-        for layer in (Mixer(), Local(), Local(causal=False), Conv1d(), Conv2d(), Full(), Full(causal=False), Reference()):
+        for layer in (Mixer(), Local(), Local(causal=False), Conv1d(), Conv2d(), Full(), Full(causal=False),
+                      Reference()):
             with self.subTest(type(layer).__name__):
                 self.expect_same(layer, [torch.randn(2, 10, 6)])
 
