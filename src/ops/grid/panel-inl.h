@@ -69,7 +69,7 @@ struct PairSum {
   }
   // n pairs, `step` elements apart.
   void add_all(const T* at, int64_t step, int64_t n) {
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));
     while (n > 0) {
       V x = hn::Load(d, at), y = hn::Load(d, at + lanes);
       at += step;
@@ -84,7 +84,7 @@ struct PairSum {
   }
   void store(T* at) const {
     hn::Store(first, d, at);
-    hn::Store(second, d, at + hn::Lanes(d));
+    hn::Store(second, d, at + hn::MaxLanes(d));
   }
 };
 
@@ -95,7 +95,7 @@ class Panel {
   using V = hn::Vec<D>;
 
   D d;
-  int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
+  static constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));  // a constant: strides of the loops
   GridShape shape;
   GridReach reach;
   GridTask task;
@@ -112,7 +112,7 @@ class Panel {
   static constexpr int64_t kPad = kTargets - 1;
 
   static size_t bytes(const GridShape& s, const GridTask& t, bool with_flipped) {
-    const int64_t n = static_cast<int64_t>(hn::Lanes(D()));
+    constexpr int64_t n = lanes;
     const GridReach r = grid_reach(s);
     const int64_t vectors = (t.end - t.begin + n - 1) / n;
     const int64_t blocks = (s.width + kTargets - 1) / kTargets;
