@@ -87,6 +87,25 @@ torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Ten
 torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           const torch::Tensor& kernel, State& state, Gate gate = Gate::kSigmoid);
 
+/// Every operator of the family in plain torch operations, of any floating dtype and device, differentiable as often as
+/// wanted: y[t] = gate(q[t]) * sum_t' e^(k[t'] + w[t, t']) v[t'] / sum_t' e^(k[t'] + w[t, t']). Slow and obvious: it
+/// takes O(B Tq Tk d) memory. q, y [B, Tq, d]; k [B, Tk, d] or [B, Tk, H]; v [B, Tk, d]; w [Tq, Tk], [H, Tq, Tk] or [B,
+/// H, Tq, Tk], 0 where absent, -inf forbids a pair; H is `heads` where w does not say it. Causal needs Tq = Tk.
+/// key_mask: bool [B, Tk], true where a source is there. Rows with nothing to see are 0, with zero gradient.
+torch::Tensor reference(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const std::optional<torch::Tensor>& w = std::nullopt, bool causal = true,
+                        Gate gate = Gate::kSigmoid, int64_t heads = 1,
+                        const std::optional<torch::Tensor>& key_mask = std::nullopt);
+
+/// reference's w for a window: w[h, t, t'] = bias[h, t, t' - t + left] inside it, 0 outside. bias [H, rows, J] or
+/// [rows, J], J = left + 1 + right, rows >= time, or 1 that all positions share: conv1d's kernel.unsqueeze(1). [H, T,
+/// T].
+torch::Tensor local_weights(const torch::Tensor& bias, int64_t time, int64_t left, int64_t right = 0);
+
+/// reference's w for conv2d: kernel [H, s, s], s odd, centred on the target on a grid of [rows, columns] whose
+/// positions are read row by row; 0 outside. [H, T, T] with T = rows columns.
+torch::Tensor conv2d_weights(const torch::Tensor& kernel, torch::IntArrayRef grid);
+
 /// How many (row, channel) pairs the exact redo took over, of all computed since the process began.
 ops::RedoCount redo_count();
 

@@ -89,6 +89,20 @@ torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Te
   return dispatch::conv1d_step(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate));
 }
 
+torch::Tensor reference(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const std::optional<torch::Tensor>& w, bool causal, Gate gate, int64_t heads,
+                        const std::optional<torch::Tensor>& key_mask) {
+  return dispatch::reference(q, k, v, w, causal, dispatch::name_of_gate(gate), heads, key_mask);
+}
+
+torch::Tensor local_weights(const torch::Tensor& bias, int64_t time, int64_t left, int64_t right) {
+  return dispatch::local_weights(bias, time, left, right);
+}
+
+torch::Tensor conv2d_weights(const torch::Tensor& kernel, torch::IntArrayRef grid) {
+  return dispatch::conv2d_weights(kernel, grid);
+}
+
 ops::RedoCount redo_count() { return ops::window_redo_count(); }
 
 }  // namespace aft

@@ -82,7 +82,7 @@ auto without_derivative(const char* message, const Run& run, const Tensors&... i
 
 constexpr char kNoSecond[] =
     "double backward through an aft operator is not supported: take first derivatives only (no gradient of a "
-    "gradient), or write the expression in torch operations where second derivatives are needed";
+    "gradient), or call aft::reference, the same in differentiable torch operations, where second ones are needed";
 
 /// Operators that write into their arguments: no gradient passes, so asking for one is an error at once. Boxed: for
 /// torch::CppFunction::makeFromBoxedFunction.

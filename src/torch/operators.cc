@@ -149,6 +149,22 @@ StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left) {
   return op.call(k, v, left);
 }
 
+Tensor reference(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w, bool causal,
+                 std::string_view gate, int64_t heads, const OptionalTensor& key_mask) {
+  static const auto op = find<decltype(reference)>("aft::reference");
+  return op.call(q, k, v, w, causal, gate, heads, key_mask);
+}
+
+Tensor local_weights(const Tensor& bias, c10::SymInt time, int64_t left, int64_t right) {
+  static const auto op = find<decltype(local_weights)>("aft::local_weights");
+  return op.call(bias, std::move(time), left, right);
+}
+
+Tensor conv2d_weights(const Tensor& kernel, at::IntArrayRef grid) {
+  static const auto op = find<decltype(conv2d_weights)>("aft::conv2d_weights");
+  return op.call(kernel, grid);
+}
+
 Tensor local_bias(const Tensor& u, const Tensor& v, int64_t left, int64_t right) {
   static const auto op = find<decltype(local_bias)>("aft::local_bias");
   return op.call(u, v, left, right);

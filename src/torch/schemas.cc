@@ -98,6 +98,14 @@ TORCH_LIBRARY(aft, m) {
       "local_bias_backward.out(Tensor grad_bias, Tensor u, Tensor v, int left, int right=0, *, Tensor(a!) grad_u, "
       "Tensor(b!) grad_v) -> ()");
 
+  // The family in plain torch operations, dense: w spreads over [batch, heads, Tq, Tk]; and w of a window
+  // (reference.cc).
+  m.def(
+      "reference(Tensor? q, Tensor k, Tensor v, Tensor? w=None, *, bool causal=True, str gate=\"sigmoid\", "
+      "int heads=1, Tensor? key_mask=None) -> Tensor");
+  m.def("local_weights(Tensor bias, SymInt time, int left, int right=0) -> Tensor");
+  m.def("conv2d_weights(Tensor kernel, int[2] grid) -> Tensor");
+
   // (pairs redone exactly, pairs computed) since the process began.
   m.def("redo_count() -> (int redone, int total)");
 }

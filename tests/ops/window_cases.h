@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <string>
 #include <vector>
 
@@ -25,11 +26,19 @@ struct WindowCase {
   bool shared_row = false;  // conv1d: every position reads one row of weights
   bool state = false;       // starts from a state, its rows at different positions
   uint64_t seed = 0;
+  bool masked = false;                // some sources are left out by the key mask
+  std::vector<int64_t> lengths = {};  // packed sequences; batch and time are then their number and sum
 };
 
 inline WindowShape shape_of(const WindowCase& c) {
   return {c.batch,  c.time,     c.channels, c.heads, c.key_per_head ? c.heads : c.channels,
           c.causal, c.has_band, c.left,     c.right, c.gate};
+}
+
+inline void pack(WindowCase& c, const std::vector<int64_t>& lengths) {
+  c.lengths = lengths;
+  c.batch = static_cast<int64_t>(lengths.size());
+  c.time = std::accumulate(lengths.begin(), lengths.end(), int64_t{0});
 }
 
 /// What errors are pooled by, beside output, dtype and class of input.
@@ -43,7 +52,7 @@ inline std::string describe(const WindowCase& c) {
          " B=" + std::to_string(c.batch) + " T=" + std::to_string(c.time) + " d=" + std::to_string(c.channels) +
          " H=" + std::to_string(c.heads) + (c.key_per_head ? " key-per-head" : "") + " left=" + std::to_string(c.left) +
          " right=" + std::to_string(c.right) + " gate=" + gate + (c.state ? " state" : "") +
-         " seed=" + std::to_string(c.seed);
+         (c.masked ? " masked" : "") + (c.lengths.empty() ? "" : " packed") + " seed=" + std::to_string(c.seed);
 }
 
 /// Window s of AFT-local: sources abs(t - t') < s, those with t' <= t if causal; 0: no band.
@@ -125,9 +134,37 @@ inline std::vector<WindowCase> other_shape_cases() {
   return cases;
 }
 
+/// Masked keys and packed sequences, also together, empty and one-token sequences among them.
+inline std::vector<WindowCase> masked_and_packed_cases() {
+  std::vector<WindowCase> cases;
+  uint64_t n = 0;
+  for (const bool causal : {true, false}) {
+    for (const int64_t s : {0, 1, 7, 32, 90}) {
+      for (const int form : {1, 2, 3}) {
+        WindowCase c;
+        c.causal = causal;
+        c.batch = 3, c.time = 83;
+        set_window(c, s);
+        c.masked = form != 2;
+        if (form != 1) pack(c, {5, 0, 70, 1, 131, 0, 33});
+        c.seed = 3000 + ++n;
+        c.heads = n % 3 == 0 ? 3 : 1;
+        c.channels = c.heads == 3 ? 12 : 17;
+        c.key_per_head = n % 5 == 1;
+        c.state = causal && n % 2 == 0;
+        c.shared_row = s == 7 && form != 1;
+        c.gate = n % 7 == 0 ? Gate::kNone : Gate::kSigmoid;
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
 inline std::vector<WindowCase> window_cases() {
   std::vector<WindowCase> cases = length_and_window_cases();
   for (const WindowCase& c : other_shape_cases()) cases.push_back(c);
+  for (const WindowCase& c : masked_and_packed_cases()) cases.push_back(c);
   return cases;
 }
 

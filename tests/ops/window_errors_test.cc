@@ -121,6 +121,25 @@ TEST(WindowErrors, Shape) {
   expect_shape_error("left", [](WindowShape& s) { s.has_band = false; });  // a reach without a band
 }
 
+TEST(WindowErrors, PackedSequences) {
+  for (const std::vector<int64_t>& cu : std::vector<std::vector<int64_t>>{{1, 4}, {0, 3}, {0, 5}, {0, -1}}) {
+    Call call;
+    call.forward.cu_seqlens = call.backward.cu_seqlens = cu.data();
+    expect_error(
+        call, "window_forward", [&] { window_forward(call.forward); }, "cu_seqlens");
+    expect_error(
+        call, "window_backward", [&] { window_backward(call.backward); }, "cu_seqlens");
+  }
+  Call call;
+  const int64_t cu[] = {0, 4};
+  call.forward.cu_seqlens = call.backward.cu_seqlens = cu;
+  call.forward.band.rows = call.backward.band.rows = call.backward.grad_band.rows = 3;
+  expect_error(
+      call, "window_forward", [&] { window_forward(call.forward); }, "band");
+  expect_error(
+      call, "window_backward", [&] { window_backward(call.backward); }, "band");
+}
+
 TEST(WindowErrors, StatesBelongToCausal) {
   Call call;
   call.forward.shape.causal = call.backward.shape.causal = call.step.shape.causal = false;

@@ -231,6 +231,38 @@ TYPED_TEST(WindowHardNumbers, AbsentSourcesMayHoldAnything) {
   }
 }
 
+// The mask is k = -inf, whatever lies there; but what is masked gets no gradient, not even through the ring, and the
+// ring holds no value of it.
+TYPED_TEST(WindowHardNumbers, MaskedSourcesAreAbsent) {
+  using E = TypeParam;
+  using T = Accumulate<E>;
+  for (WindowCase c : masked_and_packed_cases()) {
+    if (!c.masked) continue;
+    const WindowInputs<E> in = make_inputs<E>(c);
+    const WindowShape& s = in.shape;
+    WindowInputs<E> absent = in, spoiled = in;
+    absent.key_mask.clear();
+    for (int64_t t = 0; t < in.tokens(); ++t) {
+      for (int64_t i = 0; in.key_mask[t] == 0 && i < s.key_channels; ++i) {
+        absent.k[t * s.key_channels + i] = -std::numeric_limits<T>::infinity();
+        spoiled.k[t * s.key_channels + i] = std::numeric_limits<T>::quiet_NaN();
+      }
+      for (int64_t i = 0; in.key_mask[t] == 0 && i < s.channels; ++i) {
+        spoiled.v[t * s.channels + i] = std::numeric_limits<T>::quiet_NaN();
+        absent.v[t * s.channels + i] = 0;
+      }
+    }
+    WindowOutputs<E> want = run_kernel(absent);
+    for (int64_t t = 0; t < in.tokens(); ++t) {
+      if (in.key_mask[t] != 0) continue;
+      std::fill_n(want.of[kGradK].begin() + t * s.key_channels, s.key_channels, T(0));
+      std::fill_n(want.of[kGradV].begin() + t * s.channels, s.channels, T(0));
+    }
+    expect_same_bits(run_kernel(in), want, describe(c));
+    expect_same_bits(run_kernel(spoiled), want, "NaN under the mask; " + describe(c));
+  }
+}
+
 TYPED_TEST(WindowHardNumbers, NothingToSeeGivesZero) {
   using E = TypeParam;
   using T = Accumulate<E>;

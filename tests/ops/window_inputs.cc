@@ -2,71 +2,13 @@
 #include <cmath>
 #include <limits>
 #include <numbers>
-#include <random>
 
 #include "tests/ops/element.h"
+#include "tests/ops/input_classes.h"
 #include "tests/ops/window_run.h"
 
 namespace aft::ops::test {
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
-struct Random {
-  std::mt19937_64 engine;
-  std::normal_distribution<double> distribution;
-  double normal() { return distribution(engine); }
-  double uniform() { return std::uniform_real_distribution<double>()(engine); }
-  bool chance(double p) { return uniform() < p; }
-  double sign() { return chance(0.5) ? 1 : -1; }
-};
-
-bool has_prefix(const std::string& s, const char* prefix) { return s.rfind(prefix, 0) == 0; }
-
-// The size in classes named ..._1e4 and ..._65504.
-double size_of(const std::string& input) {
-  if (input.find("1e4") != std::string::npos) return 1e4;
-  if (input.find("65504") != std::string::npos) return 65504;
-  return 200;
-}
-
-// Sources whose key is the largest and whose weight is the smallest, where maxima lie apart.
-bool is_peak(int64_t t) { return (t % 5 + 5) % 5 == 2; }
-
-// Classes of input:
-//   normal          k, w, v, q, grad_y ~ N(0, 1)
-//   wide            k ~ N(0, 30^2), w ~ N(0, 30^2)
-//   key_offset_1e4  k = 1e4 + N(0, 1)
-//   key_X           k = X or -X           weight_X, both_X the same for w, for both
-//   all_equal       every k = 3, every w = -2
-//   apart[_X]       k = X (200) at every fifth source and w = -2 X there (-X for 65504), N(0, 1) elsewhere
-//   tiny            the same with k about 58 ln 2 and w = -1e4, so that what remains of D has a factor of about 2^-58
-//                   against the largest key; v, grad_y, or both near the smallest normal numbers
-//   absent          some k = -inf (channel 0: all), some w = -inf
-double key_value(const std::string& input, Random& r, int64_t t, int64_t c, int64_t last) {
-  const double normal = r.normal();
-  const double x = size_of(input);
-  if (input == "wide") return 30 * normal;
-  if (input == "key_offset_1e4") return 1e4 + normal;
-  if (has_prefix(input, "key_") || has_prefix(input, "both_")) return x * r.sign();
-  if (input == "all_equal") return 3;
-  if (has_prefix(input, "apart")) return is_peak(t) ? x : normal;
-  if (input == "tiny") return is_peak(t) ? (56 + 5 * r.uniform()) * std::numbers::ln2 : 0.2 * normal;
-  if (input == "absent") return (c == 0 && last > 0) || (c == 1 && t < 3) || r.chance(0.3) ? -kInf : normal;
-  return normal;
-}
-
-double weight_value(const std::string& input, Random& r, int64_t source) {
-  const double normal = r.normal();
-  const double x = size_of(input);
-  if (input == "wide") return 30 * normal;
-  if (has_prefix(input, "weight_") || has_prefix(input, "both_")) return x * r.sign();
-  if (input == "all_equal") return -2;
-  if (has_prefix(input, "apart")) return is_peak(source) ? -std::min(2 * x, 65504.0) : normal;
-  if (input == "tiny") return is_peak(source) ? -1e4 : 0.2 * normal;
-  if (input == "absent") return r.chance(0.2) ? -kInf : normal;
-  return normal;
-}
 
 // Away from the points where the nearest integer to k log2 e depends on the precision it is computed in, in steps that
 // E can hold.
@@ -116,13 +58,17 @@ WindowInputs<E> make_inputs(const WindowCase& c) {
           s.batch > 1 && b == static_cast<int64_t>(c.seed) % s.batch ? 0 : (b * 17 + c.seed * 5) % (2 * s.left + 9);
     }
   }
-  for (int64_t i = 0; i < s.batch * s.time * s.channels; ++i) {
+  if (!c.lengths.empty()) {
+    in.cu_seqlens = {0};
+    for (const int64_t length : c.lengths) in.cu_seqlens.push_back(in.cu_seqlens.back() + length);
+  }
+  for (int64_t i = 0; i < in.tokens() * s.channels; ++i) {
     if (s.gate != Gate::kNone) in.q.push_back(stored(r.normal()));
     in.v.push_back(stored(value()));
     in.grad_y.push_back(stored(grad()));
   }
   for (int64_t b = 0; b < s.batch; ++b) {
-    for (int64_t t = 0; t < s.time; ++t) {
+    for (int64_t t = 0; t < in.time_of(b); ++t) {
       for (int64_t i = 0; i < s.key_channels; ++i) {
         in.k.push_back(clear_of_ties<E>(stored_key(key_value(c.input, r, position[b] + t, i, s.key_channels - 1))));
       }
@@ -137,6 +83,10 @@ WindowInputs<E> make_inputs(const WindowCase& c) {
         for (int64_t j = 0; j < span; ++j) in.band.push_back(T(weight_value(c.input, r, t - s.left + j)));
       }
     }
+  }
+  // Whole stretches too, and all that the first sequence sees if it has no state.
+  for (int64_t i = 0; c.masked && i < in.tokens(); ++i) {
+    in.key_mask.push_back((c.state || i >= in.time_of(0)) && i % 31 > 9 && r.chance(0.7));
   }
   in.has_final = s.causal && (c.state || c.seed % 2 == 0);
   if (in.has_final) {

@@ -34,22 +34,27 @@ struct PlainRow {
   using T = Accumulate<E>;
   const WindowInputs<E>& in;
   const WindowShape& s;
-  int64_t b, position = 0, ring = 0, sources;
+  int64_t b, time, before, position = 0, ring = 0, sources;
 
-  PlainRow(const WindowInputs<E>& inputs, int64_t batch_row) : in(inputs), s(inputs.shape), b(batch_row) {
+  PlainRow(const WindowInputs<E>& inputs, int64_t batch_row)
+      : in(inputs), s(inputs.shape), b(batch_row), time(in.time_of(b)), before(in.tokens_before(b)) {
     if (!in.initial.position.empty()) position = in.initial.position[b];
     ring = std::min(position, s.left);
-    sources = ring + s.time;
+    sources = ring + time;
   }
   // i counts sources from the oldest in the ring; its position relative to the call is i - ring.
   int64_t slot(int64_t i) const { return (position + i - ring) % s.left; }
   int64_t key_index(int64_t i, int64_t kc) const {
-    return i < ring ? (b * s.left + slot(i)) * s.key_channels + kc : (b * s.time + i - ring) * s.key_channels + kc;
+    return i < ring ? (b * s.left + slot(i)) * s.key_channels + kc : (before + i - ring) * s.key_channels + kc;
   }
   int64_t value_index(int64_t i, int64_t c) const {
-    return i < ring ? (b * s.left + slot(i)) * s.channels + c : (b * s.time + i - ring) * s.channels + c;
+    return i < ring ? (b * s.left + slot(i)) * s.channels + c : (before + i - ring) * s.channels + c;
   }
-  T key(int64_t i, int64_t kc) const { return (i < ring ? in.initial.ring_key : in.k)[key_index(i, kc)]; }
+  bool masked(int64_t i) const { return i >= ring && !in.key_mask.empty() && in.key_mask[before + i - ring] == 0; }
+  T key(int64_t i, int64_t kc) const {
+    if (masked(i)) return -std::numeric_limits<T>::infinity();
+    return (i < ring ? in.initial.ring_key : in.k)[key_index(i, kc)];
+  }
   T value(int64_t i, int64_t c) const { return (i < ring ? in.initial.ring_value : in.v)[value_index(i, c)]; }
   int64_t band_index(int64_t t, int64_t i, int64_t h) const {
     const int64_t span = s.left + 1 + s.right;
@@ -78,7 +83,7 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
     out.of[o].assign(n, T(0));
     big.of[o].assign(n, 0.0);
   };
-  const int64_t rows = s.batch * s.time;
+  const int64_t rows = in.tokens();
   size(kY, rows * s.channels);
   size(kGradQ, gated ? rows * s.channels : 0);
   size(kGradK, rows * s.key_channels);
@@ -109,7 +114,7 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
         if (i >= row.ring) accumulate(kGradV, row.value_index(i, c), g);
         if (i < row.ring) accumulate(kGradInitialRingValue, row.value_index(i, c), g);
       };
-      for (int64_t t = 0; t < s.time; ++t) {
+      for (int64_t t = 0; t < row.time; ++t) {
         const int64_t end = s.causal ? row.ring + t + 1 : row.sources;
         T max = row.has_sums(kc) ? in.initial.max[sum_k] * ln2 : absent;
         for (int64_t i = 0; i < end; ++i) {
@@ -130,7 +135,7 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
           add(den, big_den, e[i]);
           add(num, big_num, e[i] * row.value(i, c));
         }
-        const int64_t at = (b * s.time + t) * s.channels + c;
+        const int64_t at = (row.before + t) * s.channels + c;
         const T ratio = num / den;
         const T gate = gated ? gate_of(s.gate, in.q[at]) : T(1);
         out.of[kY][at] = gate * ratio;
@@ -182,6 +187,7 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
         accumulate(kGradInitialNum, sum_v, scale * grad_num);
       }
       for (int64_t i = 0; i < row.sources; ++i) {
+        if (row.masked(i)) continue;
         if (i >= summed) {
           if (first_of_key) grad_k(i, in.grad_final.ring_key[(b * s.left + row.slot(i)) * s.key_channels + kc]);
           grad_v(i, in.grad_final.ring_value[(b * s.left + row.slot(i)) * s.channels + c]);

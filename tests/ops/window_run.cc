@@ -93,7 +93,8 @@ struct PoisonedState {
   State<T> state;
 };
 
-// q, k, v (or their gradients) as views of one tensor, y or grad_y as a view of another.
+// q, k, v (or their gradients) as views of one tensor, y or grad_y as a view of another. s: with the batch rows that
+// the tensors have.
 template <typename E>
 struct PoisonedTensors {
   PoisonedTensors(const WindowShape& s, int64_t shift)
@@ -135,6 +136,25 @@ struct PoisonedBand {
   Band<T> band;
 };
 
+// Packed sequences lie in one batch row.
+template <typename E>
+WindowShape tensor_shape(const WindowInputs<E>& in) {
+  WindowShape s = in.shape;
+  if (in.packed()) s.batch = 1;
+  return s;
+}
+
+template <typename E>
+KeyMask mask_of(const WindowInputs<E>& in) {
+  static_assert(sizeof(bool) == 1);
+  return in.key_mask.empty() ? KeyMask{} : KeyMask{reinterpret_cast<const bool*>(in.key_mask.data()), in.shape.time};
+}
+
+template <typename E>
+const int64_t* cu_of(const WindowInputs<E>& in) {
+  return in.packed() ? in.cu_seqlens.data() : nullptr;
+}
+
 template <typename T>
 std::vector<T> take(const T* data, int64_t size) {
   return std::vector<T>(data, data + size);
@@ -153,23 +173,25 @@ WindowInputs<R> convert(const WindowInputs<E>& in) {
     }
     return r;
   };
-  return {in.shape,     vec(in.q),     vec(in.k),         vec(in.v),    vec(in.grad_y),      vec(in.band),
-          in.band_rows, in.shared_row, state(in.initial), in.has_final, state(in.grad_final)};
+  return {in.shape,      vec(in.q),    vec(in.k),           vec(in.v),         vec(in.grad_y),
+          vec(in.band),  in.band_rows, in.shared_row,       state(in.initial), in.key_mask,
+          in.cu_seqlens, in.has_final, state(in.grad_final)};
 }
 
 template <typename E>
 WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options) {
   using T = Accumulate<E>;
   const WindowShape& s = in.shape;
+  const WindowShape dims = tensor_shape(in);
   WindowOutputs<E> out;
-  PoisonedTensors<E> tensors(s, options.shift);
-  if (s.gate != Gate::kNone) put(in.q, tensors.q, s.batch, s.time, s.channels);
-  put(in.k, tensors.k, s.batch, s.time, s.key_channels);
-  put(in.v, tensors.v, s.batch, s.time, s.channels);
+  PoisonedTensors<E> tensors(dims, options.shift);
+  if (s.gate != Gate::kNone) put(in.q, tensors.q, dims.batch, s.time, s.channels);
+  put(in.k, tensors.k, dims.batch, s.time, s.key_channels);
+  put(in.v, tensors.v, dims.batch, s.time, s.channels);
   PoisonedBand<E> band(in, options.shift);
   for (size_t i = 0; i < in.band.size(); ++i) band.at(i) = in.band[i];
   const Band<const T> weights = {band.band.data, band.band.head_stride, band.band.row_stride, band.band.rows};
-  const int64_t saved_size = window_saved_size(s);
+  const int64_t saved_size = window_saved_size(s, cu_of(in));
   Poisoned<T> saved_memory(saved_size);
   T* saved = saved_memory.claim(0, saved_size);
   const bool has_initial = !in.initial.position.empty();
@@ -180,6 +202,8 @@ WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options
   forward.k = as_const(tensors.k);
   forward.v = as_const(tensors.v);
   forward.y = tensors.y;
+  forward.key_mask = mask_of(in);
+  forward.cu_seqlens = cu_of(in);
   forward.band = weights;
   forward.saved = options.backward ? saved : nullptr;
   {
@@ -189,15 +213,15 @@ WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options
     if (has_initial) forward.initial_state = as_const(initial.state);
     if (in.has_final) forward.final_state = final.state;
     window_forward(forward, options.parallel);
-    out.of[kY] = get(tensors.y, s.batch, s.time, s.channels);
+    out.of[kY] = get(tensors.y, dims.batch, s.time, s.channels);
     if (in.has_final) final.read_into(out);
   }
   tensors.other.expect_gaps_untouched("y");
   saved_memory.expect_gaps_untouched("saved");
   if (!options.backward) return out;
 
-  PoisonedTensors<E> grads(s, options.shift + 1);
-  put(in.grad_y, tensors.y, s.batch, s.time, s.channels);
+  PoisonedTensors<E> grads(dims, options.shift + 1);
+  put(in.grad_y, tensors.y, dims.batch, s.time, s.channels);
   PoisonedBand<E> grad_band(in, options.shift + 1);
   PoisonedState<T> initial = has_initial ? PoisonedState<T>(s, in.initial) : PoisonedState<T>(s);
   PoisonedState<T> grad_initial(s);
@@ -210,6 +234,8 @@ WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options
   backward.grad_q = grads.q;
   backward.grad_k = grads.k;
   backward.grad_v = grads.v;
+  backward.key_mask = forward.key_mask;
+  backward.cu_seqlens = forward.cu_seqlens;
   backward.band = weights;
   if (options.grad_band) backward.grad_band = grad_band.band;
   backward.saved = saved;
@@ -223,9 +249,9 @@ WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options
                                  in.grad_final.ring_value.data()};
   }
   window_backward(backward, options.parallel);
-  if (s.gate != Gate::kNone) out.of[kGradQ] = get(grads.q, s.batch, s.time, s.channels);
-  out.of[kGradK] = get(grads.k, s.batch, s.time, s.key_channels);
-  out.of[kGradV] = get(grads.v, s.batch, s.time, s.channels);
+  if (s.gate != Gate::kNone) out.of[kGradQ] = get(grads.q, dims.batch, s.time, s.channels);
+  out.of[kGradK] = get(grads.k, dims.batch, s.time, s.key_channels);
+  out.of[kGradV] = get(grads.v, dims.batch, s.time, s.channels);
   out.of[kGradBand].resize(in.band.size());
   for (size_t i = 0; i < in.band.size(); ++i) out.of[kGradBand][i] = grad_band.at(i);
   if (has_initial) {
@@ -289,8 +315,10 @@ WindowOutputs<R> run_reference(const WindowInputs<R>& in, bool backward) {
   f.q = rows(in.q, s.channels);
   f.k = rows(in.k, s.key_channels);
   f.v = rows(in.v, s.channels);
+  f.key_mask = mask_of(in);
+  f.cu_seqlens = cu_of(in);
   f.band = {in.band.data(), in.band_rows * span, in.shared_row ? 0 : span, in.band_rows};
-  out.of[kY].resize(s.batch * s.time * s.channels);
+  out.of[kY].resize(in.tokens() * s.channels);
   f.y = rows(out.of[kY], s.channels);
   if (has_initial) {
     f.initial_state = {in.initial.position.data(), in.initial.max.data(),      in.initial.den.data(),
@@ -315,13 +343,15 @@ WindowOutputs<R> run_reference(const WindowInputs<R>& in, bool backward) {
   b.k = f.k;
   b.v = f.v;
   b.grad_y = rows(in.grad_y, s.channels);
-  if (s.gate != Gate::kNone) out.of[kGradQ].resize(s.batch * s.time * s.channels);
-  out.of[kGradK].resize(s.batch * s.time * s.key_channels);
-  out.of[kGradV].resize(s.batch * s.time * s.channels);
+  if (s.gate != Gate::kNone) out.of[kGradQ].resize(in.tokens() * s.channels);
+  out.of[kGradK].resize(in.tokens() * s.key_channels);
+  out.of[kGradV].resize(in.tokens() * s.channels);
   out.of[kGradBand].resize(in.band.size());
   b.grad_q = rows(out.of[kGradQ], s.channels);
   b.grad_k = rows(out.of[kGradK], s.key_channels);
   b.grad_v = rows(out.of[kGradV], s.channels);
+  b.key_mask = f.key_mask;
+  b.cu_seqlens = f.cu_seqlens;
   b.band = f.band;
   if (s.has_band) {
     b.grad_band = {out.of[kGradBand].data(), in.band_rows * span, in.shared_row ? 0 : span, in.band_rows};
@@ -384,10 +414,18 @@ WindowInputs<E> slice_batch(const WindowInputs<E>& in, int64_t b) {
                         cut(from.ring_key, s.left * s.key_channels),
                         cut(from.ring_value, s.left * s.channels)};
   };
-  out.q = cut(in.q, s.time * s.channels);
-  out.k = cut(in.k, s.time * s.key_channels);
-  out.v = cut(in.v, s.time * s.channels);
-  out.grad_y = cut(in.grad_y, s.time * s.channels);
+  const auto cut_rows = [&](const auto& from, int64_t width) {
+    if (from.empty()) return from;
+    const auto begin = from.begin() + in.tokens_before(b) * width;
+    return std::remove_cvref_t<decltype(from)>(begin, begin + in.time_of(b) * width);
+  };
+  out.shape.time = in.time_of(b);
+  out.cu_seqlens.clear();
+  out.key_mask = cut_rows(in.key_mask, 1);
+  out.q = cut_rows(in.q, s.channels);
+  out.k = cut_rows(in.k, s.key_channels);
+  out.v = cut_rows(in.v, s.channels);
+  out.grad_y = cut_rows(in.grad_y, s.channels);
   out.initial = cut_state(in.initial);
   out.grad_final = cut_state(in.grad_final);
   return out;

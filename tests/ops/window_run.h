@@ -30,9 +30,16 @@ struct WindowInputs {
   std::vector<T> band;
   int64_t band_rows = 0;  // rows stored; 1 with shared_row
   bool shared_row = false;
-  StateData<T> initial;     // position empty: neutral
-  bool has_final = false;   // the final state and its gradient are wanted
-  StateData<T> grad_final;  // den, num, ring_key, ring_value
+  StateData<T> initial;             // position empty: neutral
+  std::vector<uint8_t> key_mask;    // [tokens]; empty: none
+  std::vector<int64_t> cu_seqlens;  // empty: not packed
+  bool has_final = false;           // the final state and its gradient are wanted
+  StateData<T> grad_final;          // den, num, ring_key, ring_value
+
+  bool packed() const { return !cu_seqlens.empty(); }
+  int64_t tokens() const { return packed() ? shape.time : shape.batch * shape.time; }
+  int64_t time_of(int64_t b) const { return packed() ? cu_seqlens[b + 1] - cu_seqlens[b] : shape.time; }
+  int64_t tokens_before(int64_t b) const { return packed() ? cu_seqlens[b] : b * shape.time; }
 };
 
 enum Output {
@@ -105,7 +112,7 @@ template <typename E>
 WindowInputs<E> slice_time(const WindowInputs<E>& in, int64_t begin, int64_t end,
                            const StateData<Accumulate<E>>& state);
 
-/// Row b of the batch alone.
+/// Sequence b alone, not packed.
 template <typename E>
 WindowInputs<E> slice_batch(const WindowInputs<E>& in, int64_t b);
 

@@ -360,6 +360,17 @@ TEST(Functions, StepEqualsChunk) {
   }
 }
 
+TEST(Functions, ReferenceIsTheOperators) {
+  const Tensor q = sequence(2, 6, 4), k = q.flip(1), v = q + 1;
+  const Tensor bias = aft::local_bias(sequence(1, 8, 3)[0], sequence(1, 8, 3)[0], 2);
+  expect_close(aft::reference(q, k, v), aft::simple(q, k, v));
+  expect_close(aft::reference(q, k, v, aft::local_weights(bias, 6, 2)), aft::local(q, k, v, bias));
+  // A grid of one row is a line.
+  const Tensor kernel = bias.narrow(0, 3, 1);
+  expect_close(aft::reference(std::nullopt, k, v, aft::conv2d_weights(kernel.unsqueeze(1), {1, 6}), false, Gate::kNone),
+               aft::conv1d(std::nullopt, k, v, kernel, false, Gate::kNone));
+}
+
 TEST(Functions, InferenceModeWorks) {
   const c10::InferenceMode inference;
   auto local = local_module({.channels = 4, .context = 9, .window = 3, .factor_channels = 2});

@@ -94,6 +94,31 @@ TEST(Recipe, OverridesAreTypedAsInToml) {
   }
 }
 
+// Found by fuzzing: toml++ is undefined on some white space beyond ASCII, and did not read back all that it wrote.
+TEST(Recipe, BeyondAsciiOnlyInCommentsAndOneLineStrings) {
+  const auto path = [](const std::string& text) { return parse("[data]\npath = " + text).data.path; };
+  EXPECT_EQ(parse("\xef\xbb\xbf# \xc2\xa7 ' \xc2\xa7\n[run]").data.path, "");
+  EXPECT_EQ(path("\"a\\\"\xd2\x8c\" # '\xc2\xa7"), "a\"\xd2\x8c");
+  EXPECT_EQ(path("'\\\xc2\xa7'\r\nvalid = 'b\"'"), "\\\xc2\xa7");
+  for (const char* bad : {"1e\xd2\x8c", "'a' \xc2\xa7", "'''\\\n\xc2\xa7'''", "\"\"\"' \xc2\xa7\"\"\""}) {
+    EXPECT_NE(error_of([&] { path(bad); }).find("expected ASCII"), std::string::npos) << bad;
+  }
+  EXPECT_NE(error_of([&] { path("'a' \xc2\xa7"); }).find("test.toml:2:"), std::string::npos);
+  EXPECT_THROW(path("'a\n'\xc2\xa7"), Error);
+  EXPECT_THROW(parse("", {"train.lr=1e\xd2\x8c"}), Error);
+  EXPECT_EQ(parse("", {"data.path=a\xd2\x8c"}).data.path, "a\xd2\x8c");
+  EXPECT_NE(error_of([] { parse("", {"data.path=a\xff"}); }).find("not valid TOML"), std::string::npos);
+}
+
+TEST(Recipe, TextOfAnyKindReadsBackTheSame) {
+  for (const char* text :
+       {"", ".[\n' \"=\n'", "\n", "'''", "\"\"\"\\", "\t\x01\x7f\r\n", "\xf0\x9f\x98\x80", "a # b"}) {
+    Recipe recipe;
+    recipe.data.path = text;
+    EXPECT_EQ(parse(to_toml(recipe)).data.path, text);
+  }
+}
+
 TEST(Recipe, CrossChecksNameTheKey) {
   const auto refused = [](const std::string& override_, const std::string& key) {
     const Recipe recipe = parse("[data]\npath = 'x'\nsplit = [0.9, 0.1, 0]", {override_});

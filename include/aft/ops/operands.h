@@ -37,8 +37,8 @@ struct Rows {
   int64_t time_stride = 0;
 };
 
-/// Key padding mask [B, T]: a source whose element is false is absent, as if its key were -inf; data null: all are
-/// seen.
+/// Key padding mask [B, T]: a source whose element is false is absent, as if its key were -inf, and gets no gradient;
+/// data null: all are seen.
 struct KeyMask {
   const bool* data = nullptr;
   int64_t batch_stride = 0;

@@ -29,8 +29,8 @@ struct Band {
 };
 
 struct WindowShape {
-  int64_t batch = 0;         // B
-  int64_t time = 0;          // T
+  int64_t batch = 0;         // B; sequences, if packed
+  int64_t time = 0;          // T; tokens of all sequences together, if packed
   int64_t channels = 0;      // d
   int64_t heads = 1;         // H, divides d; channel c belongs to head c / (d / H)
   int64_t key_channels = 0;  // d, or H: one key per head
@@ -48,6 +48,10 @@ struct WindowForward {
   Rows<const E> k;  // [B, T, K]
   Rows<const E> v;  // [B, T, d]
   Rows<E> y;        // [B, T, d], must not overlap an input
+  KeyMask key_mask;
+  // Packed: sequence b is rows [cu_seqlens[b], cu_seqlens[b + 1]) of the time axis, from 0 to T without gaps; batch
+  // strides are not used, states and the rows of the band count per sequence. Null: B sequences of T.
+  const int64_t* cu_seqlens = nullptr;  // [B + 1]
   Band<const Accumulate<E>> band;
   State<const Accumulate<E>> initial_state;  // position null: neutral. Causal only
   State<Accumulate<E>> final_state;          // position null: not wanted. May be the initial state itself. Causal only
@@ -60,6 +64,8 @@ struct WindowBackward {
   Rows<const E> q, k, v;           // as in the forward
   Rows<const E> grad_y;            // [B, T, d]
   Rows<E> grad_q, grad_k, grad_v;  // overwritten; grad_q unused with Gate::kNone
+  KeyMask key_mask;                // as in the forward
+  const int64_t* cu_seqlens = nullptr;
   Band<const Accumulate<E>> band;
   Band<Accumulate<E>> grad_band;             // overwritten, all rows of the table; data null: not wanted
   State<const Accumulate<E>> initial_state;  // as in the forward
@@ -68,7 +74,8 @@ struct WindowBackward {
   StateGrad<Accumulate<E>> grad_initial_state;  // overwritten; ring slots that held no source get 0
 };
 
-/// One position per batch row, the state edited in place. shape.time is ignored; the rows are read at t = 0.
+/// One position per batch row, the state edited in place. shape.time is ignored; the rows are read at t = 0. A position
+/// to be left out has k = -inf.
 template <typename E>
 struct WindowStep {
   WindowShape shape;
@@ -80,10 +87,11 @@ struct WindowStep {
 
 /// Elements of Accumulate<E> that the forward hands to the backward: the running sums at chunk boundaries, a few per
 /// cent of a tensor (0 where the backward needs nothing).
-int64_t window_saved_size(const WindowShape& shape);
+int64_t window_saved_size(const WindowShape& shape, const int64_t* cu_seqlens = nullptr);
 
 /// All throw aft::Error on a bad shape or a position past the table, before anything is written.
-/// Results do not depend on the number of threads or on the other batch rows, bit for bit.
+/// Results do not depend on the number of threads or on the other sequences, bit for bit: a sequence is the same alone,
+/// in a batch, and packed.
 template <typename E>
 void window_forward(const WindowForward<E>& p, const ParallelFor& parallel = {});
 template <typename E>

@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -43,10 +42,14 @@ class Backward {
   static constexpr int64_t kVectors = 2 * kLanes;  // elements of an entry
 
   Backward(const FullBackward<E>& params, const ParallelFor& parallel_for)
-      : p(params), shape(params.shape), parallel(parallel_for), sequences(sequences_of(params)),
+      : p(params),
+        shape(params.shape),
+        parallel(parallel_for),
+        sequences(sequences_of(params)),
         panels(panels_of(params.shape, kLanes)),
         sets(weight_sets(params.shape, params.weights, sequences, params.cu_seqlens != nullptr, panels)),
-        sources(params), saved_stride(sequences.target_rows * params.shape.channels) {}
+        sources(params),
+        saved_stride(sequences.target_rows * params.shape.channels) {}
 
   void run() {
     const auto panel_count = static_cast<int64_t>(panels.size());
@@ -56,11 +59,10 @@ class Backward {
     const int64_t source_size = wants_weights ? panel_count * sequences.source_rows * kVectors : 0;
     const int64_t target_scales = panel_count * sequences.target_chunks * kVectors;
     const int64_t source_scales = wants_weights ? panel_count * sequences.source_chunks * kVectors : 0;
-    Workspace workspace(Scratch::padded<T>(target_size) + Scratch::padded<T>(source_size) +
-                        Scratch::padded<T>(target_scales) + Scratch::padded<T>(source_scales) +
-                        Scratch::padded<T>(panel_count * sequences.target_chunks * kLanes) +
-                        Scratch::padded<T>(exponent_count) +
-                        Scratch::padded<uint8_t>(panel_count * sequences.target_chunks));
+    Workspace workspace(
+        Scratch::padded<T>(target_size) + Scratch::padded<T>(source_size) + Scratch::padded<T>(target_scales) +
+        Scratch::padded<T>(source_scales) + Scratch::padded<T>(panel_count * sequences.target_chunks * kLanes) +
+        Scratch::padded<T>(exponent_count) + Scratch::padded<uint8_t>(panel_count * sequences.target_chunks));
     targets = workspace.take<T>(target_size);
     source_entries = workspace.take<T>(source_size);
     target_exponents = workspace.take<T>(target_scales);
@@ -124,8 +126,8 @@ class Backward {
     const T* saved = p.saved + (x.target_rows + row) * shape.channels + c.begin;
     const V signed_den = LoadSome(d, saved, c.count);
     const V ratio = LoadSome(d, saved + 2 * saved_stride, c.count);
-    const V gy = LoadSome(d, p.grad_y.data + x.batch * p.grad_y.batch_stride + in * p.grad_y.time_stride + c.begin,
-                          c.count);
+    const V gy =
+        LoadSome(d, p.grad_y.data + x.batch * p.grad_y.batch_stride + in * p.grad_y.time_stride + c.begin, c.count);
     const V query = shape.gate == Gate::kNone
                         ? zero
                         : LoadSome(d, p.q.data + x.batch * p.q.batch_stride + in * p.q.time_stride + c.begin, c.count);
@@ -257,10 +259,10 @@ class Backward {
     int64_t extras = 0;
     for (int64_t i = 0; i < columns; ++i) {
       const int64_t index = task.first_column + i;
-      extras += redone_in(sequences.all[set.first_sequence + index / set.panels()],
-                          set.first_panel + index % set.panels())
-                    ? 1
-                    : 0;
+      extras +=
+          redone_in(sequences.all[set.first_sequence + index / set.panels()], set.first_panel + index % set.panels())
+              ? 1
+              : 0;
     }
     Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<T>(kTileSize) +
                     Scratch::padded<T>(kRowBlock * kVectors) + Scratch::padded<T>(columns * Sums<D>::kSize) +
@@ -282,8 +284,12 @@ class Backward {
       const int64_t index = task.first_column + i;
       const int64_t sequence = set.first_sequence + index / set.panels();
       const Sequence& x = sequences.all[sequence];
-      Column column = {sequence, &x, set.first_panel + index % set.panels(), std::min(kChunk, x.sources - begin),
-                       {d, sums + i * Sums<D>::kSize, scales + i * Sums<D>::kExponents}, nullptr};
+      Column column = {sequence,
+                       &x,
+                       set.first_panel + index % set.panels(),
+                       std::min(kChunk, x.sources - begin),
+                       {d, sums + i * Sums<D>::kSize, scales + i * Sums<D>::kExponents},
+                       nullptr};
       if (column.count <= 0) continue;
       column.sums.clear(0, kChunk);
       if (redone_in(x, column.panel)) {
@@ -357,9 +363,8 @@ class Backward {
           return entry_of(target_at, under, hn::Or(target_at.redone, hn::Eq(target_at.a, zero)));
         };
         // The block may begin before the column's sources: nothing was walked there.
-        c.sums.walk(tile, at, first, kChunk, block, take, [&](int64_t o, V a, V b, V e0, V e1) {
-          end_source(c, kChunk - 1 - o, a, b, e0, e1);
-        });
+        c.sums.walk(tile, at, first, kChunk, block, take,
+                    [&](int64_t o, V a, V b, V e0, V e1) { end_source(c, kChunk - 1 - o, a, b, e0, e1); });
       }
     }
   }
@@ -396,7 +401,8 @@ class Backward {
     }
     const int64_t channel = sources.key_channel(panel);
     if (sources.key_per_head) {
-      const V mine = panel.count < kLanes ? hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(panel.count)), dk) : dk;
+      const V mine =
+          panel.count < kLanes ? hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(panel.count)), dk) : dk;
       const T sum = hn::GetLane(hn::SumOfLanes(d, mine));
       const bool first_of_head = panel.begin % (shape.channels / shape.heads) == 0;
       *key_sum = first_of_head ? sum : *key_sum + sum;
@@ -521,9 +527,9 @@ class Backward {
       const int64_t matrices = (g.batch_stride == 0 || p.cu_seqlens != nullptr ? 1 : shape.batch) * heads;
       parallel.run(matrices * g.rows, [&](int64_t i) {
         const int64_t matrix = i / g.rows;
-        std::fill_n(g.table + matrix / heads * g.batch_stride + matrix % heads * g.head_stride +
-                        i % g.rows * g.row_stride,
-                    g.columns, T(0));
+        std::fill_n(
+            g.table + matrix / heads * g.batch_stride + matrix % heads * g.head_stride + i % g.rows * g.row_stride,
+            g.columns, T(0));
       });
     }
     if (g.u != nullptr) std::fill_n(g.u, (g.u_head_stride == 0 ? 1 : shape.heads) * g.rows * g.width, T(0));
@@ -581,7 +587,8 @@ class Backward {
         const int64_t first = (low - row) / kRowBlock * kRowBlock;
         pack_left(g, chunk, source_chunk, scale, first, whole_row_blocks(high - row), left);
         const T* from = right + static_cast<int64_t>(i) * kTileSize;
-        for (int64_t side = 0; side < kSide && side * kVectors < count; ++side) {
+        const int64_t own = std::min(count, g.x->sources - begin);
+        for (int64_t side = 0; side < kSide && side * kVectors < own; ++side) {
           for (int64_t r = first; r < high - row; r += kRowBlock) {
             if (shape.causal && chunk == source_chunk && side * kVectors >= r + kRowBlock) continue;
             Multiply(d, left + r / 2 * kPairStride, from + side * kChunk * kVectors, g.panels * kVectors, block);
@@ -637,9 +644,9 @@ class Backward {
     }
   }
 
-  // Exponents of the products g / D times e^k v and g N / D^2 times e^k, of a panel's channels over a tile. Channels that
-  // some target of the chunk saw under a much lower exponent than the keys were packed with (only along the diagonal)
-  // take no part: add_pairs does them.
+  // Exponents of the products g / D times e^k v and g N / D^2 times e^k, of a panel's channels over a tile. Channels
+  // that some target of the chunk saw under a much lower exponent than the keys were packed with (only along the
+  // diagonal) take no part: add_pairs does them.
   struct Scales {
     V values, keys;
     hn::Mask<D> apart;
@@ -687,9 +694,8 @@ class Backward {
       const int64_t end = high;
       const auto at = [&](int64_t i, int64_t part, V by) {
         const int64_t t = row + i;
-        return t < begin || t >= end
-                   ? zero
-                   : hn::Mul(by, hn::Load(d, from + (t - g.x->first) * kVectors + part * kLanes));
+        return t < begin || t >= end ? zero
+                                     : hn::Mul(by, hn::Load(d, from + (t - g.x->first) * kVectors + part * kLanes));
       };
       for (int64_t i = first; i < last; i += 2) {
         T* pair = to + i / 2 * kPairStride + 2 * j * kVectors;
@@ -728,8 +734,8 @@ class Backward {
   }
 
   // du += dw v, dv += dw^T u, of one tile of dw.
-  void add_factors(const WeightSet& set, const TileRange& at, const T* product, T* left, T* right, T* block,
-                   T* stripe, int64_t padded) const {
+  void add_factors(const WeightSet& set, const TileRange& at, const T* product, T* left, T* right, T* block, T* stripe,
+                   int64_t padded) const {
     const int64_t width = p.weights.width;
     const T* u = p.weights.u + set.head * p.weights.u_head_stride + at.row * width;
     const T* v = p.weights.v + set.head * p.weights.v_head_stride + at.column * width;
@@ -776,16 +782,22 @@ class Backward {
   T* source_entries = nullptr;    // [panels][sources of all sequences][2 vectors]
   T* target_exponents = nullptr;  // [panels][chunks of all sequences][2 vectors]
   T* source_exponents = nullptr;
-  T* reach = nullptr;       // [panels][chunks][vector]: the lowest exponent that a target of the chunk saw its keys under
-  T* exponents = nullptr;   // [rows of all sets]: W
+  T* reach = nullptr;  // [panels][chunks][vector]: the lowest exponent that a target of the chunk saw its keys under
+  T* exponents = nullptr;     // [rows of all sets]: W
   uint8_t* redone = nullptr;  // [panels][chunks]: whether the forward redid a row
 };
 
 void FullBackwardF32(const FullBackward<float>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<float>, float>(p, parallel).run();
+  Backward<hn::ScalableTag<Accumulate<float>>, float>(p, parallel).run();
 }
 void FullBackwardF64(const FullBackward<double>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<double>, double>(p, parallel).run();
+  Backward<hn::ScalableTag<Accumulate<double>>, double>(p, parallel).run();
+}
+void FullBackwardBF16(const FullBackward<BFloat16>& p, const ParallelFor& parallel) {
+  Backward<hn::ScalableTag<Accumulate<BFloat16>>, BFloat16>(p, parallel).run();
+}
+void FullBackwardF16(const FullBackward<Float16>& p, const ParallelFor& parallel) {
+  Backward<hn::ScalableTag<Accumulate<Float16>>, Float16>(p, parallel).run();
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -796,6 +808,25 @@ namespace aft::ops {
 
 HWY_EXPORT(FullBackwardF32);
 HWY_EXPORT(FullBackwardF64);
+HWY_EXPORT(FullBackwardBF16);
+HWY_EXPORT(FullBackwardF16);
+
+namespace {
+
+void run_backward(const FullBackward<float>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardF32)(p, parallel);
+}
+void run_backward(const FullBackward<double>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardF64)(p, parallel);
+}
+void run_backward(const FullBackward<BFloat16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardBF16)(p, parallel);
+}
+void run_backward(const FullBackward<Float16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullBackwardF16)(p, parallel);
+}
+
+}  // namespace
 
 template <typename E>
 void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
@@ -809,15 +840,13 @@ void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
   zero(p.grad_initial_state.num, s.batch * s.channels);
   zero(p.grad_initial_state.ring_key, s.batch * s.capacity * s.key_channels);
   zero(p.grad_initial_state.ring_value, s.batch * s.capacity * s.channels);
-  if constexpr (std::is_same_v<E, float>) {
-    HWY_DYNAMIC_DISPATCH(FullBackwardF32)(p, parallel);
-  } else {
-    HWY_DYNAMIC_DISPATCH(FullBackwardF64)(p, parallel);
-  }
+  run_backward(p, parallel);
 }
 
 template void full_backward<float>(const FullBackward<float>&, const ParallelFor&);
 template void full_backward<double>(const FullBackward<double>&, const ParallelFor&);
+template void full_backward<BFloat16>(const FullBackward<BFloat16>&, const ParallelFor&);
+template void full_backward<Float16>(const FullBackward<Float16>&, const ParallelFor&);
 
 }  // namespace aft::ops
 #endif

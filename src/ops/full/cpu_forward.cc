@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
-#include <type_traits>
+#include <utility>
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
@@ -282,30 +282,12 @@ class Forward {
   T* exponents = nullptr;        // [rows of all sets]: W
 };
 
-void FullForwardF32(const FullForward<float>& p, const ParallelFor& parallel) {
-  Forward<hn::ScalableTag<float>, float>(p, parallel).run();
-}
-void FullForwardF64(const FullForward<double>& p, const ParallelFor& parallel) {
-  Forward<hn::ScalableTag<double>, double>(p, parallel).run();
-}
-
-}  // namespace aft::ops::HWY_NAMESPACE
-HWY_AFTER_NAMESPACE();
-
-#if HWY_ONCE
-namespace aft::ops {
-
-HWY_EXPORT(FullForwardF32);
-HWY_EXPORT(FullForwardF64);
-
-namespace {
-
 // The ring takes every source so far. Sums and their maximum stay neutral: all sources lie in the ring.
-template <typename E>
-void write_state(const FullForward<E>& p) {
-  using T = Accumulate<E>;
+template <class D, typename E, typename T = hn::TFromD<D>>
+void WriteState(D d, const FullForward<E>& p) {
   const FullShape& s = p.shape;
   const State<T>& to = p.final_state;
+  const auto lanes = static_cast<int64_t>(hn::MaxLanes(d));
   std::fill_n(to.max, s.batch * s.key_channels, std::numeric_limits<T>::lowest());
   std::fill_n(to.den, s.batch * s.key_channels, T(0));
   std::fill_n(to.num, s.batch * s.channels, T(0));
@@ -317,18 +299,56 @@ void write_state(const FullForward<E>& p) {
     for (int64_t t = 0; t < s.targets; ++t) {
       const E* from = rows.data + b * rows.batch_stride + t * rows.time_stride;
       T* row = ring + (b * s.capacity + first + t) * width;
-      const bool absent = keys && p.key_mask.data != nullptr && !p.key_mask.data[b * p.key_mask.batch_stride + t];
-      for (int64_t c = 0; c < width; ++c) {
-        row[c] = absent ? -std::numeric_limits<T>::infinity() : static_cast<T>(from[c]);
+      if (keys && p.key_mask.data != nullptr && !p.key_mask.data[b * p.key_mask.batch_stride + t]) {
+        std::fill_n(row, width, -std::numeric_limits<T>::infinity());
+        continue;
       }
+      for (int64_t c = 0; c < width; c += lanes) StoreSome(LoadSome(d, from + c, width - c), d, row + c, width - c);
     }
   };
   for (int64_t b = 0; b < s.batch; ++b) {
     const int64_t first = p.initial_state.position == nullptr ? 0 : p.initial_state.position[b];
     copy(p.k, p.initial_state.ring_key, to.ring_key, s.key_channels, b, first, true);
     copy(p.v, p.initial_state.ring_value, to.ring_value, s.channels, b, first, false);
-    to.position[b] = first + s.targets;
   }
+}
+
+template <typename E>
+void RunForward(const FullForward<E>& p, const ParallelFor& parallel) {
+  using D = hn::ScalableTag<Accumulate<E>>;
+  Forward<D, E>(p, parallel).run();
+  if (p.final_state.position != nullptr) WriteState(D(), p);
+}
+
+void FullForwardF32(const FullForward<float>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
+void FullForwardF64(const FullForward<double>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
+void FullForwardBF16(const FullForward<BFloat16>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
+void FullForwardF16(const FullForward<Float16>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace aft::ops {
+
+HWY_EXPORT(FullForwardF32);
+HWY_EXPORT(FullForwardF64);
+HWY_EXPORT(FullForwardBF16);
+HWY_EXPORT(FullForwardF16);
+
+namespace {
+
+void run_forward(const FullForward<float>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullForwardF32)(p, parallel);
+}
+void run_forward(const FullForward<double>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullForwardF64)(p, parallel);
+}
+void run_forward(const FullForward<BFloat16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullForwardBF16)(p, parallel);
+}
+void run_forward(const FullForward<Float16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullForwardF16)(p, parallel);
 }
 
 }  // namespace
@@ -336,16 +356,18 @@ void write_state(const FullForward<E>& p) {
 template <typename E>
 void full_forward(const FullForward<E>& p, const ParallelFor& parallel) {
   check_forward(p);
-  if constexpr (std::is_same_v<E, float>) {
-    HWY_DYNAMIC_DISPATCH(FullForwardF32)(p, parallel);
-  } else {
-    HWY_DYNAMIC_DISPATCH(FullForwardF64)(p, parallel);
+  run_forward(p, parallel);
+  if (p.final_state.position == nullptr) return;
+  for (int64_t b = 0; b < p.shape.batch; ++b) {
+    p.final_state.position[b] =
+        (p.initial_state.position == nullptr ? 0 : p.initial_state.position[b]) + p.shape.targets;
   }
-  if (p.final_state.position != nullptr) write_state(p);
 }
 
 template void full_forward<float>(const FullForward<float>&, const ParallelFor&);
 template void full_forward<double>(const FullForward<double>&, const ParallelFor&);
+template void full_forward<BFloat16>(const FullForward<BFloat16>&, const ParallelFor&);
+template void full_forward<Float16>(const FullForward<Float16>&, const ParallelFor&);
 
 }  // namespace aft::ops
 #endif

@@ -167,6 +167,8 @@ int64_t full_saved_size(const FullShape& s, bool packed) { return 3 * (packed ? 
   template void check_step<E>(const FullStep<E>&);
 AFT_INSTANTIATE(float)
 AFT_INSTANTIATE(double)
+AFT_INSTANTIATE(BFloat16)
+AFT_INSTANTIATE(Float16)
 #undef AFT_INSTANTIATE
 
 }  // namespace aft::ops

@@ -36,24 +36,25 @@ class BackwardTask {
   using V = hn::Vec<D>;
 
   BackwardTask(const WindowBackward<E>& params, const WindowTask& window_task)
-      : p(params), shape(params.shape), task(window_task) {
-    const int64_t b = task.batch;
+      : p(params), shape(alone(params.shape, window_task.sequence)), task(window_task) {
+    const Sequence& one = task.sequence;
     if (shape.gate != Gate::kNone) {
-      q = p.q.data + b * p.q.batch_stride + task.begin;
-      grad_q = p.grad_q.data + b * p.grad_q.batch_stride + task.begin;
+      q = first_row(p.q, one) + task.begin;
+      grad_q = first_row(p.grad_q, one) + task.begin;
     }
-    gy = p.grad_y.data + b * p.grad_y.batch_stride + task.begin;
+    gy = first_row(p.grad_y, one) + task.begin;
     key_per_head = shape.key_channels != shape.channels;
     key_begin = key_per_head ? task.head : task.begin;
-    grad_k = p.grad_k.data + b * p.grad_k.batch_stride + key_begin;
-    grad_v = p.grad_v.data + b * p.grad_v.batch_stride + task.begin;
+    grad_k = first_row(p.grad_k, one) + key_begin;
+    grad_v = first_row(p.grad_v, one) + task.begin;
     width = task.end - task.begin;
     lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (width + lanes - 1) / lanes;
     chunk = shape.causal ? chunk_rows(shape) : std::max<int64_t>(1, shape.time);
-    streams_q = grad_q != nullptr && streams_past_caches(shape, grad_q, p.grad_q.time_stride, width);
-    streams_k = !key_per_head && streams_past_caches(shape, grad_k, p.grad_k.time_stride, width);
-    streams_v = streams_past_caches(shape, grad_v, p.grad_v.time_stride, width);
+    const int64_t tokens = token_count(p.shape, p.cu_seqlens);
+    streams_q = grad_q != nullptr && streams_past_caches(shape, tokens, grad_q, p.grad_q.time_stride, width);
+    streams_k = !key_per_head && streams_past_caches(shape, tokens, grad_k, p.grad_k.time_stride, width);
+    streams_v = streams_past_caches(shape, tokens, grad_v, p.grad_v.time_stride, width);
     has_final = p.grad_final_state.num != nullptr || p.grad_final_state.den != nullptr;
   }
 
@@ -62,7 +63,7 @@ class BackwardTask {
   }
 
   const WindowBackward<E>& p;
-  const WindowShape& shape;
+  const WindowShape shape;  // of the sequence alone
   const WindowTask& task;
   const E* q = nullptr;
   E* grad_q = nullptr;
@@ -104,24 +105,28 @@ class BackwardTask {
     V g_num = hn::Zero(d);
     V g_den = g_num;
     if (p.grad_final_state.num != nullptr) {
-      g_num = s.load_value(p.grad_final_state.num + task.batch * shape.channels + task.begin, j);
+      g_num = s.load_value(p.grad_final_state.num + task.sequence.index * shape.channels + task.begin, j);
     }
     if (p.grad_final_state.den != nullptr) {
-      g_den = s.load_key(p.grad_final_state.den + task.batch * shape.key_channels + key_begin, j);
+      g_den = s.load_key(p.grad_final_state.den + task.sequence.index * shape.key_channels + key_begin, j);
       // A den that serves its whole head is asked for once.
       if (key_per_head) g_den = j == 0 ? hn::IfThenElseZero(hn::FirstN(d, 1), g_den) : hn::Zero(d);
     }
     return {g_num, hn::Neg(g_den), hn::Zero(d)};
   }
 
-  // The sums saved at the start of a chunk, of vectors [begin, end).
+  // The sums at the start of a chunk, of vectors [begin, end): saved, or the initial state's.
   void restore_sums(const Stripe<D, E>& s, int64_t index, int64_t begin, int64_t end) const {
-    const T* from = p.saved + (task.batch * chunk_count(shape) + index) * 3 * shape.channels + task.begin;
+    const T* from =
+        index == 0 ? nullptr : p.saved + (task.sequence.boundary + index - 1) * 3 * shape.channels + task.begin;
     for (int64_t j = begin; j < end; ++j) {
-      const int64_t n = count(j);
-      RunningSum<V> sum = StartSum(d, LoadSome(d, from + j * lanes, n));
-      sum.den = LoadSome(d, from + shape.channels + j * lanes, n);
-      sum.num = LoadSome(d, from + 2 * shape.channels + j * lanes, n);
+      RunningSum<V> sum = s.initial_sums(p.initial_state, j);
+      if (index > 0) {
+        const int64_t n = count(j);
+        sum.max = LoadSome(d, from + j * lanes, n);
+        sum.den = LoadSome(d, from + shape.channels + j * lanes, n);
+        sum.num = LoadSome(d, from + 2 * shape.channels + j * lanes, n);
+      }
       s.store_sums(sum, s.sums + j * kSumParts * lanes);
     }
   }
@@ -136,14 +141,15 @@ class BackwardTask {
     const V dk = hn::Mul(k, hn::MulSub(value, a, b));
     const bool in_ring = source >= shape.time - shape.left;
     if (in_ring && p.grad_final_state.ring_value != nullptr) {
-      const int64_t row = (task.batch * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
+      const int64_t row = (task.sequence.index * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
       dv = hn::Add(dv, s.load_value(p.grad_final_state.ring_value + row, j));
     }
+    if (HWY_UNLIKELY(s.sources.masked(source))) dv = hn::Zero(d);
     const int64_t at = j * lanes;
     if (source >= 0) {
       StoreOut(dv, d, grad_v + source * p.grad_v.time_stride + at, n, streams_v);
     } else if (p.grad_initial_state.ring_value != nullptr) {
-      const int64_t row = (task.batch * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
+      const int64_t row = (task.sequence.index * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
       StoreSome(dv, d, p.grad_initial_state.ring_value + row + at, n);
     }
     if (key_per_head) {
@@ -155,10 +161,13 @@ class BackwardTask {
 
   HWY_INLINE void write_key(const Stripe<D, E>& s, int64_t source, int64_t at, V dk, int64_t n) const {
     const int64_t row =
-        shape.left == 0 ? 0 : (task.batch * shape.left + s.sources.slot(source)) * shape.key_channels + key_begin + at;
+        shape.left == 0
+            ? 0
+            : (task.sequence.index * shape.left + s.sources.slot(source)) * shape.key_channels + key_begin + at;
     if (source >= shape.time - shape.left && p.grad_final_state.ring_key != nullptr) {
       dk = hn::Add(dk, LoadSome(d, p.grad_final_state.ring_key + row, n));
     }
+    if (HWY_UNLIKELY(s.sources.masked(source))) dk = hn::Zero(d);
     if (source >= 0) {
       StoreOut(dk, d, grad_k + source * p.grad_k.time_stride + at, n, streams_k);
     } else if (p.grad_initial_state.ring_key != nullptr) {
@@ -171,10 +180,10 @@ class BackwardTask {
   void write_initial_sums(int64_t j, V g_num, V g_den, T& den_sum) const {
     const int64_t n = count(j);
     if (p.grad_initial_state.num != nullptr) {
-      StoreSome(g_num, d, p.grad_initial_state.num + task.batch * shape.channels + task.begin + j * lanes, n);
+      StoreSome(g_num, d, p.grad_initial_state.num + task.sequence.index * shape.channels + task.begin + j * lanes, n);
     }
     if (p.grad_initial_state.den == nullptr) return;
-    T* den = p.grad_initial_state.den + task.batch * shape.key_channels + key_begin;
+    T* den = p.grad_initial_state.den + task.sequence.index * shape.key_channels + key_begin;
     if (key_per_head) {
       den_sum += hn::GetLane(hn::SumOfLanes(d, g_den));
       *den = den_sum;

@@ -5,10 +5,10 @@
 
 namespace aft::ops {
 
-/// Rows of the band's gradient that a panel sums: one a position, or one for all of them (conv1d).
+/// Rows of the band's gradient that a panel of a sequence sums: one a position, or one for all of them (conv1d).
 template <typename E>
-int64_t band_gradient_rows(const WindowBackward<E>& p) {
-  return p.grad_band.row_stride == 0 ? 1 : p.shape.time;
+int64_t band_gradient_rows(const WindowBackward<E>& p, const Sequence& sequence) {
+  return p.grad_band.row_stride == 0 ? 1 : sequence.time;
 }
 
 /// The backward of one task, each for the targets of this machine: without a band, and with one.

@@ -76,7 +76,7 @@ class BackwardBand : BackwardTask<D, E> {
     const typename Stripe<D, E>::Room room = {panel_vectors, causal ? rows_capacity : rows_end + kRows,
                                               causal ? rows_capacity : rows_end, causal ? 0 : rows_end / kRows};
     Scratch scratch(bytes(room));
-    Stripe<D, E> s(shape, task, p.k, p.v, p.band, p.initial_state, room, scratch);
+    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, room, scratch);
     take(scratch, room.blocks);
     s.redo = redo_enabled();
     for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);

@@ -47,7 +47,7 @@ class BackwardSimple : BackwardTask<D, E> {
     constexpr int64_t kKept = 4;  // K, a, b, -M of a row
     const int64_t size = chunk * vectors * kKept * lanes;
     Scratch scratch(bytes(size));
-    Stripe<D, E> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
+    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, {}, scratch);
     later = scratch.take<T>(vectors * kSumParts * lanes);
     T* kept = scratch.take<T>(size);
     const V one = hn::Set(d, T(1));
@@ -122,7 +122,7 @@ class BackwardSimple : BackwardTask<D, E> {
   // Not causal: every target sees every source, so there is one D, one maximum, and one pair of sums.
   void whole() {
     Scratch scratch(bytes(0));
-    Stripe<D, E> s(shape, task, p.k, p.v, p.band, p.initial_state, {}, scratch);
+    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, {}, scratch);
     std::vector<T> keys(key_per_head ? shape.time : 0, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
       RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));

@@ -29,22 +29,23 @@ class ForwardTask {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 
-  ForwardTask(const WindowForward<E>& params, const WindowTask& window_task) : p(params), task(window_task) {
-    if (p.q.data != nullptr) q = p.q.data + task.batch * p.q.batch_stride + task.begin;
-    y = p.y.data + task.batch * p.y.batch_stride + task.begin;
+  ForwardTask(const WindowForward<E>& params, const WindowTask& window_task)
+      : p(params), shape(alone(params.shape, window_task.sequence)), task(window_task) {
+    if (shape.gate != Gate::kNone) q = first_row(p.q, task.sequence) + task.begin;
+    y = first_row(p.y, task.sequence) + task.begin;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (task.end - task.begin + lanes - 1) / lanes;
-    streams = streams_past_caches(p.shape, y, p.y.time_stride, task.end - task.begin);
+    streams = streams_past_caches(shape, token_count(p.shape, p.cu_seqlens), y, p.y.time_stride, task.end - task.begin);
   }
 
   void run() {
-    if (!p.shape.has_band) {
-      if (p.shape.causal) {
+    if (!shape.has_band) {
+      if (shape.causal) {
         simple_causal();
       } else {
         simple_whole();
       }
-    } else if (p.shape.causal) {
+    } else if (shape.causal) {
       banded_causal();
     } else {
       banded_whole();
@@ -54,6 +55,7 @@ class ForwardTask {
 
  private:
   const WindowForward<E>& p;
+  const WindowShape shape;
   const WindowTask& task;
   const E* q = nullptr;
   E* y = nullptr;
@@ -64,8 +66,8 @@ class ForwardTask {
 
   void write_row(const Stripe<D, E>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
     const int64_t at = j * s.lanes;
-    const V query = p.shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
-    const V out = GatedRatio(d, p.shape.gate, query, num, den);
+    const V query = shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
+    const V out = GatedRatio(d, shape.gate, query, num, den);
     StoreOut(hn::Mul(out, value_scale), d, y + t * p.y.time_stride + at, s.count(j), streams);
   }
 
@@ -75,23 +77,23 @@ class ForwardTask {
     if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
   }
 
+  // Before chunk `chunk`; those before the first are the initial state's.
   void save_sums(const Stripe<D, E>& s, int64_t chunk) const {
-    if (p.saved == nullptr) return;
-    T* to = p.saved + (task.batch * chunk_count(p.shape) + chunk) * 3 * p.shape.channels + task.begin;
+    if (p.saved == nullptr || chunk == 0) return;
+    T* to = p.saved + (task.sequence.boundary + chunk - 1) * 3 * shape.channels + task.begin;
     for (int64_t j = 0; j < s.vectors; ++j) {
       for (int64_t i = 0; i < 3; ++i) {
-        StoreSome(hn::Load(d, s.sums + (j * kSumParts + i) * s.lanes), d, to + i * p.shape.channels + j * s.lanes,
+        StoreSome(hn::Load(d, s.sums + (j * kSumParts + i) * s.lanes), d, to + i * shape.channels + j * s.lanes,
                   s.count(j));
       }
     }
   }
 
   Stripe<D, E> stripe(Scratch& scratch, const typename Stripe<D, E>::Room& room) const {
-    return Stripe<D, E>(p.shape, task, p.k, p.v, p.band, p.initial_state, room, scratch);
+    return Stripe<D, E>(shape, task, p, p.key_mask, p.initial_state, room, scratch);
   }
 
   void simple_causal() {
-    const WindowShape& shape = p.shape;
     Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
     Stripe<D, E> s = stripe(scratch, {});
     for (int64_t j = 0; j < s.vectors; ++j)
@@ -112,7 +114,6 @@ class ForwardTask {
   }
 
   void simple_whole() {
-    const WindowShape& shape = p.shape;
     Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
     Stripe<D, E> s = stripe(scratch, {});
     for (int64_t j = 0; j < s.vectors; ++j) {
@@ -125,7 +126,6 @@ class ForwardTask {
   }
 
   void banded_causal() {
-    const WindowShape& shape = p.shape;
     const int64_t chunk = chunk_rows(shape);
     const typename Stripe<D, E>::Room room = {vectors, shape.left + chunk + kRows, chunk, 0};
     Scratch scratch(Stripe<D, E>::bytes(shape, task, room));
@@ -167,7 +167,6 @@ class ForwardTask {
   }
 
   void banded_whole() {
-    const WindowShape& shape = p.shape;
     const int64_t rows_end = whole_blocks(shape.time);
     const typename Stripe<D, E>::Room room = {std::min(vectors, panel_vectors), rows_end + kRows, rows_end,
                                               rows_end / kRows};
@@ -196,11 +195,10 @@ class ForwardTask {
   void write_state(const Stripe<D, E>& s) const {
     const State<T>& out = p.final_state;
     if (out.position == nullptr) return;
-    const WindowShape& shape = p.shape;
-    const int64_t key_row = task.batch * shape.key_channels + s.key_begin;
+    const int64_t key_row = task.sequence.index * shape.key_channels + s.key_begin;
     for (int64_t j = 0; j < s.vectors; ++j) {
       const RunningSum<V> sum = s.load_sums(s.sums + j * kSumParts * s.lanes);
-      StoreSome(sum.num, d, out.num + task.batch * shape.channels + task.begin + j * s.lanes, s.count(j));
+      StoreSome(sum.num, d, out.num + task.sequence.index * shape.channels + task.begin + j * s.lanes, s.count(j));
       if (s.key_per_head && j > 0) continue;
       const V none = hn::Set(d, std::numeric_limits<T>::lowest());
       const V max = hn::IfThenElse(hn::Gt(sum.max, hn::Set(d, kExponentFloor<T>)), sum.max, none);
@@ -243,17 +241,20 @@ void window_forward(const WindowForward<E>& p, const ParallelFor& parallel) {
   check_forward(p);
   const WindowShape& shape = p.shape;
   if (shape.channels > 0) {
-    const auto tasks = window_tasks(shape, split_channels<E>(shape, parallel.threads));
+    const auto tasks = window_tasks(shape, p.cu_seqlens, split_channels<E>(shape, parallel.threads));
     parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task(p, tasks[i]); });
   }
   if (p.final_state.position == nullptr) return;
-  for (int64_t b = 0; b < shape.batch; ++b) {
-    p.final_state.position[b] = (p.initial_state.position != nullptr ? p.initial_state.position[b] : 0) + shape.time;
-  }
+  for_each_sequence(shape, p.cu_seqlens, [&](const Sequence& s) {
+    const int64_t position = p.initial_state.position != nullptr ? p.initial_state.position[s.index] : 0;
+    p.final_state.position[s.index] = position + s.time;
+  });
 }
 
-int64_t window_saved_size(const WindowShape& shape) {
-  return shape.causal ? shape.batch * chunk_count(shape) * 3 * shape.channels : 0;
+int64_t window_saved_size(const WindowShape& shape, const int64_t* cu_seqlens) {
+  int64_t boundaries = 0;
+  for_each_sequence(shape, cu_seqlens, [&](const Sequence& s) { boundaries += chunk_boundaries(shape, s.time); });
+  return shape.causal ? boundaries * 3 * shape.channels : 0;
 }
 
 template void window_forward<float>(const WindowForward<float>&, const ParallelFor&);

@@ -31,12 +31,12 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
   const State<const T> before = {p.state.position, p.state.max,      p.state.den,
                                  p.state.num,      p.state.ring_key, p.state.ring_value};
   Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
-  Stripe<D, E> s(shape, task, p.k, p.v, p.band, before, {}, scratch);
-  const E* q = p.q.data + (p.q.data == nullptr ? 0 : task.batch * p.q.batch_stride + task.begin);
-  E* y = p.y.data + task.batch * p.y.batch_stride + task.begin;
+  Stripe<D, E> s(shape, task, p, {}, before, {}, scratch);
+  const E* q = shape.gate == Gate::kNone ? nullptr : first_row(p.q, task.sequence) + task.begin;
+  E* y = first_row(p.y, task.sequence) + task.begin;
   const int64_t first = s.sources.first;
   const int64_t leaving = -shape.left;  // joins the running sums, if it exists
-  const int64_t key_row = task.batch * shape.key_channels + s.key_begin;
+  const int64_t key_row = task.sequence.index * shape.key_channels + s.key_begin;
   if (shape.has_band) s.exact_weights(0, first, 1);
   for (int64_t j = 0; j < s.vectors; ++j) {
     RunningSum<V> sum = s.initial_sums(before, j);
@@ -54,7 +54,7 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
     const int64_t n = s.count(j);
     const V query = shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + at, n);
     StoreSome(GatedRatio(d, shape.gate, query, row.num, row.den), d, y + at, n);
-    StoreSome(sum.num, d, p.state.num + task.batch * shape.channels + task.begin + at, n);
+    StoreSome(sum.num, d, p.state.num + task.sequence.index * shape.channels + task.begin + at, n);
     if (s.key_per_head && j + 1 < s.vectors) continue;  // the other vectors still read the head's sums
     const int64_t key_at = s.key_per_head ? 0 : at;
     const int64_t keys = s.key_per_head ? 1 : n;
@@ -92,7 +92,7 @@ void window_step(const WindowStep<E>& p, const ParallelFor& parallel) {
   WindowStep<E> one = p;
   one.shape.time = 1;
   if (one.shape.channels > 0) {
-    const auto tasks = window_tasks(one.shape, split_channels<E>(one.shape, parallel.threads));
+    const auto tasks = window_tasks(one.shape, nullptr, split_channels<E>(one.shape, parallel.threads));
     parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task(one, tasks[i]); });
   }
   for (int64_t b = 0; b < one.shape.batch; ++b) ++one.state.position[b];

@@ -27,24 +27,60 @@ inline int64_t chunk_rows(const WindowShape& s) { return std::clamp<int64_t>((s.
 /// Rows of the blocks that cover `rows`.
 inline int64_t whole_blocks(int64_t rows) { return (rows + kRows - 1) / kRows * kRows; }
 
-inline int64_t chunk_count(const WindowShape& s) { return (s.time + chunk_rows(s) - 1) / chunk_rows(s); }
+/// Boundaries between the chunks of a sequence: where the forward saves its sums.
+inline int64_t chunk_boundaries(const WindowShape& s, int64_t time) {
+  return time == 0 ? 0 : (time - 1) / chunk_rows(s);
+}
 
-/// One batch row, one head, channels [begin, end).
-struct WindowTask {
-  int64_t batch, head, begin, end;
+/// One sequence: its rows lie in batch row `row` of the tensors, from position `first` on.
+struct Sequence {
+  int64_t index, row, first, time;
+  int64_t boundary;  // chunk boundaries of the sequences before it
 };
 
-inline std::vector<WindowTask> window_tasks(const WindowShape& s, int64_t width) {
+/// Calls visit(sequence) for every sequence in order.
+template <class Visit>
+void for_each_sequence(const WindowShape& s, const int64_t* cu_seqlens, const Visit& visit) {
+  int64_t boundary = 0;
+  for (int64_t b = 0; b < s.batch; ++b) {
+    const Sequence one = cu_seqlens == nullptr
+                             ? Sequence{b, b, 0, s.time, boundary}
+                             : Sequence{b, 0, cu_seqlens[b], cu_seqlens[b + 1] - cu_seqlens[b], boundary};
+    visit(one);
+    boundary += chunk_boundaries(s, one.time);
+  }
+}
+
+/// The first row of a sequence; null stays null.
+template <typename E>
+E* first_row(const Rows<E>& rows, const Sequence& s) {
+  return rows.data == nullptr ? nullptr : rows.data + s.row * rows.batch_stride + s.first * rows.time_stride;
+}
+
+/// One sequence, one head, channels [begin, end).
+struct WindowTask {
+  Sequence sequence;
+  int64_t head, begin, end;
+};
+
+inline std::vector<WindowTask> window_tasks(const WindowShape& s, const int64_t* cu_seqlens, int64_t width) {
   std::vector<WindowTask> tasks;
   const int64_t head_width = s.channels / s.heads;
-  for (int64_t b = 0; b < s.batch; ++b) {
+  for_each_sequence(s, cu_seqlens, [&](const Sequence& sequence) {
     for (int64_t h = 0; h < s.heads; ++h) {
       for (int64_t c = 0; c < head_width; c += width) {
-        tasks.push_back({b, h, h * head_width + c, h * head_width + std::min(c + width, head_width)});
+        tasks.push_back({sequence, h, h * head_width + c, h * head_width + std::min(c + width, head_width)});
       }
     }
-  }
+  });
   return tasks;
+}
+
+/// The shape of one sequence alone.
+inline WindowShape alone(WindowShape s, const Sequence& sequence) {
+  s.batch = 1;
+  s.time = sequence.time;
+  return s;
 }
 
 /// Channels per task: whole rows unless threads would idle (stripes of 128 channels measured half as fast: memory likes
@@ -78,16 +114,21 @@ int64_t split_band_channels(const WindowShape& s, int64_t threads) {
   return panel_count<E>(split_channels<E>(s, threads)) * kPanelChannels<E>;
 }
 
+/// Tokens of all sequences.
+inline int64_t token_count(const WindowShape& s, const int64_t* cu_seqlens) {
+  return cu_seqlens == nullptr ? s.batch * s.time : s.time;
+}
+
 /// Whether a task's output rows may be written past the caches: a tensor of this size does not stay in a second-level
 /// cache anyway, and every store is a whole vector on its own boundary, so that no line is fetched to be written.
 /// Measured with a reader of the outputs right behind: with a band a sixth faster from 2 MiB on; without, where little
 /// else is done, slower below 16 MiB.
 template <typename E>
-bool streams_past_caches(const WindowShape& s, const E* first, int64_t stride, int64_t width) {
+bool streams_past_caches(const WindowShape& s, int64_t tokens, const E* first, int64_t stride, int64_t width) {
   const int64_t least_bytes = int64_t{s.has_band ? 2 : 16} << 20;
   constexpr int64_t kLine = 64;
   const auto whole = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(E)) % kLine == 0; };
-  return s.batch * s.time * s.channels * static_cast<int64_t>(sizeof(E)) >= least_bytes &&
+  return tokens * s.channels * static_cast<int64_t>(sizeof(E)) >= least_bytes &&
          reinterpret_cast<uintptr_t>(first) % kLine == 0 && whole(stride) && whole(width);
 }
 

@@ -22,13 +22,15 @@ struct Row {
   const WindowShape& shape;
   Rows<const T> k_rows, v_rows;
   Band<const T> band;
+  KeyMask mask;
   State<const T> initial;
   int64_t b;
   int64_t position = 0;
   int64_t first = 0;
 
-  Row(const WindowShape& s, Rows<const T> k, Rows<const T> v, Band<const T> w, State<const T> state, int64_t batch)
-      : shape(s), k_rows(k), v_rows(v), band(w), initial(state), b(batch) {
+  template <class P>
+  Row(const P& p, int64_t batch)
+      : shape(p.shape), k_rows(p.k), v_rows(p.v), band(p.band), mask(p.key_mask), initial(p.initial_state), b(batch) {
     if (initial.position != nullptr) position = initial.position[b];
     first = -std::min(position, shape.left);
   }
@@ -39,7 +41,9 @@ struct Row {
     return (b * shape.left + slot(s)) * shape.key_channels + key_channel(c);
   }
   int64_t ring_value(int64_t s, int64_t c) const { return (b * shape.left + slot(s)) * shape.channels + c; }
+  bool masked(int64_t s) const { return s >= 0 && mask.data != nullptr && !mask.data[b * mask.batch_stride + s]; }
   T k(int64_t s, int64_t c) const {
+    if (masked(s)) return -std::numeric_limits<T>::infinity();
     return s < 0 ? initial.ring_key[ring_key(s, c)]
                  : k_rows.data[b * k_rows.batch_stride + s * k_rows.time_stride + key_channel(c)];
   }
@@ -133,7 +137,7 @@ void write_final_state(const Row<T>& row, State<T> out) {
     num[c] = n;
     for (int64_t t = std::max(row.first, s.time - s.left); t < s.time; ++t) {
       ring_key[row.slot(t) * s.key_channels + row.key_channel(c)] = row.k(t, c);
-      ring_value[row.slot(t) * s.channels + c] = row.v(t, c);
+      ring_value[row.slot(t) * s.channels + c] = row.masked(t) ? T(0) : row.v(t, c);
     }
   }
   out.position[row.b] = end;
@@ -151,13 +155,61 @@ void fill(T* data, int64_t size) {
   if (data != nullptr) std::fill(data, data + size, T(0));
 }
 
+// Sequence b of packed ones, alone.
+template <class P>
+P one_of(const P& p, int64_t b) {
+  P one = p;
+  one.cu_seqlens = nullptr;
+  one.shape.batch = 1;
+  one.shape.time = p.cu_seqlens[b + 1] - p.cu_seqlens[b];
+  const auto cut = [&](auto& rows) {
+    if (rows.data != nullptr) rows.data += p.cu_seqlens[b] * rows.time_stride;
+  };
+  cut(one.q);
+  cut(one.k);
+  cut(one.v);
+  if (one.key_mask.data != nullptr) one.key_mask.data += p.cu_seqlens[b];
+  const WindowShape& s = p.shape;
+  const auto pick = [&](auto& state) {
+    if constexpr (requires { state.position; }) {
+      if (state.position == nullptr) return;
+      state.position += b;
+      state.max += b * s.key_channels;
+    }
+    const auto move = [&](auto*& data, int64_t size) {
+      if (data != nullptr) data += b * size;
+    };
+    move(state.den, s.key_channels);
+    move(state.num, s.channels);
+    move(state.ring_key, s.left * s.key_channels);
+    move(state.ring_value, s.left * s.channels);
+  };
+  pick(one.initial_state);
+  if constexpr (requires { one.final_state; }) {
+    cut(one.y);
+    pick(one.final_state);
+  } else {
+    cut(one.grad_y);
+    cut(one.grad_q);
+    cut(one.grad_k);
+    cut(one.grad_v);
+    pick(one.grad_final_state);
+    pick(one.grad_initial_state);
+  }
+  return one;
+}
+
 }  // namespace
 
 template <typename T>
 void window_forward_reference(const WindowForward<T>& p) {
   const WindowShape& s = p.shape;
+  if (p.cu_seqlens != nullptr) {
+    for (int64_t b = 0; b < s.batch; ++b) window_forward_reference(one_of(p, b));
+    return;
+  }
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Row<T> row(s, p.k, p.v, p.band, p.initial_state, b);
+    const Row<T> row(p, b);
     for (int64_t t = 0; t < s.time; ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
         T max, den, num;
@@ -175,6 +227,26 @@ template <typename T>
 void window_backward_reference(const WindowBackward<T>& p) {
   const WindowShape& s = p.shape;
   const int64_t span = s.left + 1 + s.right;
+  if (p.cu_seqlens != nullptr) {
+    std::vector<T> total;  // of grad_band, which every sequence overwrites
+    const auto each_weight = [&](const auto& visit) {
+      if (p.grad_band.data == nullptr) return;
+      size_t i = 0;
+      for (int64_t h = 0; h < s.heads; ++h) {
+        for (int64_t t = 0; t < p.grad_band.rows; ++t) {
+          T* row = p.grad_band.data + h * p.grad_band.head_stride + t * p.grad_band.row_stride;
+          for (int64_t j = 0; j < span; ++j) visit(row[j], i++);
+        }
+      }
+    };
+    each_weight([&](T&, size_t) { total.push_back(0); });
+    for (int64_t b = 0; b < s.batch; ++b) {
+      window_backward_reference(one_of(p, b));
+      each_weight([&](T g, size_t i) { total[i] += g; });
+    }
+    each_weight([&](T& g, size_t i) { g = total[i]; });
+    return;
+  }
   if (p.grad_band.data != nullptr) {
     for (int64_t h = 0; h < s.heads; ++h) {
       for (int64_t t = 0; t < p.grad_band.rows; ++t) {
@@ -188,7 +260,7 @@ void window_backward_reference(const WindowBackward<T>& p) {
   fill(p.grad_initial_state.ring_value, s.batch * s.left * s.channels);
 
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Row<T> row(s, p.k, p.v, p.band, p.initial_state, b);
+    const Row<T> row(p, b);
     // Gradients of every source, ring included: index (s - first) * channels + c.
     const int64_t sources = s.time - row.first;
     std::vector<T> grad_k(sources * s.key_channels, T(0));
@@ -268,7 +340,7 @@ void window_backward_reference(const WindowBackward<T>& p) {
 
     for (int64_t t = row.first; t < s.time; ++t) {
       for (int64_t c = 0; c < s.key_channels; ++c) {
-        const T g = grad_k[(t - row.first) * s.key_channels + c];
+        const T g = row.masked(t) ? T(0) : grad_k[(t - row.first) * s.key_channels + c];
         if (t >= 0) {
           p.grad_k.data[b * p.grad_k.batch_stride + t * p.grad_k.time_stride + c] = g;
         } else if (p.grad_initial_state.ring_key != nullptr) {
@@ -276,7 +348,7 @@ void window_backward_reference(const WindowBackward<T>& p) {
         }
       }
       for (int64_t c = 0; c < s.channels; ++c) {
-        const T g = grad_v[(t - row.first) * s.channels + c];
+        const T g = row.masked(t) ? T(0) : grad_v[(t - row.first) * s.channels + c];
         if (t >= 0) {
           p.grad_v.data[b * p.grad_v.batch_stride + t * p.grad_v.time_stride + c] = g;
         } else if (p.grad_initial_state.ring_value != nullptr) {

@@ -1,4 +1,4 @@
-// One stripe of the windowed operator: one batch row and the channels of one task, walked in blocks of kRows targets.
+// One stripe of the windowed operator: one sequence and the channels of one task, walked in blocks of kRows targets.
 // Forward and backward (which recomputes the forward) share it. Included by kernels inside foreach_target.
 //
 // Fast path: K = e^k 2^-M and KV = K v 2^-X are formed once per source, M being an exponent at or above that of every
@@ -40,12 +40,13 @@ constexpr T kCertificate = sizeof(T) == 4 ? T(0x1p-52) : T(0x1p-800);
 template <typename T>
 constexpr T kHeadroom = T(8);
 
-// Keys and values of one batch row: source s in [first, T), local indices; s < 0 lie in the ring of the state.
+// Keys and values of one sequence: source s in [first, T), local indices; s < 0 lie in the ring of the state.
 template <typename E>
 struct Sources {
-  const E* k = nullptr;  // at (b, 0, first key channel of the task)
-  const E* v = nullptr;  // at (b, 0, begin)
+  const E* k = nullptr;  // of source 0, at the first key channel of the task
+  const E* v = nullptr;  // of source 0, at the first channel
   int64_t k_stride = 0, v_stride = 0;
+  const bool* mask = nullptr;  // of source 0; null: all are seen
   const Accumulate<E>* ring_k = nullptr;
   const Accumulate<E>* ring_v = nullptr;
   int64_t ring_k_stride = 0, ring_v_stride = 0;
@@ -53,6 +54,7 @@ struct Sources {
   int64_t first = 0;
 
   int64_t slot(int64_t s) const { return (position + s) % left; }
+  bool masked(int64_t s) const { return mask != nullptr && s >= 0 && !mask[s]; }
 };
 
 // What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^exponent value_scale.
@@ -89,7 +91,7 @@ class Stripe {
 
   D d;
   int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-  WindowShape shape;
+  WindowShape shape;  // of the sequence alone
   WindowTask task;
   Sources<E> sources;
   const T* band = nullptr;  // row of position 0 (local t = 0) of the head
@@ -131,28 +133,32 @@ class Stripe {
            2 * Scratch::padded<T>(room.weight_rows);
   }
 
-  Stripe(const WindowShape& s, const WindowTask& t, const Rows<const E>& k, const Rows<const E>& v,
-         const Band<const T>& w, const State<const T>& state, const Room& room, Scratch& scratch)
+  // P: a forward, backward or step of E.
+  template <class P>
+  Stripe(const WindowShape& s, const WindowTask& t, const P& p, const KeyMask& mask, const State<const T>& state,
+         const Room& room, Scratch& scratch)
       : shape(s), task(t), key_per_head(s.key_channels != s.channels), capacity(room.window_rows) {
     width = t.end - t.begin;
     vectors = (width + lanes - 1) / lanes;
     key_begin = key_per_head ? t.head : t.begin;
-    sources.k = k.data + t.batch * k.batch_stride + key_begin;
-    sources.v = v.data + t.batch * v.batch_stride + t.begin;
-    sources.k_stride = k.time_stride;
-    sources.v_stride = v.time_stride;
+    sources.k = first_row(p.k, t.sequence) + key_begin;
+    sources.v = first_row(p.v, t.sequence) + t.begin;
+    sources.k_stride = p.k.time_stride;
+    sources.v_stride = p.v.time_stride;
+    if (mask.data != nullptr) sources.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
     sources.left = s.left;
     if (state.position != nullptr) {
-      sources.position = state.position[t.batch];
+      const int64_t b = t.sequence.index;
+      sources.position = state.position[b];
       sources.first = -std::min(sources.position, s.left);
-      sources.ring_k = state.ring_key + t.batch * s.left * s.key_channels + key_begin;
-      sources.ring_v = state.ring_value + t.batch * s.left * s.channels + t.begin;
+      sources.ring_k = state.ring_key + b * s.left * s.key_channels + key_begin;
+      sources.ring_v = state.ring_value + b * s.left * s.channels + t.begin;
       sources.ring_k_stride = s.key_channels;
       sources.ring_v_stride = s.channels;
     }
     if (s.has_band) {
-      band = w.data + t.head * w.head_stride + sources.position * w.row_stride;
-      band_stride = w.row_stride;
+      band = p.band.data + t.head * p.band.head_stride + sources.position * p.band.row_stride;
+      band_stride = p.band.row_stride;
     }
     window = scratch.take<T>(room.window_vectors * capacity * 2 * lanes);
     scale = scratch.take<T>(vectors * 2 * lanes);
@@ -183,26 +189,33 @@ class Stripe {
   V load_value(const X* row, int64_t j) const {
     return LoadSome(d, row + j * lanes, count(j));
   }
+  // A source of this call, s >= 0.
+  V own_key(int64_t s, int64_t j) const {
+    if (HWY_UNLIKELY(sources.mask != nullptr) && !sources.mask[s]) {
+      return hn::Set(d, -std::numeric_limits<T>::infinity());
+    }
+    return load_key(sources.k + s * sources.k_stride, j);
+  }
+  V own_value(int64_t s, int64_t j) const { return load_value(sources.v + s * sources.v_stride, j); }
+  // Any source.
   V source_key(int64_t s, int64_t j) const {
-    return HWY_LIKELY(s >= 0) ? load_key(sources.k + s * sources.k_stride, j) : ring_key(s, j);
+    return HWY_LIKELY(s >= 0) ? own_key(s, j) : load_key(sources.ring_k + sources.slot(s) * sources.ring_k_stride, j);
   }
   V source_value(int64_t s, int64_t j) const {
-    return HWY_LIKELY(s >= 0) ? load_value(sources.v + s * sources.v_stride, j) : ring_value(s, j);
-  }
-  HWY_NOINLINE V ring_key(int64_t s, int64_t j) const {
-    return load_key(sources.ring_k + sources.slot(s) * sources.ring_k_stride, j);
-  }
-  HWY_NOINLINE V ring_value(int64_t s, int64_t j) const {
-    return load_value(sources.ring_v + sources.slot(s) * sources.ring_v_stride, j);
+    return HWY_LIKELY(s >= 0) ? own_value(s, j)
+                              : load_value(sources.ring_v + sources.slot(s) * sources.ring_v_stride, j);
   }
 
   // Source s as the ring of a state keeps it. Where that is the ring it lies in, it lies in the same slot already.
   void write_ring(int64_t s, const State<T>& state) const {
-    if (s < 0 && state.ring_key + key_begin == sources.ring_k - task.batch * shape.left * shape.key_channels) return;
-    const int64_t row = task.batch * shape.left + sources.slot(s);
+    if (s < 0 && state.ring_key + key_begin == sources.ring_k - task.sequence.index * shape.left * shape.key_channels)
+      return;
+    const int64_t row = task.sequence.index * shape.left + sources.slot(s);
     T* to_key = state.ring_key + row * shape.key_channels + key_begin;
     T* to_value = state.ring_value + row * shape.channels + task.begin;
-    for (int64_t j = 0; j < vectors; ++j) StoreSome(source_value(s, j), d, to_value + j * lanes, count(j));
+    for (int64_t j = 0; j < vectors; ++j) {
+      StoreSome(sources.masked(s) ? hn::Zero(d) : source_value(s, j), d, to_value + j * lanes, count(j));
+    }
     if (key_per_head) {
       StoreSome(source_key(s, 0), d, to_key, 1);
     } else {
@@ -241,12 +254,12 @@ class Stripe {
   RunningSum<V> initial_sums(const State<const T>& state, int64_t j) const {
     RunningSum<V> s = StartSum(d, hn::Set(d, kExponentFloor<T>));
     if (state.position == nullptr) return s;
-    const int64_t key_row = task.batch * shape.key_channels + key_begin;
+    const int64_t key_row = task.sequence.index * shape.key_channels + key_begin;
     const V max = load_key(state.max + key_row, j);
     const auto seen = hn::Gt(max, s.max);
     s.max = hn::Max(max, s.max);
     s.den = hn::IfThenElseZero(seen, load_key(state.den + key_row, j));
-    s.num = hn::IfThenElseZero(seen, load_value(state.num + task.batch * shape.channels + task.begin, j));
+    s.num = hn::IfThenElseZero(seen, load_value(state.num + task.sequence.index * shape.channels + task.begin, j));
     return s;
   }
 
@@ -335,7 +348,8 @@ class Stripe {
 
   // Stores the sources [begin, end) after raising the scales to them.
   void preload(int64_t j, int64_t begin, int64_t end) const {
-    for (int64_t s = begin; s < end; s += kRows) {
+    for (int64_t s = begin; s < std::min<int64_t>(0, end); ++s) take_source(j, s, begin);
+    for (int64_t s = std::max<int64_t>(0, begin); s < end; s += kRows) {
       const int64_t rows = std::min(kRows, end - s);
       if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, s, kRows) : take_sources<0>(j, s, rows))) continue;
       for (int64_t r = 0; r < rows; ++r) take_source(j, s + r, begin);
@@ -424,8 +438,8 @@ class Stripe {
     V n_max = scales.m;
     V value_max = hn::Zero(d);
     for (int64_t r = 0; r < rows; ++r) {
-      const V key = source_key(tb + r, j);
-      value[r] = MaskAbsent(d, key, source_value(tb + r, j));
+      const V key = own_key(tb + r, j);
+      value[r] = MaskAbsent(d, key, own_value(tb + r, j));
       e[r] = Split(d, key);
       n_max = hn::Max(e[r].n, n_max);  // in this order NaN is passed over
       value_max = hn::Max(hn::Abs(value[r]), value_max);

@@ -9,6 +9,7 @@
 
 #include "aft/error.h"
 #include "ops/window/check.h"
+#include "ops/window/plan.h"
 #include "ops/window/redo.h"
 
 namespace aft::ops {
@@ -42,22 +43,35 @@ void check_shape(const WindowShape& s) {
 
 template <typename E>
 void require_data(const Rows<E>& rows, const WindowShape& s, const char* name) {
-  require(rows.data != nullptr || s.batch * s.time * s.channels == 0,
+  require(rows.data != nullptr || s.time == 0 || s.batch * s.channels == 0,
           std::string(name) + ": expected a tensor, got null");
 }
 
+void check_packing(const int64_t* cu_seqlens, const WindowShape& s) {
+  if (cu_seqlens == nullptr) return;
+  require(cu_seqlens[0] == 0, "cu_seqlens[0]: expected 0" + got(cu_seqlens[0]));
+  for (int64_t b = 0; b < s.batch; ++b) {
+    require(cu_seqlens[b] <= cu_seqlens[b + 1], "cu_seqlens[" + std::to_string(b + 1) +
+                                                    "]: expected at least the one before, " +
+                                                    std::to_string(cu_seqlens[b]) + got(cu_seqlens[b + 1]));
+  }
+  require(cu_seqlens[s.batch] == s.time, "cu_seqlens[" + std::to_string(s.batch) + "]: expected all " +
+                                             std::to_string(s.time) + " tokens" + got(cu_seqlens[s.batch]));
+}
+
 template <typename T>
-void check_band(const Band<const T>& band, const WindowShape& s, const int64_t* positions) {
+void check_band(const Band<const T>& band, const WindowShape& s, const int64_t* cu_seqlens, const int64_t* positions) {
   if (!s.has_band || s.batch == 0 || s.time == 0) return;
   require(band.data != nullptr, "band: expected weights because has_band is set, got null");
   if (band.row_stride == 0) return;
-  for (int64_t b = 0; b < s.batch; ++b) {
-    const int64_t position = positions == nullptr ? 0 : positions[b];
-    require(position <= band.rows - s.time,
-            "band: expected a row for every position up to " + std::to_string(position + s.time) + " (position " +
-                std::to_string(position) + " + time " + std::to_string(s.time) + ", batch row " + std::to_string(b) +
-                ")" + got(band.rows) + " rows; use a longer table or a shorter sequence");
-  }
+  for_each_sequence(s, cu_seqlens, [&](const Sequence& sequence) {
+    const int64_t position = positions == nullptr ? 0 : positions[sequence.index];
+    require(position <= band.rows - sequence.time,
+            "band: expected a row for every position up to " + std::to_string(position + sequence.time) +
+                " (position " + std::to_string(position) + " + time " + std::to_string(sequence.time) + ", sequence " +
+                std::to_string(sequence.index) + ")" + got(band.rows) +
+                " rows; use a longer table or a shorter sequence");
+  });
 }
 
 template <typename T>
@@ -83,6 +97,7 @@ void check_positions(const int64_t* position, int64_t batch) {
 template <typename E>
 void check_forward(const WindowForward<E>& p) {
   check_shape(p.shape);
+  check_packing(p.cu_seqlens, p.shape);
   if (p.shape.gate != Gate::kNone) require_data(p.q, p.shape, "q");
   require_data(p.k, p.shape, "k");
   require_data(p.v, p.shape, "v");
@@ -90,12 +105,13 @@ void check_forward(const WindowForward<E>& p) {
   check_state(p.initial_state, p.shape, "initial_state");
   check_state(p.final_state, p.shape, "final_state");
   check_positions(p.initial_state.position, p.shape.batch);
-  check_band(p.band, p.shape, p.initial_state.position);
+  check_band(p.band, p.shape, p.cu_seqlens, p.initial_state.position);
 }
 
 template <typename E>
 void check_backward(const WindowBackward<E>& p) {
   check_shape(p.shape);
+  check_packing(p.cu_seqlens, p.shape);
   if (p.shape.gate != Gate::kNone) {
     require_data(p.q, p.shape, "q");
     require_data(p.grad_q, p.shape, "grad_q");
@@ -107,8 +123,8 @@ void check_backward(const WindowBackward<E>& p) {
   require_data(p.grad_v, p.shape, "grad_v");
   check_state(p.initial_state, p.shape, "initial_state");
   check_positions(p.initial_state.position, p.shape.batch);
-  check_band(p.band, p.shape, p.initial_state.position);
-  require(p.saved != nullptr || window_saved_size(p.shape) == 0,
+  check_band(p.band, p.shape, p.cu_seqlens, p.initial_state.position);
+  require(p.saved != nullptr || window_saved_size(p.shape, p.cu_seqlens) == 0,
           "saved: expected what the forward saved, got null; run the forward with saved set");
   require(p.shape.causal || (p.grad_final_state.den == nullptr && p.grad_final_state.num == nullptr),
           "grad_final_state: only a causal operator has a state; drop it or set causal");
@@ -129,7 +145,7 @@ void check_step(const WindowStep<E>& p) {
   require(p.state.position != nullptr || s.batch == 0, "state: expected a state, got null");
   check_state(p.state, s, "state");
   check_positions(p.state.position, s.batch);
-  check_band(p.band, s, p.state.position);
+  check_band(p.band, s, nullptr, p.state.position);
 }
 
 template <typename T>

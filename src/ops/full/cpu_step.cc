@@ -1,0 +1,161 @@
+// One position of the dense operator on the CPU: a pass over the keys and values so far.
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "ops/full/cpu_step.cc"
+#include "hwy/foreach_target.h"
+// foreach_target first.
+#include "aft/ops/full.h"
+#include "hwy/highway.h"
+#include "ops/common/element-inl.h"
+#include "ops/common/exp-inl.h"
+#include "ops/common/gate-inl.h"
+#include "ops/common/scratch.h"
+#include "ops/full/check.h"
+#include "ops/full/entries-inl.h"
+#include "ops/full/plan.h"
+#include "ops/full/tile-inl.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Panels whose rows are read side by side.
+constexpr int64_t kStepPanels = 8;
+
+// Panels [first, last) of one batch row and one head.
+template <class D, typename E>
+void StepTask(const FullStep<E>& p, const std::vector<Panel>& panels, int64_t b, int64_t first, int64_t last) {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+  using Exact = typename Tiles<D>::Exact;
+  const D d;
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  const FullShape& shape = p.shape;
+  // The step as a forward of one target: the ring is what came before.
+  FullForward<E> forward;
+  forward.shape = shape;
+  forward.k = p.k;
+  forward.v = p.v;
+  forward.initial_state.ring_key = p.state.ring_key;
+  forward.initial_state.ring_value = p.state.ring_value;
+  const Sources<D, E> sources(forward);
+  const int64_t position = p.state.position[b];
+  const Sequence x = {.batch = b, .first = position, .targets = 1, .sources = position + 1};
+  const WeightSet set = {.batch = b, .head = panels[first].head, .rows = position + 1, .columns = position + 1};
+
+  Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<Exact>(position + 1));
+  const Tiles<D> tiles(p.weights, set, true, scratch);
+  Exact* weights = scratch.take<Exact>(position + 1);
+  tiles.exact_row(position, 0, position + 1, weights);
+
+  RunningSum<V> sums[kStepPanels];
+  for (RunningSum<V>& sum : sums) sum = StartSum(d, hn::Set(d, 4 * kExponentFloor<T>));
+  for (int64_t s = 0; s <= position; ++s) {
+    if (weights[s].p == 0) continue;
+    for (int64_t j = first; j < last; ++j) {
+      const V key = sources.key(x, panels[j], s);
+      const SplitExp<V> e = Split(d, key);
+      const V term = hn::Mul(e.p, hn::Set(d, weights[s].p));
+      // An absent key must not move the maximum.
+      const V exponent = hn::IfThenElse(hn::Eq(term, hn::Zero(d)), hn::Set(d, 4 * kExponentFloor<T>),
+                                        hn::Add(e.n, hn::Set(d, weights[s].n)));
+      const V value = MaskAbsent(d, key, sources.value(x, panels[j], s));
+      AddTerm(d, sums[j - first], exponent, term, hn::Mul(term, value));
+    }
+  }
+  for (int64_t j = first; j < last; ++j) {
+    const Panel& c = panels[j];
+    const V query =
+        shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, p.q.data + b * p.q.batch_stride + c.begin, c.count);
+    const RunningSum<V>& sum = sums[j - first];
+    StoreSome(GatedRatio(d, shape.gate, query, sum.num, sum.den), d, p.y.data + b * p.y.batch_stride + c.begin,
+              c.count);
+    const int64_t slot = b * shape.capacity + position;
+    HWY_ALIGN T lanes[kLanes];
+    hn::Store(sources.value(x, c, position), d, lanes);
+    std::copy_n(lanes, c.count, p.state.ring_value + slot * shape.channels + c.begin);
+    if (sources.key_per_head && c.begin % (shape.channels / shape.heads) != 0) continue;
+    hn::Store(sources.key(x, c, position), d, lanes);
+    std::copy_n(lanes, sources.key_count(c), p.state.ring_key + slot * shape.key_channels + sources.key_channel(c));
+  }
+}
+
+template <class D, typename E>
+void Step(const FullStep<E>& p, const ParallelFor& parallel) {
+  const std::vector<Panel> panels = panels_of(p.shape, hn::MaxLanes(D()));
+  struct Piece {
+    int64_t batch, first, last;
+  };
+  std::vector<Piece> pieces;
+  for (int64_t b = 0; b < p.shape.batch; ++b) {
+    for (int64_t j = 0; j < static_cast<int64_t>(panels.size());) {
+      int64_t end = j + 1;
+      while (end < static_cast<int64_t>(panels.size()) && end < j + kStepPanels && panels[end].head == panels[j].head) {
+        ++end;
+      }
+      pieces.push_back({b, j, end});
+      j = end;
+    }
+  }
+  parallel.run(static_cast<int64_t>(pieces.size()),
+               [&](int64_t i) { StepTask<D, E>(p, panels, pieces[i].batch, pieces[i].first, pieces[i].last); });
+}
+
+void FullStepF32(const FullStep<float>& p, const ParallelFor& parallel) {
+  Step<hn::ScalableTag<Accumulate<float>>, float>(p, parallel);
+}
+void FullStepF64(const FullStep<double>& p, const ParallelFor& parallel) {
+  Step<hn::ScalableTag<Accumulate<double>>, double>(p, parallel);
+}
+void FullStepBF16(const FullStep<BFloat16>& p, const ParallelFor& parallel) {
+  Step<hn::ScalableTag<Accumulate<BFloat16>>, BFloat16>(p, parallel);
+}
+void FullStepF16(const FullStep<Float16>& p, const ParallelFor& parallel) {
+  Step<hn::ScalableTag<Accumulate<Float16>>, Float16>(p, parallel);
+}
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace aft::ops {
+
+HWY_EXPORT(FullStepF32);
+HWY_EXPORT(FullStepF64);
+HWY_EXPORT(FullStepBF16);
+HWY_EXPORT(FullStepF16);
+
+namespace {
+
+void run_step(const FullStep<float>& p, const ParallelFor& parallel) { HWY_DYNAMIC_DISPATCH(FullStepF32)(p, parallel); }
+void run_step(const FullStep<double>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullStepF64)(p, parallel);
+}
+void run_step(const FullStep<BFloat16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullStepBF16)(p, parallel);
+}
+void run_step(const FullStep<Float16>& p, const ParallelFor& parallel) {
+  HWY_DYNAMIC_DISPATCH(FullStepF16)(p, parallel);
+}
+
+}  // namespace
+
+template <typename E>
+void full_step(const FullStep<E>& p, const ParallelFor& parallel) {
+  check_step(p);
+  run_step(p, parallel);
+  for (int64_t b = 0; b < p.shape.batch; ++b) ++p.state.position[b];
+}
+
+template void full_step<float>(const FullStep<float>&, const ParallelFor&);
+template void full_step<double>(const FullStep<double>&, const ParallelFor&);
+template void full_step<BFloat16>(const FullStep<BFloat16>&, const ParallelFor&);
+template void full_step<Float16>(const FullStep<Float16>&, const ParallelFor&);
+
+}  // namespace aft::ops
+#endif

@@ -1,0 +1,199 @@
+// The whole family in plain torch operations, dense over every pair of positions: differentiable as often as wanted.
+// What tells the variants apart is the weights w alone; local_weights and conv2d_weights spell those of a window out.
+
+#include <torch/library.h>
+#include <torch/types.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "operators.h"
+#include "version_check.h"
+
+namespace aft::dispatch {
+namespace {
+
+using c10::SymInt;
+
+constexpr double kNothing = -std::numeric_limits<double>::infinity();
+
+struct DenseSizes {
+  SymInt batch, targets, sources, channels, heads, key_channels;
+  ops::Gate gate = ops::Gate::kSigmoid;
+};
+
+void check_reference_dtype(std::string_view name, const Tensor& t) {
+  if (!t.defined()) fail("aft::reference: ", name, " must be a tensor, got none: pass one");
+  if (!t.is_floating_point()) {
+    fail("aft::reference: ", name, " must hold floating point numbers, got ", t.scalar_type(),
+         ": convert it with .to()");
+  }
+}
+
+DenseSizes check_reference(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w,
+                           bool causal, std::string_view gate, int64_t heads, const OptionalTensor& key_mask) {
+  constexpr std::string_view op = "reference";
+  check_torch_version();
+  DenseSizes s;
+  s.gate = gate_from_name(op, gate);
+  check_reference_dtype("v", v);
+  if (v.dim() != 3) {
+    fail("aft::reference: v must have three dimensions [batch, time, channels], got shape ", sizes_of(v),
+         ": add the missing ones with unsqueeze()");
+  }
+  s.batch = v.sym_size(0);
+  s.sources = v.sym_size(1);
+  s.channels = v.sym_size(2);
+
+  s.heads = heads;
+  s.targets = s.sources;
+  if (w.has_value()) {
+    check_reference_dtype("w", *w);
+    if (w->dim() < 2 || w->dim() > 4) {
+      fail("aft::reference: w must have shape [Tq, Tk], [heads, Tq, Tk] or [batch, heads, Tq, Tk], got ", sizes_of(*w),
+           ": make it with aft::local_weights or aft::conv2d_weights");
+    }
+    s.targets = w->sym_size(-2);
+    if (w->dim() > 2 && heads == 1) s.heads = w->sym_size(-3);
+  }
+  if ((q.has_value() && q->defined()) != (s.gate != ops::Gate::kNone)) {
+    fail("aft::reference: q must be ", s.gate == ops::Gate::kNone ? "absent" : "a tensor", " with gate \"", gate,
+         "\": pass ", s.gate == ops::Gate::kNone ? "None, or another gate" : "one, or gate=\"none\"");
+  }
+  if (s.gate != ops::Gate::kNone) {
+    check_dtype_device(op, "q", *q, "v", v);
+    if (q->dim() == 3 && !w.has_value()) s.targets = q->sym_size(1);
+    check_shape(op, "q", *q, c10::SymDimVector{s.batch, s.targets, s.channels}, v);
+  }
+  if (s.heads < 1 || s.channels % s.heads != 0) {
+    fail("aft::reference: the number of heads must divide the ", s.channels, " channels of v, got ", s.heads,
+         ": pass another heads=, or a w of other heads");
+  }
+  check_dtype_device(op, "k", k, "v", v);
+  s.key_channels = k.dim() == 3 && k.sym_size(2) == s.heads ? s.heads : s.channels;
+  check_shape(op, "k", k, c10::SymDimVector{s.batch, s.sources, s.key_channels}, v);
+  if (w.has_value()) {
+    const bool fits = w->sym_size(-1) == s.sources && w->device() == v.device() &&
+                      (w->dim() < 3 || w->sym_size(-3) == 1 || w->sym_size(-3) == s.heads) &&
+                      (w->dim() < 4 || w->sym_size(0) == 1 || w->sym_size(0) == s.batch);
+    if (!fits) {
+      fail("aft::reference: w must spread over [", s.batch, ", ", s.heads, ", ", s.targets, ", ", s.sources, "] on ",
+           v.device(), ", got shape ", sizes_of(*w), " on ", w->device(), ": reshape or move it");
+    }
+  }
+  if (causal && s.targets != s.sources) {
+    fail("aft::reference: causal needs as many targets as sources, got ", s.targets, " and ", s.sources,
+         ": pass causal=False");
+  }
+  if (key_mask.has_value() && (key_mask->scalar_type() != at::kBool || key_mask->device() != v.device() ||
+                               key_mask->sym_sizes() != c10::SymIntArrayRef(c10::SymDimVector{s.batch, s.sources}))) {
+    fail("aft::reference: key_mask must be bool of shape [", s.batch, ", ", s.sources, "] on ", v.device(), ", got ",
+         key_mask->scalar_type(), " of shape ", sizes_of(*key_mask), " on ", key_mask->device(),
+         ": true where a source is there");
+  }
+  return s;
+}
+
+// t [B, T, heads * n] -> [B, heads, n, 1, T].
+Tensor by_head(const Tensor& t, const SymInt& heads) {
+  return t.reshape_symint({t.sym_size(0), t.sym_size(1), heads, t.sym_size(2) / heads})
+      .permute({0, 2, 3, 1})
+      .unsqueeze(3);
+}
+
+Tensor reference_dense(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w, bool causal,
+                       std::string_view gate, int64_t heads, const OptionalTensor& key_mask) {
+  const DenseSizes s = check_reference(q, k, v, w, causal, gate, heads, key_mask);
+  const bool small = v.scalar_type() == at::kHalf || v.scalar_type() == at::kBFloat16;
+  const auto type = small ? at::kFloat : v.scalar_type();
+  const Tensor values = by_head(v.to(type), s.heads);  // [B, H, d / H, 1, Tk]
+  Tensor x = by_head(k.to(type), s.heads);             // [B, H, d / H or 1, 1, Tk]
+  if (w.has_value()) {
+    Tensor weights = w->to(type);
+    while (weights.dim() < 4) weights = weights.unsqueeze(0);
+    x = x + weights.unsqueeze(2);  // [B, H, d / H or 1, Tq, Tk]
+  }
+
+  // What a row does not see is cut off before it meets a number that is not finite: 0 * inf would reach the gradients.
+  Tensor seen = x.detach() != kNothing;
+  if (causal) {
+    const auto bools = v.options().dtype(at::kBool);
+    seen = seen.logical_and(at::ones_symint({s.targets, s.sources}, bools).tril());
+  }
+  if (key_mask.has_value()) seen = seen.logical_and(key_mask->unsqueeze(1).unsqueeze(1).unsqueeze(1));
+  x = at::where(seen, x, kNothing);
+  // The maximum cancels out of N / D, so it is a constant of every derivative.
+  Tensor ratio;
+  if (s.sources == 0) {
+    ratio = x.sum(-1) + values.sum(-1);
+  } else {
+    const Tensor highest = x.detach().amax(-1, /*keepdim=*/true);
+    const Tensor e = (x - highest.masked_fill(highest == kNothing, 0)).exp();
+    const Tensor num = (e * at::where(seen, values, 0)).sum(-1);
+    const Tensor den = e.sum(-1);
+    ratio = num / den.masked_fill(den == 0, 1);  // [B, H, d / H, Tq], or 1 for Tq where all rows are the same
+  }
+  const Tensor y = ratio.expand_symint({s.batch, s.heads, s.channels / s.heads, s.targets})
+                       .permute({0, 3, 1, 2})
+                       .reshape_symint({s.batch, s.targets, s.channels});
+  if (s.gate == ops::Gate::kNone) return y.to(v.scalar_type());
+  const Tensor query = q->to(type);
+  return ((s.gate == ops::Gate::kRelu ? query.relu() : query.sigmoid()) * y).to(v.scalar_type());
+}
+
+// w[h, t, t'] = bias[h, t, t' - t + left] where there is such a column, else 0.
+Tensor local_weights_dense(const Tensor& bias, SymInt time, int64_t left, int64_t right) {
+  const bool table_like = bias.dim() == 2 || bias.dim() == 3;
+  if (!table_like || left < 0 || right < 0 || bias.sym_size(-1) - 1 - left != right) {
+    fail("aft::local_weights: bias must have shape [heads, rows, left + 1 + right] or [rows, left + 1 + right], got ",
+         sizes_of(bias), " with left = ", left, " and right = ", right, ": pass the reach that the bias was made for");
+  }
+  const Tensor table = bias.dim() == 2 ? bias.unsqueeze(0) : bias;
+  if (time < 0 || (table.sym_size(1) != 1 && table.sym_size(1) < time)) {
+    fail("aft::local_weights: bias must have a row for each of the ", time, " positions, or one for all, got ",
+         table.sym_size(1), " rows: pass a longer table or a smaller time");
+  }
+  const SymInt heads = table.sym_size(0);
+  const Tensor rows =
+      table.sym_size(1) == 1 ? table.expand_symint({heads, time, table.sym_size(2)}) : table.slice_symint(1, 0, time);
+  const Tensor positions = at::arange(time, bias.options().dtype(at::kLong));
+  const Tensor column = positions.unsqueeze(0) - positions.unsqueeze(1) + left;  // [target, source]
+  const Tensor inside = (column >= 0).logical_and(column <= left + right);
+  const Tensor index = column.clamp(0, left + right).unsqueeze(0).expand_symint({heads, time, time});
+  return at::where(inside, rows.gather(2, index), 0);
+}
+
+// w[h, (y, x), (y', x')] = kernel[h, y' - y + reach_y, x' - x + reach_x] inside the kernel, else 0.
+Tensor conv2d_weights_dense(const Tensor& kernel, at::IntArrayRef grid) {
+  if (kernel.dim() != 3 || kernel.sym_size(1) % 2 != 1 || kernel.sym_size(2) % 2 != 1) {
+    fail("aft::conv2d_weights: kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
+         ": it is centred on the target");
+  }
+  if (grid.size() != 2 || grid[0] < 0 || grid[1] < 0) {
+    fail("aft::conv2d_weights: grid must be the two sizes [rows, columns], got ", grid, ": pass both");
+  }
+  const int64_t time = grid[0] * grid[1];
+  const SymInt height = kernel.sym_size(1);
+  const SymInt width = kernel.sym_size(2);
+  const Tensor positions = at::arange(time, kernel.options().dtype(at::kLong));
+  const auto offset = [&](const Tensor& place, const SymInt& size) {  // [target, source], from 0 inside the kernel
+    return place.unsqueeze(0) - place.unsqueeze(1) + at::Scalar(size / 2);
+  };
+  const int64_t columns = std::max<int64_t>(grid[1], 1);
+  const Tensor y = offset(positions.div(columns, "floor"), height);
+  const Tensor x = offset(positions.remainder(columns), width);
+  const Tensor inside =
+      (y >= 0).logical_and(y < at::Scalar(height)).logical_and(x >= 0).logical_and(x < at::Scalar(width));
+  const Tensor index = at::where(inside, y * at::Scalar(width) + x, 0).flatten();
+  const Tensor weights = kernel.flatten(1).index_select(1, index).unflatten(1, {time, time});
+  return at::where(inside, weights, 0);
+}
+
+TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
+  m.impl("reference", reference_dense);
+  m.impl("local_weights", local_weights_dense);
+  m.impl("conv2d_weights", conv2d_weights_dense);
+}
+
+}  // namespace
+}  // namespace aft::dispatch

@@ -1,0 +1,75 @@
+// Any bytes as a model file: it opens and is readable to its last byte, or aft::Error is thrown.
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <string_view>
+
+#include "aft/error.h"
+#include "aft/runtime/model_file.h"
+
+namespace {
+
+void require(bool good) {
+  if (!good) std::abort();
+}
+
+/// A file in memory, with a path.
+class MemoryFile {
+ public:
+  explicit MemoryFile(std::string_view bytes) : fd_(memfd_create("fuzz", MFD_CLOEXEC)) {
+    require(fd_ >= 0 && write(fd_, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
+  }
+  ~MemoryFile() { close(fd_); }
+  MemoryFile(const MemoryFile&) = delete;
+  MemoryFile& operator=(const MemoryFile&) = delete;
+  [[nodiscard]] std::string path() const { return "/proc/self/fd/" + std::to_string(fd_); }
+
+ private:
+  int fd_;
+};
+
+void open_model(std::string_view bytes) {
+  const MemoryFile written(bytes);
+  try {
+    const aft::SafetensorsFile file(written.path());
+    uint64_t sum = 0;
+    for (const auto& [name, tensor] : file.tensors()) {
+      for (size_t i = 0; i < tensor.bytes; ++i) sum += std::to_integer<uint64_t>(tensor.data[i]);
+    }
+    require(sum <= 255 * bytes.size());
+    const aft::runtime::ModelFile model(written.path());
+    require(model.parameters() <= static_cast<int64_t>(bytes.size()));
+    static_cast<void>(model.tensor("head.weight"));
+  } catch (const aft::Error&) {
+  }
+}
+
+void read_config(std::string_view text) {
+  try {
+    const aft::ModelConfig config = aft::model_config_from_json(text);
+    const std::string json = aft::to_json(config);
+    require(aft::to_json(aft::model_config_from_json(json)) == json);
+  } catch (const aft::Error&) {
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  const std::string_view bytes(reinterpret_cast<const char*>(data), size);
+  open_model(bytes);
+  // The same as a header, up to a zero byte, and data: a mutation rarely keeps the length in front right.
+  const uint64_t header = std::min(bytes.find('\0'), size);
+  std::string file(sizeof header, '\0');
+  std::memcpy(file.data(), &header, sizeof header);
+  file += bytes.substr(0, header);
+  if (header < size) file += bytes.substr(header + 1);
+  open_model(file);
+  read_config(bytes);
+  return 0;
+}
