@@ -115,22 +115,22 @@ struct Inputs {
     if (a.gate != ops::Gate::kNone) q = readable(*a.q);
     if (a.key_mask.has_value()) mask = readable(*a.key_mask);
   }
-  template <typename T, typename Params>
+  template <typename E, typename Params>
   void fill(Params& p) const {
     p.shape = shape;
-    p.q = rows_of<const T>(q);
-    p.k = rows_of<const T>(k);
-    p.v = rows_of<const T>(v);
-    p.kernel_data = kernel.const_data_ptr<T>();
+    p.q = rows_of<const E>(q);
+    p.k = rows_of<const E>(k);
+    p.v = rows_of<const E>(v);
+    p.kernel_data = kernel.const_data_ptr<ops::Accumulate<E>>();
     if (mask.defined()) p.key_mask = {mask.const_data_ptr<bool>(), mask.stride(0)};
   }
 };
 
 void run_forward(const Inputs& in, const Tensor& y) {
-  with_scalar_type(in.v, [&]<typename T>(T) {
-    ops::GridForward<T> p;
-    in.fill<T>(p);
-    p.y = rows_of<T>(y);
+  with_scalar_type(in.v, [&]<typename E>(E) {
+    ops::GridForward<E> p;
+    in.fill<E>(p);
+    p.y = rows_of<E>(y);
     ops::grid_forward(p, torch_threads());
   });
 }
@@ -156,14 +156,14 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
                   const Tensor& grad_v, const Tensor& grad_kernel) {
   check_same(kBackward, "grad_y", grad_y, "v", in.v);
   const Tensor gy = readable(grad_y);
-  with_scalar_type(in.v, [&]<typename T>(T) {
-    ops::GridBackward<T> p;
-    in.fill<T>(p);
-    p.grad_y = rows_of<const T>(gy);
-    p.grad_q = rows_of<T>(grad_q);
-    p.grad_k = rows_of<T>(grad_k);
-    p.grad_v = rows_of<T>(grad_v);
-    p.grad_kernel = grad_kernel.data_ptr<T>();
+  with_scalar_type(in.v, [&]<typename E>(E) {
+    ops::GridBackward<E> p;
+    in.fill<E>(p);
+    p.grad_y = rows_of<const E>(gy);
+    p.grad_q = rows_of<E>(grad_q);
+    p.grad_k = rows_of<E>(grad_k);
+    p.grad_v = rows_of<E>(grad_v);
+    p.grad_kernel = grad_kernel.data_ptr<ops::Accumulate<E>>();
     ops::grid_backward(p, torch_threads());
   });
 }
