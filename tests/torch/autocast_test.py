@@ -21,6 +21,7 @@ def calls(dtype=torch.float32, gate="sigmoid"):
     q, k, v, bias = inputs(2, 5, 4, span=3, rows=9, gate=gate, dtype=torch.float32)
     bias = bias.to(dtype)
     kernel = bias[:1].contiguous()
+    image_kernel = bias[:3].contiguous()[None]
     states = {left: [t.clone() for t in aft.initial_state(k.to(dtype), v.to(dtype), left)] for left in (0, 2)}
 
     def state(left):
@@ -43,6 +44,7 @@ def calls(dtype=torch.float32, gate="sigmoid"):
         "conv1d": lambda q, k, v: aft.conv1d(q, k, v, kernel, gate=gate),
         "conv1d_with_state": lambda q, k, v: aft.conv1d_with_state(q, k, v, kernel, state(2), gate=gate),
         "conv1d_step_": step(aft.conv1d_step_, 2, kernel),
+        "conv2d": lambda q, k, v: aft.conv2d(q, k, v, image_kernel, (1, 5), gate=gate),
     }
 
 

@@ -31,8 +31,8 @@ struct GridTask {
 };
 
 /// T is the type of the sums. Channels go by panels of 128 bytes, two lines of memory, and whole heads where a head
-/// shares its key. Batch rows go by chunks, for each of which every channel has its own sum of the kernel's gradient:
-/// together a twentieth of q, k and v at most.
+/// shares its key. Batch rows go by chunks, for each of which every channel has its own sum of the kernel's gradient,
+/// worth a twentieth of the chunk's q, k and v.
 template <typename T>
 class GridPlan {
  public:
