@@ -14,8 +14,12 @@
 #include "aft/ops/window.h"
 
 // The operators and layers for LibTorch (libaft_torch.so). Every function calls the dispatcher: the same operators are
-// torch.ops.aft.* in Python, where docs/ops.md documents their schemas. Tensors are f32 or f64, on the CPU; bad input
-// throws aft::Error.
+// torch.ops.aft.* in Python, where docs/ops.md documents their schemas. q, k, v are f32, f64, bf16 or f16, on the CPU;
+// of 16-bit ones the weights may be f32, and the state is. Bad input throws aft::Error.
+//
+// key_mask: bool [B, T], a source where it is false is absent and gets no gradient. cu_seqlens: int64 [N + 1], q, k, v
+// [1, total, d] are then N sequences one after another, sequence n at [cu_seqlens[n], cu_seqlens[n + 1]); states are
+// [N, ...].
 
 namespace aft {
 
@@ -43,18 +47,24 @@ State initial_state(int64_t batch, int64_t channels, int64_t key_channels, int64
 /// AFT-simple: y[t] = gate(q[t]) * sum_t' e^k[t'] v[t'] / sum_t' e^k[t'] over t' <= t (all t' if not causal).
 /// q, v, y [B, T, d]; k [B, T, d] or [B, T, heads] (one key per head). q is std::nullopt with Gate::kNone only.
 torch::Tensor simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                     bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1);
+                     bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1,
+                     const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                     const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 
 /// AFT-local: the weights become e^(k[t'] + bias[h, t, j]) inside the window, t' = t - left + j; e^k[t'] outside.
 /// bias [H, rows, J] or [rows, J] (H = 1), rows >= T, indexed by absolute position. Causal: left = J - 1, right = 0.
 /// Not causal: J odd, left = right = (J - 1) / 2. J = 0 is simple.
 torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                    const torch::Tensor& bias, bool causal = true, Gate gate = Gate::kSigmoid);
+                    const torch::Tensor& bias, bool causal = true, Gate gate = Gate::kSigmoid,
+                    const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                    const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 
 /// AFT-conv, 1-D: as local, with one row of weights a head that every position shares: e^(k[t'] + kernel[h, j]).
 /// kernel [H, J]. Causal: t' = t - J + 1 + j. Not causal: J odd, centred on t. k [B, T, d] or [B, T, H].
 torch::Tensor conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                     const torch::Tensor& kernel, bool causal = true, Gate gate = Gate::kSigmoid);
+                     const torch::Tensor& kernel, bool causal = true, Gate gate = Gate::kSigmoid,
+                     const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                     const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 
 /// AFT-conv, 2-D: positions are a grid of grid[0] rows and grid[1] columns, t = row * grid[1] + column. The weights
 /// become e^(k[t'] + kernel[h, r + dy, r + dx]) where source t' lies dy rows and dx columns from t, both within
@@ -64,6 +74,22 @@ torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor&
                      const torch::Tensor& kernel, std::array<int64_t, 2> grid,
                      const std::optional<torch::Tensor>& key_mask = std::nullopt, Gate gate = Gate::kSigmoid);
 
+/// The weights of AFT-full: either bias, a matrix [rows, columns], [H, rows, columns] or [B or 1, H or 1, rows, columns]
+/// whose -inf forbids a pair; or factors u and w, [positions, d'] or [H, positions, d'], which stand for u w^T without it
+/// ever being in memory. Rows are targets and columns sources, both by absolute position; more than are used is allowed.
+struct FullWeights {
+  std::optional<torch::Tensor> bias;
+  std::optional<torch::Tensor> u, w;
+};
+
+/// AFT-full: the weights are e^(k[t'] + w[t, t']) for every pair. q, y [B, Tq, d]; k [B, Tk, d] or [B, Tk, H]; v [B, Tk,
+/// d]; Tq = Tk if causal. key_mask bool [B, Tk], false where a source is absent. cu_seqlens int64 [N + 1]: N sequences
+/// packed one after another in tensors of B = 1, each from position 0 on.
+torch::Tensor full(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                   const FullWeights& weights, bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1,
+                   const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                   const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
+
 /// The window's weights from their factors: bias[h, t, j] = u[h, t] . v[h, t - left + j], 0 outside the table.
 /// u, v [rows, d'] -> [rows, left + 1 + right], or [H, rows, d'] -> [H, rows, left + 1 + right].
 torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right = 0);
@@ -71,13 +97,23 @@ torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t
 /// Causal, going on from `state`: (y, the state after T more positions). The state given is left as it is.
 std::tuple<torch::Tensor, State> simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                         const torch::Tensor& v, const State& state, Gate gate = Gate::kSigmoid,
-                                        int64_t heads = 1);
+                                        int64_t heads = 1, const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                                        const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 std::tuple<torch::Tensor, State> local(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                        const torch::Tensor& v, const torch::Tensor& bias, const State& state,
-                                       Gate gate = Gate::kSigmoid);
+                                       Gate gate = Gate::kSigmoid,
+                                       const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                                       const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
 std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                         const torch::Tensor& v, const torch::Tensor& kernel, const State& state,
-                                        Gate gate = Gate::kSigmoid);
+                                        Gate gate = Gate::kSigmoid,
+                                        const std::optional<torch::Tensor>& key_mask = std::nullopt,
+                                        const std::optional<torch::Tensor>& cu_seqlens = std::nullopt);
+
+/// The state holds every key and value so far, in a ring of as many positions as `left` of initial_state() says.
+std::tuple<torch::Tensor, State> full(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                      const torch::Tensor& v, const FullWeights& weights, const State& state,
+                                      Gate gate = Gate::kSigmoid, int64_t heads = 1);
 
 /// One position (T = 1), `state` edited in place. Without gradient.
 torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
@@ -86,6 +122,8 @@ torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Ten
                          const torch::Tensor& bias, State& state, Gate gate = Gate::kSigmoid);
 torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           const torch::Tensor& kernel, State& state, Gate gate = Gate::kSigmoid);
+torch::Tensor full_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const FullWeights& weights, State& state, Gate gate = Gate::kSigmoid, int64_t heads = 1);
 
 /// Every operator of the family in plain torch operations, of any floating dtype and device, differentiable as often as
 /// wanted: y[t] = gate(q[t]) * sum_t' e^(k[t'] + w[t, t']) v[t'] / sum_t' e^(k[t'] + w[t, t']). Slow and obvious: it
@@ -167,6 +205,32 @@ class AFTLocalImpl : public torch::nn::Module {
   [[nodiscard]] std::optional<torch::Tensor> bias(int64_t rows) const;
 };
 TORCH_MODULE(AFTLocal);
+
+struct AFTFullOptions {
+  int64_t channels = 0;          // d
+  int64_t context = 0;           // longest sequence: rows of the factors
+  int64_t factor_channels = 64;  // d', width of the factors
+  bool causal = true;
+  Gate gate = Gate::kSigmoid;
+};
+
+/// AFT-full between its projections (Zhai et al. 2021, Eq. 2-3): w = u v^T, u and v [context, d'] learned, ~ N(0, 0.01^2)
+/// at the start. Sequences may be shorter than the context.
+class AFTFullImpl : public torch::nn::Module {
+ public:
+  explicit AFTFullImpl(const AFTFullOptions& options_);
+  /// x [B, T, d] -> [B, T, d], T <= context.
+  torch::Tensor forward(const torch::Tensor& x);
+  /// Causal, going on from `state`; at most context positions in all.
+  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  [[nodiscard]] State initial_state(int64_t batch) const;
+
+  AFTFullOptions options;
+  torch::nn::Linear qkv{nullptr};     // d -> 3 d (2 d without a gate)
+  torch::nn::Linear output{nullptr};  // d -> d
+  torch::Tensor u, v;                 // [context, d']
+};
+TORCH_MODULE(AFTFull);
 
 struct AFTConv1dOptions {
   int64_t channels = 0;      // d

@@ -42,6 +42,14 @@ Mixer make_aft_local(const ModelConfig& config) {
   return wrap_aft(nn::AFTLocal(options));
 }
 
+Mixer make_aft_full(const ModelConfig& config) {
+  nn::AFTFullOptions options;
+  options.channels = config.channels;
+  options.context = config.context;
+  options.factor_channels = config.factor_channels;
+  return wrap_aft(nn::AFTFull(options));
+}
+
 Mixer make_aft_conv1d(const ModelConfig& config) {
   nn::AFTConv1dOptions options;
   options.channels = config.channels;
@@ -58,7 +66,7 @@ Mixer make_attention(const ModelConfig& config) {
 }
 
 double no_factors(const ModelConfig& /*config*/) { return 0; }
-double local_factors(const ModelConfig& config) {
+double context_factors(const ModelConfig& config) {
   return 2.0 * static_cast<double>(config.context) * static_cast<double>(config.factor_channels);
 }
 
@@ -75,8 +83,9 @@ struct Entry {
 // A new mixer is one line here.
 constexpr Entry kMixers[] = {
     {"aft_simple", make_aft_simple, no_factors},
-    {"aft_local", make_aft_local, local_factors},
+    {"aft_local", make_aft_local, context_factors},
     {"aft_conv1d", make_aft_conv1d, conv1d_kernels},
+    {"aft_full", make_aft_full, context_factors},
     {"attention", make_attention, no_factors},
 };
 

@@ -31,7 +31,7 @@ constexpr std::array<IntegerField, 8> kIntegers = {{
     {"factor_channels", &ModelConfig::factor_channels, 1},
 }};
 
-constexpr std::array<std::string_view, 4> kMixers = {"aft_simple", "aft_local", "aft_conv1d", "attention"};
+constexpr std::array<std::string_view, 5> kMixers = {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"};
 
 [[noreturn]] void fail(const std::string& field, const std::string& expected, const std::string& got) {
   throw Error("model config: " + field + ": expected " + expected + ", got " + got);
@@ -46,7 +46,7 @@ int64_t key_channels(const ModelConfig& config) {
 void validate(const ModelConfig& config) {
   if (config.model != "byte_lm") fail("model", "\"byte_lm\"", '"' + config.model + '"');
   if (std::find(kMixers.begin(), kMixers.end(), config.mixer) == kMixers.end()) {
-    fail("mixer", "one of \"aft_simple\", \"aft_local\", \"aft_conv1d\", \"attention\"", '"' + config.mixer + '"');
+    fail("mixer", "one of \"aft_simple\", \"aft_local\", \"aft_conv1d\", \"aft_full\", \"attention\"", '"' + config.mixer + '"');
   }
   for (const IntegerField& field : kIntegers) {
     const int64_t value = config.*field.member;

@@ -47,7 +47,7 @@ std::map<std::string, std::vector<int64_t>> model_tensors(const ModelConfig& con
     tensors[block + "mixer.qkv.bias"] = {2 * d + key_channels(config)};
     tensors[block + "mixer.output.weight"] = {d, d};
     tensors[block + "mixer.output.bias"] = {d};
-    if (config.mixer == "aft_local") {
+    if (config.mixer == "aft_local" || config.mixer == "aft_full") {
       tensors[block + "mixer.u"] = {config.context, config.factor_channels};
       tensors[block + "mixer.v"] = {config.context, config.factor_channels};
     }

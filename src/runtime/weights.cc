@@ -31,8 +31,9 @@ int64_t rows_of_band(const ModelConfig& config) {
 
 int64_t band_floats(const ModelConfig& config) { return rows_of_band(config) * (window_left(config) + 1); }
 
-/// What the band is made of: the file has it, a token does not read it.
-bool makes_band(const std::string& name) {
+/// What the band is made of: the file has it, a token does not read it. aft_full has no band and reads its factors.
+bool makes_band(const ModelConfig& config, const std::string& name) {
+  if (config.mixer == "aft_full") return false;
   for (const char* end : {".mixer.u", ".mixer.v", ".mixer.weight", ".mixer.gamma", ".mixer.beta"}) {
     if (name.ends_with(end)) return true;
   }
@@ -42,7 +43,7 @@ bool makes_band(const std::string& name) {
 int64_t memory_floats(const ModelFile& file) {
   int64_t floats = file.config().layers * WeightMemory::padded(band_floats(file.config()));
   for (const auto& [name, tensor] : file.tensors()) {
-    if (!makes_band(name)) floats += WeightMemory::padded(static_cast<int64_t>(tensor.bytes / sizeof(float)));
+    if (!makes_band(file.config(), name)) floats += WeightMemory::padded(static_cast<int64_t>(tensor.bytes / sizeof(float)));
   }
   return floats;
 }
@@ -143,6 +144,10 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
         ops::local_bias_forward<float>(shape, file.tensor(name + "mixer.u"), file.tensor(name + "mixer.v"), band,
                                        pool.parallel());
       }
+    }
+    if (config.mixer == "aft_full") {
+      block.u = from.copy(name + "mixer.u", config.context * config.factor_channels);
+      block.v = from.copy(name + "mixer.v", config.context * config.factor_channels);
     }
     block.output = from.linear(name + "mixer.output", d, d);
     block.mlp_norm = from.norm(name + "mlp_norm", d);

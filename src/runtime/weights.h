@@ -47,6 +47,8 @@ struct Block {
   Linear qkv;
   Linear output;
   const float* band = nullptr;  // with a window: [band_rows, left + 1]
+  const float* u = nullptr;     // aft_full: factors of the weights, [T, d']
+  const float* v = nullptr;
   Norm mlp_norm;
   Linear up;
   Linear down;

@@ -33,18 +33,21 @@ State initial_state(int64_t batch, int64_t channels, int64_t key_channels, int64
 }
 
 torch::Tensor simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v, bool causal,
-                     Gate gate, int64_t heads) {
-  return dispatch::simple(q, k, v, causal, dispatch::name_of_gate(gate), heads);
+                     Gate gate, int64_t heads, const std::optional<torch::Tensor>& key_mask,
+                     const std::optional<torch::Tensor>& cu_seqlens) {
+  return dispatch::simple(q, k, v, causal, dispatch::name_of_gate(gate), heads, key_mask, cu_seqlens);
 }
 
 torch::Tensor local(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                    const torch::Tensor& bias, bool causal, Gate gate) {
-  return dispatch::local(q, k, v, bias, causal, dispatch::name_of_gate(gate));
+                    const torch::Tensor& bias, bool causal, Gate gate, const std::optional<torch::Tensor>& key_mask,
+                    const std::optional<torch::Tensor>& cu_seqlens) {
+  return dispatch::local(q, k, v, bias, causal, dispatch::name_of_gate(gate), key_mask, cu_seqlens);
 }
 
 torch::Tensor conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
-                     const torch::Tensor& kernel, bool causal, Gate gate) {
-  return dispatch::conv1d(q, k, v, kernel, causal, dispatch::name_of_gate(gate));
+                     const torch::Tensor& kernel, bool causal, Gate gate, const std::optional<torch::Tensor>& key_mask,
+                     const std::optional<torch::Tensor>& cu_seqlens) {
+  return dispatch::conv1d(q, k, v, kernel, causal, dispatch::name_of_gate(gate), key_mask, cu_seqlens);
 }
 
 torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
@@ -53,25 +56,46 @@ torch::Tensor conv2d(const std::optional<torch::Tensor>& q, const torch::Tensor&
   return dispatch::conv2d(q, k, v, kernel, {grid[0], grid[1]}, key_mask, dispatch::name_of_gate(gate));
 }
 
+torch::Tensor full(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                   const FullWeights& weights, bool causal, Gate gate, int64_t heads,
+                   const std::optional<torch::Tensor>& key_mask, const std::optional<torch::Tensor>& cu_seqlens) {
+  return dispatch::full(q, k, v, weights.bias, weights.u, weights.w, causal, dispatch::name_of_gate(gate), heads,
+                        key_mask, cu_seqlens);
+}
+
 torch::Tensor local_bias(const torch::Tensor& u, const torch::Tensor& v, int64_t left, int64_t right) {
   return dispatch::local_bias(u, v, left, right);
 }
 
 std::tuple<torch::Tensor, State> simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
-                                        const torch::Tensor& v, const State& state, Gate gate, int64_t heads) {
-  return split(dispatch::simple_with_state(q, k, v, tensors_of(state), dispatch::name_of_gate(gate), heads));
+                                        const torch::Tensor& v, const State& state, Gate gate, int64_t heads,
+                                        const std::optional<torch::Tensor>& key_mask,
+                                        const std::optional<torch::Tensor>& cu_seqlens) {
+  return split(dispatch::simple_with_state(q, k, v, tensors_of(state), dispatch::name_of_gate(gate), heads, key_mask,
+                                           cu_seqlens));
 }
 
 std::tuple<torch::Tensor, State> local(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
-                                       const torch::Tensor& v, const torch::Tensor& bias, const State& state,
-                                       Gate gate) {
-  return split(dispatch::local_with_state(q, k, v, bias, tensors_of(state), dispatch::name_of_gate(gate)));
+                                       const torch::Tensor& v, const torch::Tensor& bias, const State& state, Gate gate,
+                                       const std::optional<torch::Tensor>& key_mask,
+                                       const std::optional<torch::Tensor>& cu_seqlens) {
+  return split(
+      dispatch::local_with_state(q, k, v, bias, tensors_of(state), dispatch::name_of_gate(gate), key_mask, cu_seqlens));
 }
 
 std::tuple<torch::Tensor, State> conv1d(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
                                         const torch::Tensor& v, const torch::Tensor& kernel, const State& state,
-                                        Gate gate) {
-  return split(dispatch::conv1d_with_state(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate)));
+                                        Gate gate, const std::optional<torch::Tensor>& key_mask,
+                                        const std::optional<torch::Tensor>& cu_seqlens) {
+  return split(dispatch::conv1d_with_state(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate), key_mask,
+                                           cu_seqlens));
+}
+
+std::tuple<torch::Tensor, State> full(const std::optional<torch::Tensor>& q, const torch::Tensor& k,
+                                      const torch::Tensor& v, const FullWeights& weights, const State& state,
+                                      Gate gate, int64_t heads) {
+  return split(dispatch::full_with_state(q, k, v, weights.bias, weights.u, weights.w, tensors_of(state),
+                                         dispatch::name_of_gate(gate), heads, std::nullopt));
 }
 
 torch::Tensor simple_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
@@ -87,6 +111,12 @@ torch::Tensor local_step(const std::optional<torch::Tensor>& q, const torch::Ten
 torch::Tensor conv1d_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                           const torch::Tensor& kernel, State& state, Gate gate) {
   return dispatch::conv1d_step(q, k, v, kernel, tensors_of(state), dispatch::name_of_gate(gate));
+}
+
+torch::Tensor full_step(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const FullWeights& weights, State& state, Gate gate, int64_t heads) {
+  return dispatch::full_step(q, k, v, weights.bias, weights.u, weights.w, tensors_of(state),
+                             dispatch::name_of_gate(gate), heads);
 }
 
 torch::Tensor reference(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,

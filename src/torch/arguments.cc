@@ -1,5 +1,7 @@
 #include "arguments.h"
 
+#include <ATen/OpMathType.h>
+
 namespace aft::dispatch {
 
 std::string sizes_of(const at::Tensor& t) { return c10::str(t.sym_sizes()); }
@@ -8,6 +10,28 @@ void check_floating(std::string_view op, std::string_view name, const at::Tensor
   if (!t.defined()) fail("aft::", op, ": ", name, " must be a tensor, got none: pass one");
   if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble) {
     fail("aft::", op, ": ", name, " must be float32 or float64, got ", t.scalar_type(), ": convert it with .to()");
+  }
+}
+
+void check_elements(std::string_view op, std::string_view name, const at::Tensor& t) {
+  if (!t.defined()) fail("aft::", op, ": ", name, " must be a tensor, got none: pass one");
+  if (t.scalar_type() != at::kFloat && t.scalar_type() != at::kDouble && t.scalar_type() != at::kBFloat16 &&
+      t.scalar_type() != at::kHalf) {
+    fail("aft::", op, ": ", name, " must be float32, float64, bfloat16 or float16, got ", t.scalar_type(),
+         ": convert it with .to()");
+  }
+}
+
+void check_accumulated(std::string_view op, std::string_view name, const at::Tensor& t, const at::Tensor& v) {
+  const at::ScalarType expected = at::toOpMathType(v.scalar_type());
+  if (expected == v.scalar_type()) {
+    check_dtype_device(op, name, t, "v", v);
+    return;
+  }
+  if (!t.defined()) fail("aft::", op, ": ", name, " must be a tensor, got none: pass one");
+  if (t.scalar_type() != expected || t.device() != v.device()) {
+    fail("aft::", op, ": ", name, " must be ", expected, " on ", v.device(), ", since v is ", v.scalar_type(), ", got ",
+         t.scalar_type(), " on ", t.device(), ": convert it with .to()");
   }
 }
 

@@ -30,6 +30,13 @@ std::string_view name_of_gate(ops::Gate gate);
 /// Checks that a tensor is there and has a dtype that the operators take.
 void check_floating(std::string_view op, std::string_view name, const at::Tensor& t);
 
+/// The same for tensors that may be 16-bit too: float32, float64, bfloat16 or float16.
+void check_elements(std::string_view op, std::string_view name, const at::Tensor& t);
+
+/// Checks that a tensor is on v's device and has the dtype that v's operator computes in: float32 for 16-bit v, else
+/// v's.
+void check_accumulated(std::string_view op, std::string_view name, const at::Tensor& t, const at::Tensor& v);
+
 void check_dtype_device(std::string_view op, std::string_view name, const at::Tensor& t, std::string_view like_name,
                         const at::Tensor& like);
 

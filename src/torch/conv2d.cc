@@ -40,7 +40,7 @@ struct Conv2dArguments {
         key_mask(mask),
         gate(gate_from_name(op, gate_name)) {
     check_torch_version();
-    check_floating(op, "v", v);
+    check_elements(op, "v", v);
     if (v.dim() != 3) {
       fail("aft::", op, ": v must have three dimensions [batch, height * width, channels], got shape ", sizes_of(v),
            ": flatten the grid row by row");
@@ -50,7 +50,7 @@ struct Conv2dArguments {
            ", the positions of v, got ", grid, ": pass the grid of this call");
     }
     check_query(op, gate_name);
-    check_dtype_device(op, "kernel", kernel, "v", v);
+    check_accumulated(op, "kernel", kernel, v);
     if (kernel.dim() != 3 || kernel.sym_size(1) != kernel.sym_size(2) || kernel.sym_size(1) % 2 == 0) {
       fail("aft::", op, ": kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
            ": a centred kernel has a middle");

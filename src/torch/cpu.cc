@@ -1,5 +1,6 @@
 // The operators on the CPU: tensors to the params structs of aft/ops, and LibTorch's threads.
 
+#include <ATen/OpMathType.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -51,29 +52,41 @@ ops::StateGrad<T> state_grad_of(TensorList s) {
 // What a call reads, checked and readable, kept alive for as long as the operator runs.
 struct Inputs {
   ops::WindowShape shape;
-  Tensor q, k, v, band;
+  Tensor q, k, v, key_mask, cu_seqlens;
+  Tensor band;                // in the dtype that the operator computes in
   std::vector<Tensor> state;  // empty: none
+  int64_t saved_size = 0;
 
-  template <typename Params, typename T>
+  template <typename E, typename Params>
   void fill(Params& p) const {
     p.shape = shape;
-    p.q = rows_of<const T>(q);
-    p.k = rows_of<const T>(k);
-    p.v = rows_of<const T>(v);
-    p.band = band_of<const T>(band);
+    p.q = rows_of<const E>(q);
+    p.k = rows_of<const E>(k);
+    p.v = rows_of<const E>(v);
+    p.band = band_of<const ops::Accumulate<E>>(band);
+    if constexpr (requires { p.key_mask; }) {
+      if (key_mask.defined()) p.key_mask = {key_mask.const_data_ptr<bool>(), key_mask.stride(0)};
+      if (cu_seqlens.defined()) p.cu_seqlens = cu_seqlens.const_data_ptr<int64_t>();
+    }
   }
 };
 
+at::TensorOptions accumulated(const Tensor& v) { return v.options().dtype(at::toOpMathType(v.scalar_type())); }
+
 Inputs checked_inputs(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                       const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
+                      const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
                       std::optional<TensorList> state = std::nullopt) {
-  const WindowSizes sizes = check_window(op, q, k, v, band, causal, gate, heads);
+  const WindowSizes sizes = check_window(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   Inputs in;
   in.shape = sizes.shape();
   if (sizes.gate != ops::Gate::kNone) in.q = readable(*q);
   in.k = readable(k);
   in.v = readable(v);
-  if (band.has_value()) in.band = readable_band(*band);
+  if (key_mask.has_value()) in.key_mask = readable(*key_mask);
+  if (cu_seqlens.has_value()) in.cu_seqlens = cu_seqlens->contiguous();
+  if (band.has_value()) in.band = readable_band(band->to(at::toOpMathType(v.scalar_type())));
+  in.saved_size = saved_size(sizes).guard_int(__FILE__, __LINE__);
   if (state.has_value()) {
     check_state(op, sizes, v, *state);
     in.state = contiguous(*state);
@@ -82,10 +95,11 @@ Inputs checked_inputs(std::string_view op, const OptionalTensor& q, const Tensor
 }
 
 void run_forward(const Inputs& in, const Tensor& y, TensorList final_state, const Tensor& saved) {
-  with_scalar_type(in.v, [&]<typename T>(T) {
-    ops::WindowForward<T> p;
-    in.fill<ops::WindowForward<T>, T>(p);
-    p.y = rows_of<T>(y);
+  with_element_type(in.v, [&]<typename E>(E) {
+    using T = ops::Accumulate<E>;
+    ops::WindowForward<E> p;
+    in.fill<E>(p);
+    p.y = rows_of<E>(y);
     p.initial_state = state_of<const T>(in.state);
     p.final_state = state_of<T>(final_state);
     if (saved.defined()) p.saved = saved.data_ptr<T>();
@@ -93,10 +107,7 @@ void run_forward(const Inputs& in, const Tensor& y, TensorList final_state, cons
   });
 }
 
-Tensor empty_saved(const Inputs& in) {
-  return with_scalar_type(in.v,
-                          [&]<typename T>(T) { return at::empty({ops::window_saved_size(in.shape)}, in.v.options()); });
-}
+Tensor empty_saved(const Inputs& in) { return at::empty({in.saved_size}, accumulated(in.v)); }
 
 Tensor empty_y(const Tensor& v) { return at::empty(v.sizes(), v.options()); }
 
@@ -110,32 +121,33 @@ std::vector<Tensor> empty_state(const ops::WindowShape& s, const at::TensorOptio
 // ---- whole sequences
 
 Tensor window(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
-              std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs("window", q, k, v, band, causal, gate, heads);
+              std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  const Inputs in = checked_inputs("window", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   Tensor y = empty_y(v);
   run_forward(in, y, {}, {});
   return y;
 }
 
 void window_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
-                std::string_view gate, int64_t heads, const Tensor& out) {
-  const Inputs in = checked_inputs("window", q, k, v, band, causal, gate, heads);
+                std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                const Tensor& out) {
+  const Inputs in = checked_inputs("window", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   check_same("window", "out", out, "v", v);
   check_writable("window", "out", out, {in.q, in.k, in.v, in.band});
   run_forward(in, out, {}, {});
 }
 
 std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                          const OptionalTensor& band, bool causal, std::string_view gate,
-                                          int64_t heads) {
-  const Inputs in = checked_inputs("window_forward", q, k, v, band, causal, gate, heads);
+                                          const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
+                                          const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  const Inputs in = checked_inputs("window_forward", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   Tensor y = empty_y(v);
   Tensor saved = empty_saved(in);
   run_forward(in, y, {}, saved);
   return {y, saved};
 }
 
-// Gradients in the order of their inputs; band only where there is one.
+// Gradients in the order of their inputs; band only where there is one, in the dtype that the operator computes in.
 struct Gradients {
   Tensor q, k, v, band;
 };
@@ -143,16 +155,21 @@ struct Gradients {
 void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, const Tensor& saved,
                   const Gradients& grad, TensorList grad_final_state = {}, TensorList grad_initial_state = {}) {
   check_same(op, "grad_y", grad_y, "v", in.v);
+  check_accumulated(op, "saved", saved, in.v);
+  if (saved.dim() != 1 || saved.size(0) != in.saved_size) {
+    fail("aft::", op, ": saved must have shape [", in.saved_size, "], got ", sizes_of(saved),
+         ": pass what the forward saved");
+  }
   const Tensor gy = readable(grad_y);
-  with_scalar_type(in.v, [&]<typename T>(T) {
-    check_shape(op, "saved", saved, {c10::SymInt(ops::window_saved_size(in.shape))}, in.v);
-    const Tensor kept = saved.contiguous();
-    ops::WindowBackward<T> p;
-    in.fill<ops::WindowBackward<T>, T>(p);
-    p.grad_y = rows_of<const T>(gy);
-    p.grad_q = rows_of<T>(grad.q);
-    p.grad_k = rows_of<T>(grad.k);
-    p.grad_v = rows_of<T>(grad.v);
+  const Tensor kept = saved.contiguous();
+  with_element_type(in.v, [&]<typename E>(E) {
+    using T = ops::Accumulate<E>;
+    ops::WindowBackward<E> p;
+    in.fill<E>(p);
+    p.grad_y = rows_of<const E>(gy);
+    p.grad_q = rows_of<E>(grad.q);
+    p.grad_k = rows_of<E>(grad.k);
+    p.grad_v = rows_of<E>(grad.v);
     p.grad_band = band_of<T>(grad.band);
     p.saved = kept.const_data_ptr<T>();
     p.initial_state = state_of<const T>(in.state);
@@ -167,27 +184,34 @@ Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor
   if (gate != ops::Gate::kNone) grad.q = at::empty(v.sizes(), v.options());
   grad.k = at::empty(k.sizes(), k.options());
   grad.v = at::empty(v.sizes(), v.options());
-  if (band.has_value()) grad.band = at::empty(band->sizes(), band->options());
+  if (band.has_value()) grad.band = at::empty(band->sizes(), accumulated(v));
   return grad;
+}
+
+// In the dtype of the band.
+Tensor band_gradient(const Gradients& grad, const OptionalTensor& band, const Tensor& v) {
+  return band.has_value() ? grad.band.to(band->scalar_type()) : at::empty({0}, v.options());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y, const OptionalTensor& q,
                                                            const Tensor& k, const Tensor& v, const OptionalTensor& band,
                                                            const Tensor& saved, bool causal, std::string_view gate,
-                                                           int64_t heads) {
+                                                           int64_t heads, const OptionalTensor& key_mask,
+                                                           const OptionalTensor& cu_seqlens) {
   constexpr std::string_view op = "window_backward";
-  const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads);
+  const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   const Gradients grad = empty_gradients(v, k, band, in.shape.gate);
   run_backward(op, in, grad_y, saved, grad);
-  return {or_empty(grad.q, v), grad.k, grad.v, or_empty(grad.band, v)};
+  return {or_empty(grad.q, v), grad.k, grad.v, band_gradient(grad, band, v)};
 }
 
 void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                          const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
-                         int64_t heads, const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                         int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                         const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
                          const OptionalTensor& grad_band) {
   constexpr std::string_view op = "window_backward";
-  const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads);
+  const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   const auto writable = [&](std::string_view name, const Tensor& out, std::string_view like_name, const Tensor& like) {
     check_same(op, name, out, like_name, like);
     check_writable(op, name, out, {in.q, in.k, in.v, in.band, grad_y, saved});
@@ -208,9 +232,10 @@ void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
   if (band.has_value()) {
     if (!grad_band.has_value()) fail("aft::", op, ": grad_band must be a tensor with a band, got none: pass one");
     writable("grad_band", *grad_band, "band", *band);
-    grad.band = *grad_band;
+    grad.band = grad_band->to(in.band.scalar_type());
   }
   run_backward(op, in, grad_y, saved, grad);
+  if (band.has_value() && !grad.band.is_same(*grad_band)) grad_band->copy_(grad.band);
 }
 
 // ---- with state
@@ -218,21 +243,24 @@ void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
 using YAndState = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 YAndState window_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
-                            TensorList state, std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs("window_with_state", q, k, v, band, /*causal=*/true, gate, heads, state);
+                            TensorList state, std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                            const OptionalTensor& cu_seqlens) {
+  const Inputs in =
+      checked_inputs("window_with_state", q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens, state);
   Tensor y = empty_y(v);
-  const std::vector<Tensor> s = empty_state(in.shape, v.options());
+  const std::vector<Tensor> s = empty_state(in.shape, accumulated(v));
   run_forward(in, y, s, {});
   return {y, s[0], s[1], s[2], s[3], s[4], s[5]};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_forward(
     const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, TensorList state,
-    std::string_view gate, int64_t heads) {
-  const Inputs in = checked_inputs("window_with_state_forward", q, k, v, band, /*causal=*/true, gate, heads, state);
+    std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  const Inputs in = checked_inputs("window_with_state_forward", q, k, v, band, /*causal=*/true, gate, heads, key_mask,
+                                   cu_seqlens, state);
   Tensor y = empty_y(v);
   Tensor saved = empty_saved(in);
-  const std::vector<Tensor> s = empty_state(in.shape, v.options());
+  const std::vector<Tensor> s = empty_state(in.shape, accumulated(v));
   run_forward(in, y, s, saved);
   return {y, s[0], s[1], s[2], s[3], s[4], s[5], saved};
 }
@@ -240,29 +268,30 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_backward(
     const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num, const Tensor& grad_ring_key,
     const Tensor& grad_ring_value, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-    const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads) {
+    const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads,
+    const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   constexpr std::string_view op = "window_with_state_backward";
-  const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, state);
+  const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens, state);
   check_state_gradients(op, grad_den, grad_num, grad_ring_key, grad_ring_value, state);
   const Gradients grad = empty_gradients(v, k, band, in.shape.gate);
   const std::vector<Tensor> from = contiguous({grad_den, grad_num, grad_ring_key, grad_ring_value});
   std::vector<Tensor> to;
   for (const Tensor& t : from) to.push_back(at::empty(t.sizes(), t.options()));
   run_backward(op, in, grad_y, saved, grad, from, to);
-  return {or_empty(grad.q, v), grad.k, grad.v, or_empty(grad.band, v), to[0], to[1], to[2], to[3]};
+  return {or_empty(grad.q, v), grad.k, grad.v, band_gradient(grad, band, v), to[0], to[1], to[2], to[3]};
 }
 
 Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
                    TensorList state, std::string_view gate, int64_t heads) {
   constexpr std::string_view op = "window_step_";
-  const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, state);
+  const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, std::nullopt, std::nullopt, state);
   check_step(op, v, state);
   Tensor y = empty_y(v);
-  with_scalar_type(v, [&]<typename T>(T) {
-    ops::WindowStep<T> p;
-    in.fill<ops::WindowStep<T>, T>(p);
-    p.y = rows_of<T>(y);
-    p.state = state_of<T>(state);
+  with_element_type(v, [&]<typename E>(E) {
+    ops::WindowStep<E> p;
+    in.fill<E>(p);
+    p.y = rows_of<E>(y);
+    p.state = state_of<ops::Accumulate<E>>(state);
     ops::window_step(p, torch_threads());
   });
   return y;
@@ -271,8 +300,8 @@ Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, co
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> initial_state(const Tensor& k, const Tensor& v,
                                                                          int64_t left) {
   const ops::WindowShape s = check_initial_state(k, v, left).shape();
-  const std::vector<Tensor> state = empty_state(s, v.options());
-  with_scalar_type(v, [&]<typename T>(T) { ops::window_state_init(s, state_of<T>(state)); });
+  const std::vector<Tensor> state = empty_state(s, accumulated(v));
+  with_scalar_type(state[1], [&]<typename T>(T) { ops::window_state_init(s, state_of<T>(state)); });
   return {state[0], state[1], state[2], state[3], state[4], state[5]};
 }
 

@@ -1,6 +1,7 @@
 // Shapes and dtypes of the results without any data, for meta tensors, torch.compile and torch.export. Reads no value
 // of any tensor; checks what the CPU checks.
 
+#include <ATen/OpMathType.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -18,21 +19,20 @@ using at::TensorList;
 Tensor empty(c10::SymIntArrayRef shape, const Tensor& like) { return at::empty_symint(shape, like.options()); }
 Tensor dense_like(const Tensor& t) { return empty(t.sym_sizes(), t); }
 
-// Depends on the time in steps of the kernel's chunk, so the time becomes a number here; the batch stays a symbol.
-Tensor empty_saved(const WindowSizes& sizes, const Tensor& v) {
-  WindowSizes one_row = sizes;
-  one_row.batch = 1;
-  const int64_t size = ops::window_saved_size(one_row.shape());
-  return empty({sizes.batch * size}, v);
+// In the dtype that the operator computes in.
+Tensor empty_accumulated(c10::SymIntArrayRef shape, const Tensor& v) {
+  return at::empty_symint(shape, v.options().dtype(at::toOpMathType(v.scalar_type())));
 }
 
+Tensor empty_saved(const WindowSizes& sizes, const Tensor& v) { return empty_accumulated({saved_size(sizes)}, v); }
+
 std::vector<Tensor> empty_state(const WindowSizes& s, const Tensor& v) {
-  return {at::empty_symint({s.batch}, v.options().dtype(at::kLong)),
-          empty({s.batch, s.key_channels}, v),
-          empty({s.batch, s.key_channels}, v),
-          empty({s.batch, s.channels}, v),
-          empty({s.batch, s.left, s.key_channels}, v),
-          empty({s.batch, s.left, s.channels}, v)};
+  return {at::empty_symint({s.sequences}, v.options().dtype(at::kLong)),
+          empty_accumulated({s.sequences, s.key_channels}, v),
+          empty_accumulated({s.sequences, s.key_channels}, v),
+          empty_accumulated({s.sequences, s.channels}, v),
+          empty_accumulated({s.sequences, s.left, s.key_channels}, v),
+          empty_accumulated({s.sequences, s.left, s.channels}, v)};
 }
 
 Tensor empty_grad_q(ops::Gate gate, const Tensor& v) {
@@ -44,40 +44,43 @@ Tensor empty_grad_band(const OptionalTensor& band, const Tensor& v) {
 }
 
 Tensor window(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
-              std::string_view gate, int64_t heads) {
-  check_window("window", q, k, v, band, causal, gate, heads);
+              std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  check_window("window", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   return dense_like(v);
 }
 
 void window_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
-                std::string_view gate, int64_t heads, const Tensor& out) {
-  check_window("window", q, k, v, band, causal, gate, heads);
+                std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                const Tensor& out) {
+  check_window("window", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   check_same("window", "out", out, "v", v);
 }
 
 std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                          const OptionalTensor& band, bool causal, std::string_view gate,
-                                          int64_t heads) {
-  const WindowSizes sizes = check_window("window_forward", q, k, v, band, causal, gate, heads);
+                                          const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
+                                          const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  const WindowSizes sizes = check_window("window_forward", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   return {dense_like(v), empty_saved(sizes, v)};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y, const OptionalTensor& q,
                                                            const Tensor& k, const Tensor& v, const OptionalTensor& band,
                                                            const Tensor& saved, bool causal, std::string_view gate,
-                                                           int64_t heads) {
+                                                           int64_t heads, const OptionalTensor& key_mask,
+                                                           const OptionalTensor& cu_seqlens) {
   (void)saved;
-  const WindowSizes sizes = check_window("window_backward", q, k, v, band, causal, gate, heads);
+  const WindowSizes sizes = check_window("window_backward", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   check_same("window_backward", "grad_y", grad_y, "v", v);
   return {empty_grad_q(sizes.gate, v), dense_like(k), dense_like(v), empty_grad_band(band, v)};
 }
 
 void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                          const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
-                         int64_t heads, const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                         int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                         const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
                          const OptionalTensor& grad_band) {
   constexpr std::string_view op = "window_backward";
-  window_backward(grad_y, q, k, v, band, saved, causal, gate, heads);
+  window_backward(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens);
   if (q.has_value() && grad_q.has_value()) check_same(op, "grad_q", *grad_q, "q", *q);
   check_same(op, "grad_k", grad_k, "k", k);
   check_same(op, "grad_v", grad_v, "v", v);
@@ -86,8 +89,9 @@ void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state(
     const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, TensorList state,
-    std::string_view gate, int64_t heads) {
-  const WindowSizes sizes = check_window("window_with_state", q, k, v, band, /*causal=*/true, gate, heads);
+    std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  const WindowSizes sizes =
+      check_window("window_with_state", q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens);
   check_state("window_with_state", sizes, v, state);
   const std::vector<Tensor> s = empty_state(sizes, v);
   return {dense_like(v), s[0], s[1], s[2], s[3], s[4], s[5]};
@@ -103,9 +107,9 @@ Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, co
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_forward(
     const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, TensorList state,
-    std::string_view gate, int64_t heads) {
+    std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   constexpr std::string_view op = "window_with_state_forward";
-  const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads);
+  const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens);
   check_state(op, sizes, v, state);
   const std::vector<Tensor> s = empty_state(sizes, v);
   return {dense_like(v), s[0], s[1], s[2], s[3], s[4], s[5], empty_saved(sizes, v)};
@@ -114,10 +118,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> window_with_state_backward(
     const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num, const Tensor& grad_ring_key,
     const Tensor& grad_ring_value, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-    const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads) {
+    const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads,
+    const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   (void)saved;
   constexpr std::string_view op = "window_with_state_backward";
-  const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads);
+  const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens);
   check_state(op, sizes, v, state);
   check_same(op, "grad_y", grad_y, "v", v);
   check_state_gradients(op, grad_den, grad_num, grad_ring_key, grad_ring_value, state);

@@ -1,4 +1,4 @@
-// AFTSimple, AFTLocal, AFTConv1d and AFTConv2d: the operators between their projections.
+// AFTSimple, AFTLocal, AFTConv1d, AFTConv2d and AFTFull: the operators between their projections.
 
 #include <algorithm>
 
@@ -79,7 +79,8 @@ struct PackedWindow : torch::autograd::Function<PackedWindow> {
       grad_band = torch::empty(t[1].sizes(), t[1].options());
     }
     dispatch::window_backward_out(grad_y[0], in.q, in.k, in.v, band, t[2], ctx->saved_data["causal"].toBool(),
-                                  dispatch::name_of_gate(gate), 1, grad.q, grad.k, grad.v, grad_band);
+                                  dispatch::name_of_gate(gate), 1, std::nullopt, std::nullopt, grad.q, grad.k, grad.v,
+                                  grad_band);
     return {grad_qkv, grad_band.value_or(Tensor()), {}, {}, {}};
   }
 };
@@ -200,6 +201,40 @@ std::tuple<Tensor, State> AFTLocalImpl::forward(const Tensor& x, const State& st
 State AFTLocalImpl::initial_state(int64_t batch) const {
   check_causal("AFTLocal", options.causal);
   return aft::initial_state(batch, options.channels, options.channels, std::max<int64_t>(options.window - 1, 0),
+                            qkv->weight.options().requires_grad(false));
+}
+
+AFTFullImpl::AFTFullImpl(const AFTFullOptions& options_) : options(options_) {
+  check_positive("AFTFull", "channels", options.channels);
+  check_positive("AFTFull", "context", options.context);
+  check_positive("AFTFull", "factor_channels", options.factor_channels);
+  qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
+  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
+  u = register_parameter("u", torch::randn({options.context, options.factor_channels}) * 0.01);
+  v = register_parameter("v", torch::randn({options.context, options.factor_channels}) * 0.01);
+}
+
+Tensor AFTFullImpl::forward(const Tensor& x) {
+  check_input("AFTFull", x, options.channels);
+  if (x.size(1) > options.context) {
+    dispatch::fail("aft::nn::AFTFull: x must hold at most context = ", options.context, " positions, got ", x.size(1),
+                   ": shorten it, or train with a longer context");
+  }
+  const Projected in(qkv(x), options.channels, options.gate);
+  return output(full(in.q, in.k, in.v, {.bias = std::nullopt, .u = u, .w = v}, options.causal, options.gate));
+}
+
+std::tuple<Tensor, State> AFTFullImpl::forward(const Tensor& x, const State& state) {
+  check_input("AFTFull", x, options.channels);
+  check_causal("AFTFull", options.causal);
+  const Projected in(qkv(x), options.channels, options.gate);
+  auto [y, after] = full(in.q, in.k, in.v, {.bias = std::nullopt, .u = u, .w = v}, state, options.gate);
+  return {output(y), after};
+}
+
+State AFTFullImpl::initial_state(int64_t batch) const {
+  check_causal("AFTFull", options.causal);
+  return aft::initial_state(batch, options.channels, options.channels, options.context,
                             qkv->weight.options().requires_grad(false));
 }
 

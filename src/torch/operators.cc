@@ -14,15 +14,16 @@ c10::TypedOperatorHandle<Function> find(const char* name, const char* overload =
 }  // namespace
 
 Tensor simple(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
-              int64_t heads) {
+              int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(simple)>("aft::simple");
-  return op.call(q, k, v, causal, gate, heads);
+  return op.call(q, k, v, causal, gate, heads, key_mask, cu_seqlens);
 }
 
 YAndState simple_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
-                            std::string_view gate, int64_t heads) {
+                            std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                            const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(simple_with_state)>("aft::simple_with_state");
-  return op.call(q, k, v, state, gate, heads);
+  return op.call(q, k, v, state, gate, heads, key_mask, cu_seqlens);
 }
 
 Tensor simple_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state, std::string_view gate,
@@ -32,15 +33,16 @@ Tensor simple_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, Te
 }
 
 Tensor local(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
-             std::string_view gate) {
+             std::string_view gate, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(local)>("aft::local");
-  return op.call(q, k, v, bias, causal, gate);
+  return op.call(q, k, v, bias, causal, gate, key_mask, cu_seqlens);
 }
 
 YAndState local_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                           TensorList state, std::string_view gate) {
+                           TensorList state, std::string_view gate, const OptionalTensor& key_mask,
+                           const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(local_with_state)>("aft::local_with_state");
-  return op.call(q, k, v, bias, state, gate);
+  return op.call(q, k, v, bias, state, gate, key_mask, cu_seqlens);
 }
 
 Tensor local_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, TensorList state,
@@ -50,15 +52,16 @@ Tensor local_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, con
 }
 
 Tensor conv1d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, bool causal,
-              std::string_view gate) {
+              std::string_view gate, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(conv1d)>("aft::conv1d");
-  return op.call(q, k, v, kernel, causal, gate);
+  return op.call(q, k, v, kernel, causal, gate, key_mask, cu_seqlens);
 }
 
 YAndState conv1d_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
-                            TensorList state, std::string_view gate) {
+                            TensorList state, std::string_view gate, const OptionalTensor& key_mask,
+                            const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(conv1d_with_state)>("aft::conv1d_with_state");
-  return op.call(q, k, v, kernel, state, gate);
+  return op.call(q, k, v, kernel, state, gate, key_mask, cu_seqlens);
 }
 
 Tensor conv1d_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, TensorList state,
@@ -68,37 +71,40 @@ Tensor conv1d_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, co
 }
 
 Tensor window(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
-              std::string_view gate, int64_t heads) {
+              std::string_view gate, int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(window)>("aft::window");
-  return op.call(q, k, v, band, causal, gate, heads);
+  return op.call(q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
 }
 
 std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                          const OptionalTensor& band, bool causal, std::string_view gate,
-                                          int64_t heads) {
+                                          const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
+                                          const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(window_forward)>("aft::window_forward");
-  return op.call(q, k, v, band, causal, gate, heads);
+  return op.call(q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
 }
 
 WindowGrads window_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                             const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
-                            int64_t heads) {
+                            int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(window_backward)>("aft::window_backward");
-  return op.call(grad_y, q, k, v, band, saved, causal, gate, heads);
+  return op.call(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens);
 }
 
 void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                          const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
-                         int64_t heads, const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                         int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                         const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
                          const OptionalTensor& grad_band) {
   static const auto op = find<decltype(window_backward_out)>("aft::window_backward", "out");
-  return op.call(grad_y, q, k, v, band, saved, causal, gate, heads, grad_q, grad_k, grad_v, grad_band);
+  return op.call(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens, grad_q, grad_k, grad_v,
+                 grad_band);
 }
 
 YAndState window_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
-                            TensorList state, std::string_view gate, int64_t heads) {
+                            TensorList state, std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                            const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(window_with_state)>("aft::window_with_state");
-  return op.call(q, k, v, band, state, gate, heads);
+  return op.call(q, k, v, band, state, gate, heads, key_mask, cu_seqlens);
 }
 
 Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
@@ -109,18 +115,20 @@ Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, co
 
 YStateSaved window_with_state_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                       const OptionalTensor& band, TensorList state, std::string_view gate,
-                                      int64_t heads) {
+                                      int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(window_with_state_forward)>("aft::window_with_state_forward");
-  return op.call(q, k, v, band, state, gate, heads);
+  return op.call(q, k, v, band, state, gate, heads, key_mask, cu_seqlens);
 }
 
 YStateSaved window_with_state_backward(const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num,
                                        const Tensor& grad_ring_key, const Tensor& grad_ring_value,
                                        const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                        const OptionalTensor& band, TensorList state, const Tensor& saved,
-                                       std::string_view gate, int64_t heads) {
+                                       std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                                       const OptionalTensor& cu_seqlens) {
   static const auto op = find<decltype(window_with_state_backward)>("aft::window_with_state_backward");
-  return op.call(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band, state, saved, gate, heads);
+  return op.call(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band, state, saved, gate, heads,
+                 key_mask, cu_seqlens);
 }
 
 Tensor conv2d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, c10::SymIntArrayRef grid,
@@ -142,6 +150,45 @@ void conv2d_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
                          const Tensor& grad_v, const Tensor& grad_kernel) {
   static const auto op = find<decltype(conv2d_backward_out)>("aft::conv2d_backward", "out");
   op.call(grad_y, q, k, v, kernel, grid, key_mask, gate, grad_q, grad_k, grad_v, grad_kernel);
+}
+
+Tensor full(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+            const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate, int64_t heads,
+            const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  static const auto op = find<decltype(full)>("aft::full");
+  return op.call(q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+}
+
+YAndState full_with_state(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                          const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
+                          int64_t heads, const OptionalTensor& key_mask) {
+  static const auto op = find<decltype(full_with_state)>("aft::full_with_state");
+  return op.call(q, k, v, bias, u, w, state, gate, heads, key_mask);
+}
+
+Tensor full_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                 const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
+                 int64_t heads) {
+  static const auto op = find<decltype(full_step)>("aft::full_step_");
+  return op.call(q, k, v, bias, u, w, state, gate, heads);
+}
+
+YSavedState full_forward(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                         const OptionalTensor& u, const OptionalTensor& w, TensorList state, bool causal,
+                         std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                         const OptionalTensor& cu_seqlens) {
+  static const auto op = find<decltype(full_forward)>("aft::full_forward");
+  return op.call(q, k, v, bias, u, w, state, causal, gate, heads, key_mask, cu_seqlens);
+}
+
+FullGrads full_backward(const Tensor& grad_y, const OptionalTensor& grad_ring_key,
+                        const OptionalTensor& grad_ring_value, const OptionalTensor& q, const Tensor& k,
+                        const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
+                        TensorList state, const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
+                        const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  static const auto op = find<decltype(full_backward)>("aft::full_backward");
+  return op.call(grad_y, grad_ring_key, grad_ring_value, q, k, v, bias, u, w, state, saved, causal, gate, heads,
+                 key_mask, cu_seqlens);
 }
 
 StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left) {

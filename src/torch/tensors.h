@@ -18,13 +18,21 @@ auto with_scalar_type(const at::Tensor& t, const Body& body) {
   return t.scalar_type() == at::kFloat ? body(float{}) : body(double{});
 }
 
+/// The same where tensors may be 16-bit: T is their element type in aft/ops.
+template <typename Body>
+auto with_element_type(const at::Tensor& t, const Body& body) {
+  if (t.scalar_type() == at::kBFloat16) return body(ops::BFloat16{});
+  if (t.scalar_type() == at::kHalf) return body(ops::Float16{});
+  return with_scalar_type(t, body);
+}
+
 /// Operators read any batch and time stride, but channels one after another.
 inline at::Tensor readable(const at::Tensor& t) { return t.size(-1) <= 1 || t.stride(-1) == 1 ? t : t.contiguous(); }
 
 template <typename T>
 ops::Rows<T> rows_of(const at::Tensor& t) {
   if (!t.defined()) return {};
-  return {t.data_ptr<std::remove_const_t<T>>(), t.stride(0), t.stride(1)};
+  return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1)};
 }
 
 inline std::vector<at::Tensor> contiguous(at::TensorList tensors) {

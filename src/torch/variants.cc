@@ -33,17 +33,18 @@ struct Front {
   OptionalTensor band;
   std::string_view gate;
   int64_t heads;
+  OptionalTensor key_mask = std::nullopt, cu_seqlens = std::nullopt;
 
   [[nodiscard]] WindowSizes check(bool causal) const {
-    return check_window(op, q, k, v, band, causal, gate, heads, band_name);
+    return check_window(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens, band_name);
   }
   [[nodiscard]] Tensor whole(bool causal) const {
     (void)check(causal);
-    return window(q, k, v, band, causal, gate, heads);
+    return window(q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   }
   [[nodiscard]] YAndState with_state(TensorList state) const {
     check_state(op, check(/*causal=*/true), v, state);
-    return window_with_state(q, k, v, band, state, gate, heads);
+    return window_with_state(q, k, v, band, state, gate, heads, key_mask, cu_seqlens);
   }
   [[nodiscard]] Tensor step(TensorList state) const {
     check_state(op, check(/*causal=*/true), v, state);
@@ -53,28 +54,32 @@ struct Front {
 };
 
 Front simple_front(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                   std::string_view gate, int64_t heads) {
-  return {op, "band", q, k, v, std::nullopt, gate, heads};
+                   std::string_view gate, int64_t heads, const OptionalTensor& key_mask = std::nullopt,
+                   const OptionalTensor& cu_seqlens = std::nullopt) {
+  return {op, "band", q, k, v, std::nullopt, gate, heads, key_mask, cu_seqlens};
 }
 
 Front local_front(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                  std::string_view gate) {
-  return {op, "bias", q, k, v, band_of_bias(op, bias), gate, 1};
+                  std::string_view gate, const OptionalTensor& key_mask = std::nullopt,
+                  const OptionalTensor& cu_seqlens = std::nullopt) {
+  return {op, "bias", q, k, v, band_of_bias(op, bias), gate, 1, key_mask, cu_seqlens};
 }
 
 Front conv1d_front(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
-                   std::string_view gate) {
-  return {op, "kernel", q, k, v, band_of_kernel(op, kernel), gate, 1};
+                   std::string_view gate, const OptionalTensor& key_mask = std::nullopt,
+                   const OptionalTensor& cu_seqlens = std::nullopt) {
+  return {op, "kernel", q, k, v, band_of_kernel(op, kernel), gate, 1, key_mask, cu_seqlens};
 }
 
 Tensor simple_whole(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
-                    int64_t heads) {
-  return simple_front("simple", q, k, v, gate, heads).whole(causal);
+                    int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  return simple_front("simple", q, k, v, gate, heads, key_mask, cu_seqlens).whole(causal);
 }
 
 YAndState simple_going_on(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state,
-                          std::string_view gate, int64_t heads) {
-  return simple_front("simple_with_state", q, k, v, gate, heads).with_state(state);
+                          std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
+                          const OptionalTensor& cu_seqlens) {
+  return simple_front("simple_with_state", q, k, v, gate, heads, key_mask, cu_seqlens).with_state(state);
 }
 
 Tensor simple_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, TensorList state, std::string_view gate,
@@ -83,13 +88,14 @@ Tensor simple_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, Ten
 }
 
 Tensor local_whole(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, bool causal,
-                   std::string_view gate) {
-  return local_front("local", q, k, v, bias, gate).whole(causal);
+                   std::string_view gate, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  return local_front("local", q, k, v, bias, gate, key_mask, cu_seqlens).whole(causal);
 }
 
 YAndState local_going_on(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias,
-                         TensorList state, std::string_view gate) {
-  return local_front("local_with_state", q, k, v, bias, gate).with_state(state);
+                         TensorList state, std::string_view gate, const OptionalTensor& key_mask,
+                         const OptionalTensor& cu_seqlens) {
+  return local_front("local_with_state", q, k, v, bias, gate, key_mask, cu_seqlens).with_state(state);
 }
 
 Tensor local_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& bias, TensorList state,
@@ -98,13 +104,14 @@ Tensor local_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, cons
 }
 
 Tensor conv1d_whole(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, bool causal,
-                    std::string_view gate) {
-  return conv1d_front("conv1d", q, k, v, kernel, gate).whole(causal);
+                    std::string_view gate, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  return conv1d_front("conv1d", q, k, v, kernel, gate, key_mask, cu_seqlens).whole(causal);
 }
 
 YAndState conv1d_going_on(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel,
-                          TensorList state, std::string_view gate) {
-  return conv1d_front("conv1d_with_state", q, k, v, kernel, gate).with_state(state);
+                          TensorList state, std::string_view gate, const OptionalTensor& key_mask,
+                          const OptionalTensor& cu_seqlens) {
+  return conv1d_front("conv1d_with_state", q, k, v, kernel, gate, key_mask, cu_seqlens).with_state(state);
 }
 
 Tensor conv1d_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, TensorList state,

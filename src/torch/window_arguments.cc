@@ -22,7 +22,7 @@ void check_reach(std::string_view op, std::string_view name, int64_t reach) {
 
 ops::WindowShape WindowSizes::shape() const {
   ops::WindowShape s;
-  s.batch = batch.guard_int(__FILE__, __LINE__);
+  s.batch = sequences.guard_int(__FILE__, __LINE__);
   s.time = time.guard_int(__FILE__, __LINE__);
   s.channels = channels.guard_int(__FILE__, __LINE__);
   s.heads = heads.guard_int(__FILE__, __LINE__);
@@ -42,12 +42,12 @@ ops::LocalBiasShape LocalBiasSizes::shape() const {
 
 WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
                          const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
-                         std::string_view band_name) {
+                         const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, std::string_view band_name) {
   check_torch_version();
   WindowSizes s;
   s.causal = causal;
   s.gate = gate_from_name(op, gate);
-  check_floating(op, "v", v);
+  check_elements(op, "v", v);
   if (v.dim() != 3) {
     fail("aft::", op, ": v must have three dimensions [batch, time, channels], got shape ", sizes_of(v),
          ": add the missing ones with unsqueeze()");
@@ -55,6 +55,28 @@ WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at:
   s.batch = v.sym_size(0);
   s.time = v.sym_size(1);
   s.channels = v.sym_size(2);
+  s.sequences = s.batch;
+  const bool packed = cu_seqlens.has_value();
+  if (packed) {
+    if (cu_seqlens->scalar_type() != at::kLong || cu_seqlens->dim() != 1 || cu_seqlens->sym_size(0) < 1 ||
+        cu_seqlens->device() != v.device()) {
+      fail("aft::", op, ": cu_seqlens must be int64 of shape [sequences + 1] on ", v.device(), ", got ",
+           cu_seqlens->scalar_type(), " of shape ", sizes_of(*cu_seqlens), " on ", cu_seqlens->device(),
+           ": pass where each sequence begins, and the number of tokens");
+    }
+    if (s.batch != 1) {
+      fail("aft::", op, ": v must have shape [1, tokens, channels] with cu_seqlens, got ", sizes_of(v),
+           ": put the sequences one after another");
+    }
+    s.sequences = cu_seqlens->sym_size(0) - 1;
+  }
+  if (key_mask.has_value() &&
+      (key_mask->scalar_type() != at::kBool || key_mask->device() != v.device() || key_mask->dim() != 2 ||
+       key_mask->sym_size(0) != s.batch || key_mask->sym_size(1) != s.time)) {
+    fail("aft::", op, ": key_mask must be bool of shape [", s.batch, ", ", s.time, "] on ", v.device(), ", got ",
+         key_mask->scalar_type(), " of shape ", sizes_of(*key_mask), " on ", key_mask->device(),
+         ": true where a position is seen");
+  }
 
   if (s.gate == ops::Gate::kNone) {
     if (q.has_value() && q->defined()) {
@@ -70,14 +92,18 @@ WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at:
 
   s.heads = heads;
   if (band.has_value()) {
-    check_dtype_device(op, band_name, *band, "v", v);
+    if (band->defined() && band->scalar_type() != v.scalar_type()) {
+      check_accumulated(op, band_name, *band, v);
+    } else {
+      check_dtype_device(op, band_name, *band, "v", v);
+    }
     if (band->dim() != 2 && band->dim() != 3) {
       fail("aft::", op, ": ", band_name, " must have shape [heads, rows, J], or [heads, J] for one row, got ",
            sizes_of(*band), ": reshape it");
     }
     s.heads = band->sym_size(0);
     s.span = band->sym_size(-1);
-    if (band->dim() == 3 && band->sym_size(1) < s.time) {
+    if (band->dim() == 3 && !packed && band->sym_size(1) < s.time) {
       fail("aft::", op, ": ", band_name, " must have a row for each of the ", s.time, " positions, got ",
            band->sym_size(1), " rows: shorten the sequence, or use a longer table");
     }
@@ -111,25 +137,25 @@ void check_state(std::string_view op, const WindowSizes& s, const at::Tensor& v,
          state.size(), ": make it with aft::initial_state");
   }
   if (!state[0].defined() || state[0].scalar_type() != at::kLong || state[0].dim() != 1 ||
-      state[0].sym_size(0) != s.batch || state[0].device() != v.device()) {
-    fail("aft::", op, ": state position must be int64 of shape [", s.batch, "] on ", v.device(), ", got ",
+      state[0].sym_size(0) != s.sequences || state[0].device() != v.device()) {
+    fail("aft::", op, ": state position must be int64 of shape [", s.sequences, "] on ", v.device(), ", got ",
          state[0].defined()
              ? c10::str(state[0].scalar_type(), " of shape ", sizes_of(state[0]), " on ", state[0].device())
              : std::string("none"),
          ": make it with aft::initial_state");
   }
   const auto check = [&](size_t i, std::string_view name, std::initializer_list<c10::SymInt> expected) {
-    check_dtype_device(op, c10::str("state ", name), state[i], "v", v);
+    check_accumulated(op, c10::str("state ", name), state[i], v);
     if (state[i].sym_sizes() != c10::SymIntArrayRef(expected)) {
       fail("aft::", op, ": state ", name, " must have shape ", c10::SymIntArrayRef(expected), ", got ",
            sizes_of(state[i]), ": make the state with aft::initial_state for the same channels and window");
     }
   };
-  check(1, "max", {s.batch, s.key_channels});
-  check(2, "den", {s.batch, s.key_channels});
-  check(3, "num", {s.batch, s.channels});
-  check(4, "ring_key", {s.batch, s.left, s.key_channels});
-  check(5, "ring_value", {s.batch, s.left, s.channels});
+  check(1, "max", {s.sequences, s.key_channels});
+  check(2, "den", {s.sequences, s.key_channels});
+  check(3, "num", {s.sequences, s.channels});
+  check(4, "ring_key", {s.sequences, s.left, s.key_channels});
+  check(5, "ring_value", {s.sequences, s.left, s.channels});
 }
 
 void check_step(std::string_view op, const at::Tensor& v, at::TensorList state) {
@@ -155,7 +181,7 @@ void check_state_gradients(std::string_view op, const at::Tensor& grad_den, cons
 
 WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left) {
   check_torch_version();
-  check_floating("initial_state", "v", v);
+  check_elements("initial_state", "v", v);
   check_dtype_device("initial_state", "k", k, "v", v);
   if (k.dim() != 3 || v.dim() != 3 || k.sym_size(0) != v.sym_size(0)) {
     fail("aft::initial_state: k and v must have shapes [batch, time, key channels] and [batch, time, channels], got ",
@@ -163,12 +189,19 @@ WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_
   }
   check_reach("initial_state", "left", left);
   WindowSizes s;
-  s.batch = v.sym_size(0);
+  s.batch = s.sequences = v.sym_size(0);
   s.channels = v.sym_size(2);
   s.key_channels = k.sym_size(2);
   s.span = left;
   s.left = left;
   return s;
+}
+
+// The time becomes a number here, since the size goes with it in steps of the kernel's chunk; the batch stays a symbol.
+c10::SymInt saved_size(const WindowSizes& sizes) {
+  WindowSizes one = sizes;
+  one.sequences = 1;
+  return sizes.batch * ops::window_saved_size(one.shape());
 }
 
 LocalBiasSizes check_local_bias(std::string_view op, const at::Tensor& u, const at::Tensor& v, int64_t left,

@@ -15,7 +15,8 @@ namespace aft::dispatch {
 /// ops::WindowShape before its sizes are known as numbers.
 struct WindowSizes {
   c10::SymInt batch, time, channels, heads, key_channels;
-  c10::SymInt span = 0;  // J, columns of the band; 0: simple
+  c10::SymInt sequences;  // batch, or the number of packed ones
+  c10::SymInt span = 0;   // J, columns of the band; 0: simple
   c10::SymInt left = 0, right = 0;
   bool causal = true;
   ops::Gate gate = ops::Gate::kSigmoid;
@@ -23,10 +24,12 @@ struct WindowSizes {
   [[nodiscard]] ops::WindowShape shape() const;
 };
 
-/// Checks q, k, v and the band, which the operator named `op` calls `band_name`: [heads, rows, J], or [heads, J] where
-/// every position shares one row. Heads are its first size, `heads` where there is none.
+/// Checks q, k, v, the mask [batch, time], the packing [sequences + 1] (batch 1) and the band, which the operator named
+/// `op` calls `band_name`: [heads, rows, J], or [heads, J] where every position shares one row. Heads are its first
+/// size, `heads` where there is none. Of 16-bit q, k, v the band may be float32.
 WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at::Tensor& k, const at::Tensor& v,
                          const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
+                         const OptionalTensor& key_mask = std::nullopt, const OptionalTensor& cu_seqlens = std::nullopt,
                          std::string_view band_name = "band");
 
 /// Checks the six tensors of a state against the sizes of the call.
@@ -41,6 +44,9 @@ void check_state_gradients(std::string_view op, const at::Tensor& grad_den, cons
 
 /// The sizes of the state that initial_state(k, v, left) makes.
 WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left);
+
+/// Elements that a forward of this shape saves for its backward; of packed sequences the most that any packing takes.
+c10::SymInt saved_size(const WindowSizes& sizes);
 
 struct LocalBiasSizes {
   c10::SymInt heads, rows, width;

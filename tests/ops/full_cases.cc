@@ -84,13 +84,13 @@ std::vector<FullCase> full_cases() {
 std::vector<FullCase> full_hard_cases(const std::string& input) {
   std::vector<FullCase> cases;
   uint64_t n = 0;
-  for (const int64_t time : {5, 40, 200}) {
-    for (int variant = 0; variant < 3; ++variant) {
+  for (const int64_t time : {5, 40, 70, 200}) {
+    for (int variant = 0; variant < (time > 70 ? 1 : 4); ++variant) {
       for (const bool causal : {true, false}) {
         FullCase c;
         c.input = input;
         c.seed = 3000 + ++n;
-        c.batch = time > 70 ? 1 : 5;
+        c.batch = time > 70 ? 1 : 8;
         c.targets = time;
         c.causal = causal;
         c.sources = causal ? time : time + variant;

@@ -47,12 +47,14 @@ inline std::string operator_name(const WindowCase& c) {
 }
 
 inline std::string describe(const WindowCase& c) {
+  std::string lengths;
+  for (const int64_t length : c.lengths) lengths += (lengths.empty() ? " packed=" : ",") + std::to_string(length);
   const char* gate = c.gate == Gate::kSigmoid ? "sigmoid" : c.gate == Gate::kRelu ? "relu" : "none";
   return operator_name(c) + (c.causal ? " causal" : " non-causal") + " input=" + c.input +
          " B=" + std::to_string(c.batch) + " T=" + std::to_string(c.time) + " d=" + std::to_string(c.channels) +
          " H=" + std::to_string(c.heads) + (c.key_per_head ? " key-per-head" : "") + " left=" + std::to_string(c.left) +
          " right=" + std::to_string(c.right) + " gate=" + gate + (c.state ? " state" : "") +
-         (c.masked ? " masked" : "") + (c.lengths.empty() ? "" : " packed") + " seed=" + std::to_string(c.seed);
+         (c.masked ? " masked" : "") + lengths + " seed=" + std::to_string(c.seed);
 }
 
 /// Window s of AFT-local: sources abs(t - t') < s, those with t' <= t if causal; 0: no band.

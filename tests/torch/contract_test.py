@@ -228,7 +228,8 @@ class Messages(unittest.TestCase):
           lambda: aft.window(q, k, v, bias[0]))
         r(r"the number of heads must divide the 4 channels of v, got 3", lambda: aft.simple(q, k, v, heads=3))
         r(r"the number of heads must divide the 4 channels of v, got 0", lambda: aft.simple(q, k, v, heads=0))
-        r(r"v must be float32 or float64, got Half: convert", lambda: aft.simple(q.half(), k.half(), v.half()))
+        r(r"v must be float32, float64, bfloat16 or float16, got Int: convert",
+          lambda: aft.simple(q.int(), k.int(), v.int()))
         r(r"k must have the dtype of v, Double, got Float", lambda: aft.simple(q, k.float(), v))
         r(r"k must be on the device of v, cpu, got meta", lambda: aft.simple(q, k.to("meta"), v))
         r(r"v must have the shape of u", lambda: aft.local_bias(bias, bias[:4], 1))

@@ -59,6 +59,15 @@ class Conv1d(Mixer):
         return aft.conv1d(q, k, v, self.gamma * normal + self.beta)
 
 
+class Conv2d(Mixer):
+    def __init__(self):
+        super().__init__(keys=2)
+        self.kernel = torch.nn.Parameter(torch.randn(2, 3, 3))
+
+    def mix(self, q, k, v):
+        return aft.conv2d(q, k, v, self.kernel, [2, 5])
+
+
 class Reference(Mixer):
     def __init__(self):
         super().__init__()
@@ -106,6 +115,7 @@ class Export(unittest.TestCase):
              [*qkv, bias, *state]),
             ("conv1d_with_state", lambda q, k, v, w, *s: aft.conv1d_with_state(q, k, v, w, list(s)),
              [*qkv, kernel, *state]),
+            ("conv2d", lambda *t: aft.conv2d(*t, [2, 5]), [*qkv, torch.randn(2, 3, 3)]),
             ("initial_state", lambda k, v: aft.initial_state(k, v, 3), qkv[1:]),
             ("local_bias", lambda u, w: aft.local_bias(u, w, 2, 1), factors),
             ("reference", lambda *t: aft.reference(*t), qkv),
@@ -135,7 +145,7 @@ class Export(unittest.TestCase):
                     self.assertTrue(torch.equal(a, b))
 
     def test_layers(self):
-        for layer in (Mixer(), Local(), Local(causal=False), Conv1d(), Reference()):
+        for layer in (Mixer(), Local(), Local(causal=False), Conv1d(), Conv2d(), Reference()):
             with self.subTest(type(layer).__name__):
                 self.expect_same(layer, [torch.randn(2, 10, 6)])
 

@@ -1,7 +1,7 @@
 """Where one operator of the family is another (published special cases), results and gradients.
 
-`same_bits` where the same kernel runs the same numbers, else f64 agreement. aft::reference with their weights stands for
-full and conv2d.
+`same_bits` where the same kernel runs the same numbers, else f64 agreement. aft::reference with its weights stands for
+full.
 """
 
 import itertools
@@ -84,10 +84,19 @@ class SpecialCases(unittest.TestCase):
                 q, k, v, table = inputs(2, time, 6, span=span, heads=2, **how)
                 kernel = table[:, 0].detach().clone().requires_grad_()
                 conv1d = lambda *t: aft.conv1d(*t, causal=False, gate=gate)
-                for grid, dim in (((1, time), 1), ((time, 1), 2)):
+                for grid, dim in (([1, time], 1), ([time, 1], 2)):
                     self.compare(lambda q, k, v, w: aft.reference(q, k, v, aft.conv2d_weights(w.unsqueeze(dim), grid),
                                                                   causal=False, gate=gate),
                                  conv1d, (q, k, v, kernel))
+                    beside = torch.randn(2, span, span, dtype=torch.float64)
+
+                    def conv2d(q, k, v, w):
+                        # The middle row or column; what lies beside it meets nothing on a line.
+                        middle = torch.arange(span) == span // 2
+                        middle = middle.view(span, 1) if dim == 1 else middle.view(1, span)
+                        return aft.conv2d(q, k, v, torch.where(middle, w.unsqueeze(dim), beside), grid, gate=gate)
+
+                    self.compare(conv2d, conv1d, (q, k, v, kernel))
 
     def test_equal_keys_are_running_means(self):
         q, k, v = inputs(2, 23, 6, gate="none")

@@ -9,7 +9,7 @@ namespace aft {
 /// Everything that decides the shape of a model, as stored under the key "config" (JSON) of a model file's metadata.
 struct ModelConfig {
   std::string model = "byte_lm";
-  std::string mixer = "aft_local";  // aft_simple, aft_local, aft_conv1d, attention
+  std::string mixer = "aft_local";  // aft_simple, aft_local, aft_conv1d, aft_full, attention
   int64_t vocabulary = 256;
   int64_t layers = 4;
   int64_t channels = 256;        // d
@@ -17,7 +17,7 @@ struct ModelConfig {
   int64_t context = 256;         // T: length of the position tables
   int64_t heads = 4;             // attention; aft_conv1d: H, each has one key channel and its own kernel
   int64_t window = 32;           // w is kept where 0 <= t - t' < window; aft_local: 0 is aft_simple; aft_conv1d: >= 1
-  int64_t factor_channels = 64;  // aft_local: d', width of the factors u and v
+  int64_t factor_channels = 64;  // aft_local, aft_full: d', width of the factors u and v
   double dropout = 0.0;          // training only
 };
 

@@ -135,7 +135,7 @@ class Backward {
     const V gate_inverse = hn::Div(one, gate.bottom);
     const V inverse = hn::IfThenZeroElse(hn::Eq(signed_den, zero), hn::Div(one, hn::Abs(signed_den)));
     const V a = hn::Mul(hn::Mul(gy, hn::Mul(gate.top, gate_inverse)), inverse);
-    grad_q = hn::Mul(hn::Mul(gy, ratio), hn::Mul(hn::Mul(gate.slope, gate_inverse), gate_inverse));
+    grad_q = hn::Mul(hn::Mul(gy, ratio), hn::Div(gate.slope, hn::Mul(gate.bottom, gate.bottom)));
     const V b = hn::Mul(a, ratio);
     // What is not finite must not meet the weight 0 of a pair that is not seen.
     const auto finite = hn::And(hn::Eq(hn::Sub(a, a), zero), hn::Eq(hn::Sub(b, b), zero));

@@ -15,6 +15,7 @@ constexpr Entry kMixers[] = {
     {"aft_simple", make_aft},
     {"aft_local", make_aft},
     {"aft_conv1d", make_aft},
+    {"aft_full", make_aft_full},
     {"attention", make_attention},
 };
 

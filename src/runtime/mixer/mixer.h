@@ -30,6 +30,7 @@ std::unique_ptr<Mixer> make_mixer(const Weights& weights, const Block& block, in
 
 // The makers that make_mixer() knows.
 std::unique_ptr<Mixer> make_aft(const Weights& weights, const Block& block, int64_t batch);
+std::unique_ptr<Mixer> make_aft_full(const Weights& weights, const Block& block, int64_t batch);
 std::unique_ptr<Mixer> make_attention(const Weights& weights, const Block& block, int64_t batch);
 
 }  // namespace aft::runtime

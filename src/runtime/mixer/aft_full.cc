@@ -1,0 +1,87 @@
+// AFT-full: the dense operator, its weights by factors, with the keys and values of every position so far.
+
+#include <algorithm>
+#include <memory>
+#include <vector>
+
+#include "aft/ops/full.h"
+#include "runtime/mixer/mixer.h"
+
+namespace aft::runtime {
+namespace {
+
+class AftFull final : public Mixer {
+ public:
+  AftFull(const Weights& weights, const Block& block, int64_t batch)
+      : position_(static_cast<size_t>(batch)),
+        sums_(static_cast<size_t>(3 * batch * weights.config.channels)),
+        // Not cleared: pages are taken from the system only as the ring fills.
+        ring_(new float[static_cast<size_t>(2 * batch * weights.config.context * weights.config.channels)]) {
+    shape_.batch = batch;
+    shape_.channels = weights.config.channels;
+    shape_.key_channels = shape_.channels;
+    shape_.capacity = weights.config.context;
+    const int64_t d = shape_.channels;
+    state_.position = position_.data();
+    state_.max = sums_.data();
+    state_.den = sums_.data() + batch * d;
+    state_.num = sums_.data() + 2 * batch * d;
+    state_.ring_key = ring_.get();
+    state_.ring_value = ring_.get() + batch * shape_.capacity * d;
+    weights_.u = block.u;
+    weights_.v = block.v;
+    weights_.width = weights.config.factor_channels;
+    weights_.rows = weights_.columns = weights.config.context;
+  }
+
+  void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {
+    const int64_t d = shape_.channels;
+    const auto part = [&](int64_t offset) { return ops::Rows<const float>{qkv + offset, time * 3 * d, 3 * d}; };
+    const auto fill = [&](auto& p) {
+      p.shape = shape_;
+      p.q = part(0);
+      p.k = part(d);
+      p.v = part(2 * d);
+      p.y = {y, time * d, d};
+      p.weights = weights_;
+    };
+    if (time == 1) {
+      ops::FullStep<float> step;
+      fill(step);
+      step.state = state_;
+      ops::full_step(step, pool.parallel());
+      return;
+    }
+    ops::FullForward<float> forward;
+    fill(forward);
+    forward.shape.targets = forward.shape.sources = time;
+    forward.initial_state = {state_.position, state_.max, state_.den, state_.num, state_.ring_key, state_.ring_value};
+    forward.final_state = state_;
+    ops::full_forward(forward, pool.parallel());
+  }
+
+  // What the ring holds beyond the position is never read.
+  void reset() override { std::fill(position_.begin(), position_.end(), 0); }
+
+  [[nodiscard]] int64_t state_bytes() const override {
+    const auto held = 2 * position_[0] * shape_.batch * shape_.channels;
+    return static_cast<int64_t>(position_.size() * sizeof(int64_t) + sums_.size() * sizeof(float)) +
+           held * static_cast<int64_t>(sizeof(float));
+  }
+
+ private:
+  ops::FullShape shape_;
+  std::vector<int64_t> position_;
+  std::vector<float> sums_;  // stay neutral: all sources lie in the ring
+  std::unique_ptr<float[]> ring_;
+  ops::State<float> state_;
+  ops::PairWeights<const float> weights_;
+};
+
+}  // namespace
+
+std::unique_ptr<Mixer> make_aft_full(const Weights& weights, const Block& block, int64_t batch) {
+  return std::make_unique<AftFull>(weights, block, batch);
+}
+
+}  // namespace aft::runtime
