@@ -1,5 +1,6 @@
 // AFT-conv 2-D: the grid operator's checks, CPU, Meta and gradients.
 
+#include <ATen/OpMathType.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -50,7 +51,11 @@ struct Conv2dArguments {
            ", the positions of v, got ", grid, ": pass the grid of this call");
     }
     check_query(op, gate_name);
-    check_accumulated(op, "kernel", kernel, v);
+    if (kernel.defined() && kernel.scalar_type() != v.scalar_type()) {
+      check_accumulated(op, "kernel", kernel, v);
+    } else {
+      check_dtype_device(op, "kernel", kernel, "v", v);
+    }
     if (kernel.dim() != 3 || kernel.sym_size(1) != kernel.sym_size(2) || kernel.sym_size(1) % 2 == 0) {
       fail("aft::", op, ": kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
            ": a centred kernel has a middle");
@@ -105,13 +110,15 @@ struct Conv2dArguments {
   }
 };
 
-// The same readable, kept alive for as long as the operator runs.
+at::ScalarType accumulated(const Tensor& v) { return at::toOpMathType(v.scalar_type()); }
+
+// The same readable, kept alive for as long as the operator runs. The kernel is in the accumulation type.
 struct Inputs {
   ops::GridShape shape;
   Tensor q, k, v, kernel, mask;
 
   explicit Inputs(const Conv2dArguments& a)
-      : shape(a.shape()), k(readable(a.k)), v(readable(a.v)), kernel(a.kernel.contiguous()) {
+      : shape(a.shape()), k(readable(a.k)), v(readable(a.v)), kernel(a.kernel.to(accumulated(a.v)).contiguous()) {
     if (a.gate != ops::Gate::kNone) q = readable(*a.q);
     if (a.key_mask.has_value()) mask = readable(*a.key_mask);
   }
@@ -127,7 +134,7 @@ struct Inputs {
 };
 
 void run_forward(const Inputs& in, const Tensor& y) {
-  with_scalar_type(in.v, [&]<typename E>(E) {
+  with_element_type(in.v, [&]<typename E>(E) {
     ops::GridForward<E> p;
     in.fill<E>(p);
     p.y = rows_of<E>(y);
@@ -156,16 +163,19 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
                   const Tensor& grad_v, const Tensor& grad_kernel) {
   check_same(kBackward, "grad_y", grad_y, "v", in.v);
   const Tensor gy = readable(grad_y);
-  with_scalar_type(in.v, [&]<typename E>(E) {
+  const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type();
+  const Tensor kernel_sum = direct ? grad_kernel : at::empty(in.kernel.sizes(), in.kernel.options());
+  with_element_type(in.v, [&]<typename E>(E) {
     ops::GridBackward<E> p;
     in.fill<E>(p);
     p.grad_y = rows_of<const E>(gy);
     p.grad_q = rows_of<E>(grad_q);
     p.grad_k = rows_of<E>(grad_k);
     p.grad_v = rows_of<E>(grad_v);
-    p.grad_kernel = grad_kernel.data_ptr<ops::Accumulate<E>>();
+    p.grad_kernel = kernel_sum.data_ptr<ops::Accumulate<E>>();
     ops::grid_backward(p, torch_threads());
   });
+  if (!direct) grad_kernel.copy_(kernel_sum);
 }
 
 Conv2dGrads empty_gradients(const Conv2dArguments& a) {

@@ -105,6 +105,12 @@ class Values(unittest.TestCase):
                     self.assertEqual(got.dtype, stored)
                     eps = torch.finfo(stored).eps  # f32 inside, one rounding at the end
                     torch.testing.assert_close(got.double(), want, rtol=eps, atol=20 * torch.finfo(torch.float32).eps)
+                # A kernel of the tensors' own dtype is the same, and its gradient has that dtype.
+                narrow = kernel.to(dtype).requires_grad_()
+                wide = kernel.to(dtype).float().requires_grad_()
+                for w in (narrow, wide):
+                    aft.conv2d(*[t.detach() for t in tensors[:3]], w, (4, 3)).backward(grad)
+                self.assertTrue(torch.equal(narrow.grad, wide.grad.to(dtype)))
                 with self.assertRaisesRegex(RuntimeError, "kernel must be Float on cpu, since v is"):
                     aft.conv2d(*tensors[:3], kernel, (4, 3))
 
