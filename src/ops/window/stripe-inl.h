@@ -386,6 +386,66 @@ class Stripe {
     }
   }
 
+  // Not causal: rows of the chunks that cover the sequence, the sources it reaches from one, and the first source after
+  // the windows of chunk `index`.
+  int64_t reach_left() const { return std::min(shape.left, shape.time); }
+  int64_t after_chunk(int64_t index) const {
+    return std::min(shape.time, (index + 1) * chunk_rows(shape) + std::min(shape.right, shape.time));
+  }
+  T* ends_row(T* ends, int64_t index, int64_t j) const { return ends + (index * vectors + j) * kSumParts * lanes; }
+
+  // Not causal, before the chunks: one scale for the whole sequence, and in `ends` [chunks][vectors][kSumParts][lanes]
+  // the sums of the sources after each chunk's windows. One pass over the rows, last to first.
+  void scan_whole(T* ends) const {
+    for (int64_t j = 0; j < vectors; ++j) {
+      store_sums(StartSum(d, hn::Set(d, kExponentFloor<T>)), sums + j * kSumParts * lanes);
+      hn::Store(hn::Set(d, kExponentFloor<T>), d, scale + j * 2 * lanes);
+      hn::Store(hn::Set(d, T(-100)), d, scale + j * 2 * lanes + lanes);
+    }
+    const int64_t chunk = chunk_rows(shape);
+    int64_t next = shape.time;
+    for (int64_t index = (shape.time - 1) / chunk; index >= -1; --index) {
+      // Before the first chunk's windows nothing is summed: only the scale looks at them.
+      for (const int64_t until = index < 0 ? 0 : after_chunk(index); next > until;) {
+        --next;
+        for (int64_t j = 0; j < vectors; ++j) {
+          const V key = source_key(next, j);
+          const V value = MaskAbsent(d, key, source_value(next, j));
+          const SplitExp<V> e = Split(d, key);
+          T* at = scale + j * 2 * lanes;
+          hn::Store(hn::Max(e.n, hn::Load(d, at)), d, at);
+          hn::Store(hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), hn::Load(d, at + lanes)), d, at + lanes);
+          if (index < 0) continue;
+          RunningSum<V> sum = load_sums(sums + j * kSumParts * lanes);
+          AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, value));
+          store_sums(sum, sums + j * kSumParts * lanes);
+        }
+      }
+      for (int64_t j = 0; index >= 0 && j < vectors; ++j) {
+        store_sums(load_sums(sums + j * kSumParts * lanes), ends_row(ends, index, j));
+      }
+    }
+  }
+
+  // Not causal: stores the sources [from, to), and the sums after the window of each block of chunk `index`.
+  void enter_chunk(int64_t j, int64_t index, int64_t from, int64_t to, T* ends) const {
+    const Scales scales = load_scales(j);
+    for (int64_t s = from; s < to; ++s) {
+      const V key = source_key(s, j);
+      store_source(j, s, Split(d, key), MaskAbsent(d, key, source_value(s, j)), scales);
+    }
+    RunningSum<V> sum = load_sums(ends_row(ends, index, j));
+    const int64_t begin = index * chunk_rows(shape);
+    int64_t next = after_chunk(index);
+    for (int64_t block = (std::min(chunk_rows(shape), shape.time - begin) - 1) / kRows; block >= 0; --block) {
+      while (next > begin + (block + 1) * kRows + shape.right) {
+        --next;
+        AddSource(d, sum, source_key(next, j), source_value(next, j));
+      }
+      store_sums(sum, after_row(block, j));
+    }
+  }
+
   // Moves the sources [begin, end) to the front of the buffers.
   void move_window(int64_t begin, int64_t end) {
     for (int64_t j = 0; j < vectors; ++j) {
