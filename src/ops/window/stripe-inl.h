@@ -395,35 +395,38 @@ class Stripe {
   T* ends_row(T* ends, int64_t index, int64_t j) const { return ends + (index * vectors + j) * kSumParts * lanes; }
 
   // Not causal, before the chunks: one scale for the whole sequence, and in `ends` [chunks][vectors][kSumParts][lanes]
-  // the sums of the sources after each chunk's windows. One pass over the rows, last to first.
+  // the sums of the sources after each chunk's windows. One pass over the rows, last to first; in pieces of a chunk, so
+  // that the sums stay in registers and memory sees whole rows.
   void scan_whole(T* ends) const {
+    const V floor = hn::Set(d, kExponentFloor<T>);
     for (int64_t j = 0; j < vectors; ++j) {
-      store_sums(StartSum(d, hn::Set(d, kExponentFloor<T>)), sums + j * kSumParts * lanes);
-      hn::Store(hn::Set(d, kExponentFloor<T>), d, scale + j * 2 * lanes);
+      store_sums(StartSum(d, floor), sums + j * kSumParts * lanes);
+      hn::Store(floor, d, scale + j * 2 * lanes);
       hn::Store(hn::Set(d, T(-100)), d, scale + j * 2 * lanes + lanes);
     }
-    const int64_t chunk = chunk_rows(shape);
     int64_t next = shape.time;
-    for (int64_t index = (shape.time - 1) / chunk; index >= -1; --index) {
-      // Before the first chunk's windows nothing is summed: only the scale looks at them.
-      for (const int64_t until = index < 0 ? 0 : after_chunk(index); next > until;) {
-        --next;
-        for (int64_t j = 0; j < vectors; ++j) {
-          const V key = source_key(next, j);
-          const V value = MaskAbsent(d, key, source_value(next, j));
+    for (int64_t index = (shape.time - 1) / chunk_rows(shape); index >= -1; --index) {
+      // The windows of the first chunk are summed by no one: only the scale looks at them.
+      const int64_t until = index < 0 ? 0 : after_chunk(index);
+      for (int64_t j = 0; j < vectors; ++j) {
+        T* at = scale + j * 2 * lanes;
+        V m = hn::Load(d, at);
+        V x = hn::Load(d, at + lanes);
+        RunningSum<V> sum = load_sums(sums + j * kSumParts * lanes);
+        for (int64_t s = next - 1; s >= until; --s) {
+          const V key = own_key(s, j);
+          const V value = MaskAbsent(d, key, own_value(s, j));
           const SplitExp<V> e = Split(d, key);
-          T* at = scale + j * 2 * lanes;
-          hn::Store(hn::Max(e.n, hn::Load(d, at)), d, at);
-          hn::Store(hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), hn::Load(d, at + lanes)), d, at + lanes);
-          if (index < 0) continue;
-          RunningSum<V> sum = load_sums(sums + j * kSumParts * lanes);
-          AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, value));
-          store_sums(sum, sums + j * kSumParts * lanes);
+          m = hn::Max(e.n, m);
+          x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), x);
+          if (index >= 0) AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, value));
         }
+        hn::Store(m, d, at);
+        hn::Store(x, d, at + lanes);
+        store_sums(sum, sums + j * kSumParts * lanes);
+        if (index >= 0) store_sums(sum, ends_row(ends, index, j));
       }
-      for (int64_t j = 0; index >= 0 && j < vectors; ++j) {
-        store_sums(load_sums(sums + j * kSumParts * lanes), ends_row(ends, index, j));
-      }
+      next = until;
     }
   }
 
@@ -431,8 +434,8 @@ class Stripe {
   void enter_chunk(int64_t j, int64_t index, int64_t from, int64_t to, T* ends) const {
     const Scales scales = load_scales(j);
     for (int64_t s = from; s < to; ++s) {
-      const V key = source_key(s, j);
-      store_source(j, s, Split(d, key), MaskAbsent(d, key, source_value(s, j)), scales);
+      const V key = own_key(s, j);
+      store_source(j, s, Split(d, key), MaskAbsent(d, key, own_value(s, j)), scales);
     }
     RunningSum<V> sum = load_sums(ends_row(ends, index, j));
     const int64_t begin = index * chunk_rows(shape);
@@ -440,7 +443,7 @@ class Stripe {
     for (int64_t block = (std::min(chunk_rows(shape), shape.time - begin) - 1) / kRows; block >= 0; --block) {
       while (next > begin + (block + 1) * kRows + shape.right) {
         --next;
-        AddSource(d, sum, source_key(next, j), source_value(next, j));
+        AddSource(d, sum, own_key(next, j), own_value(next, j));
       }
       store_sums(sum, after_row(block, j));
     }
