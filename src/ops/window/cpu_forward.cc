@@ -105,7 +105,7 @@ class ForwardTask {
       for (int64_t j = 0; j < s.vectors; ++j) {
         T* at = s.sums + j * kSumParts * s.lanes;
         RunningSum<V> sum = s.load_sums(at);
-        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
+        AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
         write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
         s.store_sums(sum, at);
       }
@@ -119,7 +119,7 @@ class ForwardTask {
     for (int64_t j = 0; j < s.vectors; ++j) {
       RunningSum<V> sum = s.initial_sums({}, j);
       for (int64_t t = 0; t < shape.time; ++t) {
-        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
+        AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
       }
       for (int64_t t = 0; t < shape.time; ++t) write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
     }
