@@ -15,7 +15,9 @@ namespace {
 constexpr const char* kNames[] = {
     "simple", "simple_with_state", "simple_step_",  //
     "local",  "local_with_state",  "local_step_",   //
-    "conv1d", "conv1d_with_state", "conv1d_step_", "conv2d",
+    "conv1d", "conv1d_with_state", "conv1d_step_",  //
+    "full",   "full_with_state",   "full_step_",    //
+    "conv2d",
 };
 
 // Casts the arguments named q, k and v of any operator, f64 and absent ones excepted, and calls it without autocast.

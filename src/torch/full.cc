@@ -301,10 +301,11 @@ Tensor empty(c10::SymIntArrayRef shape, const at::TensorOptions& options) { retu
 // y, what is saved (if wanted), and the state after.
 YSavedState empty_results(const FullArguments& a, TensorList state, bool wants_saved) {
   const at::TensorOptions options = accumulate_options(a.v);
-  const Tensor none = at::empty({0}, options);
+  const auto none = [&] { return at::empty({0}, options); };  // results must not share memory
   const Tensor y = empty(a.y_shape(), a.v.options());
-  const Tensor saved = wants_saved ? empty({y.sym_numel() * 3}, options) : none;
-  if (state.empty()) return {y, saved, at::empty({0}, options.dtype(at::kLong)), none, none, none, none, none};
+  const Tensor saved = wants_saved ? empty({y.sym_numel() * 3}, options) : none();
+  if (state.empty())
+    return {y, saved, at::empty({0}, options.dtype(at::kLong)), none(), none(), none(), none(), none()};
   // Ring slots that hold no source stay as they are: zeros.
   const auto like = [&](const Tensor& t) { return empty(t.sym_sizes(), t.options()); };
   const auto ring = [&](const Tensor& t) { return at::zeros_symint(t.sym_sizes(), t.options()); };

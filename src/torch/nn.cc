@@ -221,7 +221,9 @@ Tensor AFTFullImpl::forward(const Tensor& x) {
                    ": shorten it, or train with a longer context");
   }
   const Projected in(qkv(x), options.channels, options.gate);
-  return output(full(in.q, in.k, in.v, {.bias = std::nullopt, .u = u, .w = v}, options.causal, options.gate));
+  // Without a gate and a causal order the operator takes its targets from the rows of the weights.
+  const Tensor rows = u.narrow(0, 0, x.size(1));
+  return output(full(in.q, in.k, in.v, {.bias = std::nullopt, .u = rows, .w = v}, options.causal, options.gate));
 }
 
 std::tuple<Tensor, State> AFTFullImpl::forward(const Tensor& x, const State& state) {

@@ -56,7 +56,7 @@ TEST(ModelConfig, RefusesBadJsonNamingTheField) {
   EXPECT_NE(refusal(R"({"layers": 1e300})").find("layers"), std::string::npos);
   EXPECT_NE(refusal(R"({"channels": 1073741825})").find("channels"), std::string::npos);
   EXPECT_NE(refusal(R"({"mixer": 3})").find("mixer: expected a string"), std::string::npos);
-  EXPECT_NE(refusal(R"({"mixer": "aft_full"})").find("aft_full"), std::string::npos);
+  EXPECT_NE(refusal(R"({"mixer": "aft_wide"})").find("aft_wide"), std::string::npos);
   EXPECT_NE(refusal(R"({"model": "image"})").find("byte_lm"), std::string::npos);
   EXPECT_NE(refusal(R"({"vocabulary": 257})").find("vocabulary"), std::string::npos);
   EXPECT_NE(refusal(R"({"mixer": "attention", "channels": 10, "heads": 4})").find("heads"), std::string::npos);

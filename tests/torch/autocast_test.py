@@ -7,21 +7,13 @@ import torch
 from aft_testing import aft, inputs
 
 
-def supported(dtype):
-    """Do the kernels take this dtype? If not, why."""
-    try:
-        aft.simple(*[torch.zeros(1, 1, 1, dtype=dtype) for _ in range(3)])
-    except RuntimeError as error:
-        return str(error)
-    return None
-
-
 def calls(dtype=torch.float32, gate="sigmoid"):
     """(name, operator of q, k, v, the three) for every public operator that has q, k and v."""
     q, k, v, bias = inputs(2, 5, 4, span=3, rows=9, gate=gate, dtype=torch.float32)
     bias = bias.to(dtype)
     kernel = bias[:1].contiguous()
-    states = {left: [t.clone() for t in aft.initial_state(k.to(dtype), v.to(dtype), left)] for left in (0, 2)}
+    square = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+    states = {left: [t.clone() for t in aft.initial_state(k.to(dtype), v.to(dtype), left)] for left in (0, 2, 5)}
 
     def state(left):
         return [t.clone() for t in states[left]]
@@ -42,8 +34,11 @@ def calls(dtype=torch.float32, gate="sigmoid"):
         "local_step_": step(aft.local_step_, 2, bias),
         "conv1d": lambda q, k, v: aft.conv1d(q, k, v, kernel, gate=gate),
         "conv1d_with_state": lambda q, k, v: aft.conv1d_with_state(q, k, v, kernel, state(2), gate=gate),
-        "conv2d": lambda q, k, v: aft.conv2d(q, k, v, bias[None, :3], [1, 5], gate=gate),
         "conv1d_step_": step(aft.conv1d_step_, 2, kernel),
+        "conv2d": lambda q, k, v: aft.conv2d(q, k, v, bias[None, :3], [1, 5], gate=gate),
+        "full": lambda q, k, v: aft.full(q, k, v, square, gate=gate),
+        "full_with_state": lambda q, k, v: aft.full_with_state(q, k, v, square, None, None, state(5), gate=gate),
+        "full_step_": step(aft.full_step_, 5, square, None, None),
     }
 
 
@@ -65,16 +60,10 @@ class Casts(unittest.TestCase):
 
     def test_the_operator_gets_the_dtype_of_autocast(self):
         for dtype in (torch.bfloat16, torch.float16):
-            reason = supported(dtype)
             for gate in ("sigmoid", "none"):
                 tensors, operators = calls(gate=gate)
                 for name, operator in operators.items():
                     with self.subTest(name=name, dtype=dtype, gate=gate), torch.no_grad():
-                        if reason:  # what reached the operator is in its refusal
-                            with self.assertRaisesRegex(RuntimeError, "got (BFloat16|Half)"), \
-                                    torch.autocast("cpu", dtype=dtype):
-                                operator(*tensors)
-                            continue
                         with torch.autocast("cpu", dtype=dtype):
                             got = operator(*tensors)
                         want = operator(*[t if t is None else t.to(dtype) for t in tensors])
@@ -86,25 +75,28 @@ class Casts(unittest.TestCase):
 
     def test_gradients_come_back_in_the_dtype_of_the_inputs(self):
         for dtype in (torch.bfloat16, torch.float16):
-            if reason := supported(dtype):
-                self.skipTest(reason)
-            tensors = inputs(2, 5, 4, span=3, dtype=torch.float32, requires_grad=True)
-            with torch.autocast("cpu", dtype=dtype):
-                y = aft.local(*tensors)
-            small = [t.detach().to(dtype).requires_grad_() for t in tensors[:3]]
-            bias = tensors[3].detach().requires_grad_()
-            grad = torch.randn_like(y)
-            got = torch.autograd.grad(y, tensors, grad)
-            want = torch.autograd.grad(aft.local(*small, bias), (*small, bias), grad)
-            for a, b in zip(got, want):
-                self.assertEqual(a.dtype, torch.float32)
-                self.assertTrue(torch.equal(a, b.float()))
+            for name, operator in (
+                ("local", lambda q, k, v, w: aft.local(q, k, v, w[0])),
+                ("conv2d", lambda q, k, v, w: aft.conv2d(q, k, v, w[:, :3, :3], [1, 5])),
+                ("full", lambda q, k, v, w: aft.full(q, k, v, w)),
+            ):
+                with self.subTest(name=name, dtype=dtype):
+                    tensors = inputs(2, 5, 4, span=5, heads=2, rows=5, dtype=torch.float32, requires_grad=True)
+                    with torch.autocast("cpu", dtype=dtype):
+                        y = operator(*tensors)
+                    self.assertEqual(y.dtype, dtype)
+                    small = [t.detach().to(dtype).requires_grad_() for t in tensors[:3]]
+                    weights = tensors[3].detach().requires_grad_()
+                    grad = torch.randn_like(y)
+                    got = torch.autograd.grad(y, tensors, grad)
+                    want = torch.autograd.grad(operator(*small, weights), (*small, weights), grad)
+                    for a, b in zip(got, want):
+                        self.assertEqual(a.dtype, torch.float32)
+                        self.assertTrue(torch.equal(a, b.float()))
 
     def test_compiles(self):
-        if reason := supported(torch.bfloat16):
-            self.skipTest(reason)
         tensors, operators = calls()
-        for name in ("simple", "local", "conv1d"):
+        for name in ("simple", "local", "conv1d", "conv2d", "full"):
             compiled = torch.compile(operators[name], fullgraph=True, backend="aot_eager")
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 self.assertTrue(torch.equal(compiled(*tensors), operators[name](*tensors)))

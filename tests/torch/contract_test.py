@@ -28,6 +28,17 @@ def samples():
         yield aft.window_with_state.default, (q, k, v, table[None], local_state), dict(gate=gate)
         yield aft.window_with_state.default, (q, k, v, None, simple_state), dict(gate=gate)
 
+        square = torch.randn(2, 7, 7, dtype=torch.float64, requires_grad=requires_grad)
+        factors = [torch.randn(7, 3, dtype=torch.float64, requires_grad=requires_grad) for _ in range(2)]
+        ring = [torch.randn_like(t) if i > 3 else t for i, t in enumerate(aft.initial_state(k, v, 7))]
+        ring[0] = torch.tensor([2, 1])
+        few = inputs(2, 7, 4, gate=gate, requires_grad=requires_grad)[0]
+        yield aft.full.default, (q, k, v, square), dict(gate=gate)
+        yield aft.full.default, (few, k, v, square), dict(gate=gate, causal=False)
+        yield aft.full.default, (q, k, v, None, *factors), dict(gate=gate)
+        yield aft.full_with_state.default, (q, k, v, square, None, None, ring), dict(gate=gate)
+        yield aft.full_with_state.default, (q, k, v, None, *factors, ring), dict(gate=gate)
+
         grid = inputs(2, 6, 4, gate=gate, requires_grad=requires_grad)
         kernel = torch.randn(2, 3, 3, dtype=torch.float64, requires_grad=requires_grad)
         mask = torch.arange(12).view(2, 6) % 5 != 1
@@ -57,6 +68,13 @@ def samples():
         yield aft.local_step_.default, (*one, bias, local_state), dict(gate=gate)
         yield aft.conv1d_step_.default, (*one, bias[:, 0], local_state), dict(gate=gate)
         yield aft.window_step_.default, (*one, bias, local_state), dict(gate=gate)
+        square, factors = square.detach(), [t.detach() for t in factors]
+        for weights, state in (((square, None, None), []), ((None, *factors), []), ((square, None, None), ring)):
+            yield aft.full_forward.default, (q, k, v, *weights, state), dict(gate=gate)
+            saved = aft.full_forward(q, k, v, *weights, state, gate=gate)[1]
+            after = state[4:] or (None, None)
+            yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), dict(gate=gate)
+        yield aft.full_step_.default, (*one, square, None, None, ring), dict(gate=gate)
         for b, state in ((None, simple_state), (bias[:, :, :], [t.clone() for t in aft.initial_state(k, v, 2)])):
             yield aft.window_with_state_forward.default, (q, k, v, b, state), dict(gate=gate)
             *_, saved = aft.window_with_state_forward(q, k, v, b, state, gate=gate)
@@ -234,6 +252,35 @@ class Messages(unittest.TestCase):
         r(r"k must be on the device of v, cpu, got meta", lambda: aft.simple(q, k.to("meta"), v))
         r(r"v must have the shape of u", lambda: aft.local_bias(bias, bias[:4], 1))
         r(r"left must be between 0 and 2\^40, got -1", lambda: aft.local_bias(bias, bias, -1))
+
+    def test_what_does_not_apply_is_refused(self):
+        # The table of docs/ops.md that holds the operators against each other.
+        q, k, v, bias = inputs(2, 6, 4, span=3)
+        state, cu = list(aft.initial_state(k, v, 6)), torch.tensor([0, 6])
+        square, kernel = torch.zeros(6, 6, dtype=torch.float64), bias[:3].expand(1, 3, 3)
+        for name, call in (("simple", lambda q: aft.simple(q, k, v, causal=False)),
+                           ("local", lambda q: aft.local(q, k, v, bias, causal=False)),
+                           ("conv1d", lambda q: aft.conv1d(q, k, v, bias[:1], causal=False)),
+                           ("conv2d", lambda q: aft.conv2d(q, k, v, kernel, (2, 3)))):
+            self.refused(f"aft::{name}: q must have the shape of v", lambda: call(q[:, :3]))
+        self.refused(r"aft::full: q must have shape \[2, time of v, 4\], got \[2, 3, 4\]: causal=False takes other lengths",
+                     lambda: aft.full(q[:, :3], k, v, square))
+        for argument, name, call in (
+            ("causal", "conv2d", lambda: aft.conv2d(q, k, v, kernel, (2, 3), causal=True)),
+            ("cu_seqlens", "conv2d", lambda: aft.conv2d(q, k, v, kernel, (2, 3), cu_seqlens=cu)),
+            ("grid", "simple", lambda: aft.simple(q, k, v, grid=(2, 3))),
+            ("grid", "local", lambda: aft.local(q, k, v, bias, grid=(2, 3))),
+            ("grid", "full", lambda: aft.full(q, k, v, square, grid=(2, 3))),
+            ("cu_seqlens", "full_with_state",
+             lambda: aft.full_with_state(q, k, v, square, None, None, state, cu_seqlens=cu)),
+            ("causal", "simple_with_state", lambda: aft.simple_with_state(q, k, v, state, causal=False)),
+            ("key_mask", "full_step_",
+             lambda: aft.full_step_(q, k, v, square, None, None, state, key_mask=torch.ones(2, 1, dtype=torch.bool))),
+        ):
+            self.refused(f"Unknown keyword argument '{argument}' for operator 'aft::{name}'", call)
+        for name in ("conv2d_with_state", "conv2d_step_"):
+            with self.assertRaisesRegex(AttributeError, f"no attribute '{name}'"):
+                getattr(aft, name)
 
     def test_gate(self):
         q, k, v = inputs(2, 5, 4)

@@ -68,6 +68,16 @@ class Conv2d(Mixer):
         return aft.conv2d(q, k, v, self.kernel, [2, 5])
 
 
+class Full(Mixer):
+    def __init__(self, causal=True):
+        super().__init__()
+        self.causal = causal
+        self.u, self.v = (torch.nn.Parameter(torch.randn(16, 3)) for _ in range(2))
+
+    def mix(self, q, k, v):
+        return aft.full(q, k, v, None, self.u, self.v, causal=self.causal)
+
+
 class Reference(Mixer):
     def __init__(self):
         super().__init__()
@@ -102,6 +112,7 @@ class Export(unittest.TestCase):
     def test_operators(self):
         bias, kernel = torch.randn(12, 3), torch.randn(2, 3)
         state = [t.clone() for t in aft.initial_state(*sample()[1:], 2)]
+        square, ring = torch.randn(2, 10, 10), [t.clone() for t in aft.initial_state(*sample()[1:], 10)]
         flat = [t.clone() for t in aft.initial_state(*sample()[1:])]
         factors = [torch.randn(10, 4) for _ in range(2)]
         qkv = sample()
@@ -116,6 +127,10 @@ class Export(unittest.TestCase):
             ("conv1d_with_state", lambda q, k, v, w, *s: aft.conv1d_with_state(q, k, v, w, list(s)),
              [*qkv, kernel, *state]),
             ("conv2d", lambda *t: aft.conv2d(*t, [2, 5]), [*qkv, torch.randn(2, 3, 3)]),
+            ("full", lambda *t: aft.full(*t), [*qkv, square]),
+            ("full, factors", lambda q, k, v, u, w: aft.full(q, k, v, None, u, w, causal=False), [*qkv, *factors]),
+            ("full_with_state", lambda q, k, v, b, *s: aft.full_with_state(q, k, v, b, None, None, list(s)),
+             [*qkv, square, *ring]),
             ("initial_state", lambda k, v: aft.initial_state(k, v, 3), qkv[1:]),
             ("local_bias", lambda u, w: aft.local_bias(u, w, 2, 1), factors),
             ("reference", lambda *t: aft.reference(*t), qkv),
@@ -131,9 +146,11 @@ class Export(unittest.TestCase):
             ("simple", lambda q, k, v, _, s: aft.simple_step_(q, k, v, s)),
             ("local", lambda q, k, v, w, s: aft.local_step_(q, k, v, w, s)),
             ("conv1d", lambda q, k, v, w, s: aft.conv1d_step_(q, k, v, w[:1], s)),
+            ("full", lambda q, k, v, w, s: aft.full_step_(q, k, v, w, None, None, s)),
         ):
             with self.subTest(name), torch.no_grad():
-                start = [t.clone() for t in aft.initial_state(k, v, 0 if name == "simple" else 2)]
+                left = {"simple": 0, "full": 3}.get(name, 2)
+                start = [t.clone() for t in aft.initial_state(k, v, left)]
                 module = Call(lambda q, k, v, w, *s, call=call: call(q, k, v, w, list(s)))
                 tensors = (q, k, v, torch.randn(4, 3))
                 program = again(export(module, (*tensors, *[t.clone() for t in start]))).module()
@@ -145,7 +162,7 @@ class Export(unittest.TestCase):
                     self.assertTrue(torch.equal(a, b))
 
     def test_layers(self):
-        for layer in (Mixer(), Local(), Local(causal=False), Conv1d(), Conv2d(), Reference()):
+        for layer in (Mixer(), Local(), Local(causal=False), Conv1d(), Conv2d(), Full(), Full(causal=False), Reference()):
             with self.subTest(type(layer).__name__):
                 self.expect_same(layer, [torch.randn(2, 10, 6)])
 
@@ -153,7 +170,7 @@ class Export(unittest.TestCase):
         # Without gradients: with them the length is a number, as what the forward saves depends on it.
         shapes = {"tensors": ({0: Dim("batch"), 1: Dim("time", max=16)},)}
         sizes = [(2, 10), (3, 7), (5, 16)]
-        for layer in (Mixer(), Local(), Conv1d()):
+        for layer in (Mixer(), Local(), Conv1d(), Full(), Full(causal=False)):
             with self.subTest(type(layer).__name__), torch.no_grad():
                 first, *others = [[torch.randn(batch, time, 6)] for batch, time in sizes]
                 self.expect_same(Call(layer), first, others, dynamic_shapes=shapes)

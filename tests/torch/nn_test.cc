@@ -60,6 +60,17 @@ aft::nn::AFTSimple simple_module(aft::nn::AFTSimpleOptions options) {
   return module;
 }
 
+aft::nn::AFTFull full_module(aft::nn::AFTFullOptions options) {
+  torch::manual_seed(3);
+  aft::nn::AFTFull module(options);
+  module->to(torch::kDouble);
+  // The factors start near zero: make the weights matter.
+  const torch::NoGradGuard no_grad;
+  module->u.mul_(100);
+  module->v.mul_(100);
+  return module;
+}
+
 aft::nn::AFTConv1d conv_module(aft::nn::AFTConv1dOptions options) {
   torch::manual_seed(3);
   aft::nn::AFTConv1d module(options);
@@ -88,6 +99,9 @@ TEST(Modules, ParameterNamesAreThoseOfTheModelFile) {
                   aft::nn::AFTLocalOptions{.channels = 4, .context = 9, .window = window, .factor_channels = 2})),
               with_factors);
   }
+  EXPECT_EQ(
+      parameters_of(*aft::nn::AFTFull(aft::nn::AFTFullOptions{.channels = 4, .context = 9, .factor_channels = 2})),
+      with_factors);
   EXPECT_EQ(aft::nn::AFTSimple(aft::nn::AFTSimpleOptions{.channels = 4, .gate = Gate::kNone})->qkv->weight.sizes(),
             torch::IntArrayRef({8, 4}));
 }
@@ -95,7 +109,8 @@ TEST(Modules, ParameterNamesAreThoseOfTheModelFile) {
 TEST(Modules, FactorsStartSmall) {
   torch::manual_seed(1);
   const aft::nn::AFTLocal module(aft::nn::AFTLocalOptions{.channels = 4, .context = 256, .factor_channels = 64});
-  for (const Tensor& t : {module->u, module->v}) {
+  const aft::nn::AFTFull full(aft::nn::AFTFullOptions{.channels = 4, .context = 256, .factor_channels = 64});
+  for (const Tensor& t : {module->u, module->v, full->u, full->v}) {
     // 16,384 draws: the sample deviation lies within 3 % of 0.01, the mean within 4 standard errors of 0.
     EXPECT_NEAR(t.std().item<double>(), 0.01, 3e-4);
     EXPECT_NEAR(t.mean().item<double>(), 0.0, 4 * 0.01 / 128);
@@ -124,6 +139,32 @@ TEST(Modules, ForwardIsTheOperatorBetweenTheProjections) {
         const Tensor bias = aft::local_bias(local->u, local->v, 2, causal ? 0 : 2);
         // Whole tables and the rows of this sequence alone differ in nothing that is seen.
         expect_close(local->forward(x), local->output(aft::local(q, k, v, bias, causal, gate)));
+      }
+    }
+  }
+}
+
+TEST(Modules, FullIsTheReferenceBetweenTheProjections) {
+  const Tensor x = sequence(2, 7, 4);
+  for (const bool causal : {true, false}) {
+    for (const Gate gate : {Gate::kSigmoid, Gate::kRelu, Gate::kNone}) {
+      for (const int64_t context : {7, 9}) {
+        auto full =
+            full_module({.channels = 4, .context = context, .factor_channels = 2, .causal = causal, .gate = gate});
+        const std::vector<Tensor> p = full->qkv(x).chunk(gate == Gate::kNone ? 2 : 3, -1);
+        std::optional<Tensor> q;
+        if (gate != Gate::kNone) q = p[0];
+        const Tensor w = torch::matmul(full->u.slice(0, 0, 7), full->v.slice(0, 0, 7).t());
+        const Tensor want = full->output(aft::reference(q, p[p.size() - 2], p[p.size() - 1], w, causal, gate));
+        expect_close(full->forward(x), want);
+        const auto parameters = full->parameters();
+        const Tensor target = sequence(2, 7, 4);
+        const auto got = torch::autograd::grad({(full->forward(x) * target).sum()}, parameters);
+        const auto expected = torch::autograd::grad({(want * target).sum()}, parameters);
+        for (size_t i = 0; i < parameters.size(); ++i) {
+          expect_close(got[i], expected[i], 1e-10);
+          EXPECT_GT(got[i].abs().sum().item<double>(), 0.0) << full->named_parameters()[i].key();
+        }
       }
     }
   }
@@ -288,6 +329,8 @@ TEST(Modules, ChunksEqualTheWhole) {
   expect_chunks_equal_whole(simple_module({.channels = 4}), 9);
   expect_chunks_equal_whole(local_module({.channels = 4, .context = 9, .window = 3, .factor_channels = 2}), 9);
   expect_chunks_equal_whole(local_module({.channels = 4, .context = 9, .window = 20, .factor_channels = 2}), 9);
+  expect_chunks_equal_whole(full_module({.channels = 4, .context = 9, .factor_channels = 2}), 9);
+  expect_chunks_equal_whole(full_module({.channels = 4, .context = 12, .factor_channels = 2}), 9);
   expect_chunks_equal_whole(conv_module({.channels = 4, .heads = 2, .kernel = 3}), 9);
   expect_chunks_equal_whole(conv_module({.channels = 4, .heads = 2, .kernel = 20, .key_per_head = false}), 9);
 }
@@ -324,6 +367,17 @@ TEST(Modules, BadInputIsNamed) {
                  [] { aft::nn::AFTLocal(aft::nn::AFTLocalOptions{.channels = 4}); });
   auto both_ways = local_module({.channels = 4, .context = 9, .window = 3, .factor_channels = 2, .causal = false});
   expect_message("a state needs causal = true, got false", [&] { (void)both_ways->initial_state(1); });
+  auto full = full_module({.channels = 4, .context = 9, .factor_channels = 2});
+  expect_message("x must have shape [batch, time, 4], got [2, 7, 5]", [&] { full->forward(torch::rand({2, 7, 5})); });
+  expect_message("aft::nn::AFTFull: x must hold at most context = 9 positions, got 10",
+                 [&] { full->forward(sequence(1, 10, 4)); });
+  expect_message("expected room for 6 more in a ring of 9, got 4", [&] {
+    const auto after = std::get<State>(full->forward(sequence(1, 4, 4), full->initial_state(1)));
+    full->forward(sequence(1, 6, 4), after);
+  });
+  expect_message("context must be at least 1, got 0", [] { aft::nn::AFTFull(aft::nn::AFTFullOptions{.channels = 4}); });
+  auto full_both_ways = full_module({.channels = 4, .context = 9, .factor_channels = 2, .causal = false});
+  expect_message("AFTFull: a state needs causal = true, got false", [&] { (void)full_both_ways->initial_state(1); });
   expect_message("heads must divide channels = 4, got 3",
                  [] { aft::nn::AFTConv1d(aft::nn::AFTConv1dOptions{.channels = 4, .heads = 3}); });
   expect_message("kernel must be odd if causal is false, got 4",
@@ -357,6 +411,29 @@ TEST(Functions, StepEqualsChunk) {
     EXPECT_TRUE(torch::equal(state.max, end.max));
     expect_close(state.den, end.den);
     expect_close(state.num, end.num);
+  }
+}
+
+TEST(Functions, FullStepEqualsChunk) {
+  const Tensor q = sequence(2, 6, 4), k = q.flip(1), v = q + 1;
+  const Tensor factors = sequence(2, 8, 3);
+  const Tensor matrix = torch::matmul(factors[0], factors[1].t());
+  for (const aft::FullWeights& weights : {aft::FullWeights{.bias = matrix, .u = std::nullopt, .w = std::nullopt},
+                                          aft::FullWeights{.bias = std::nullopt, .u = factors[0], .w = factors[1]}}) {
+    const Tensor whole = aft::full(q, k, v, weights);
+    expect_close(whole, aft::reference(q, k, v, matrix.slice(0, 0, 6).slice(1, 0, 6)));
+    const State start = aft::initial_state(2, 4, 4, 8, torch::kDouble);
+    const auto [want, end] = aft::full(q, k, v, weights, start);
+    EXPECT_TRUE(torch::equal(want, whole));
+    State state = start;
+    std::vector<Tensor> ys;
+    for (int64_t t = 0; t < 6; ++t) {
+      ys.push_back(aft::full_step(q.narrow(1, t, 1), k.narrow(1, t, 1), v.narrow(1, t, 1), weights, state));
+    }
+    expect_close(torch::cat(ys, 1), want);
+    EXPECT_TRUE(torch::equal(state.position, end.position));
+    EXPECT_TRUE(torch::equal(state.ring_key, end.ring_key));
+    EXPECT_TRUE(torch::equal(state.ring_value, end.ring_value));
   }
 }
 

@@ -1,7 +1,6 @@
 """Where one operator of the family is another (published special cases), results and gradients.
 
-`same_bits` where the same kernel runs the same numbers, else f64 agreement. aft::reference with its weights stands for
-full.
+`same_bits` where the same kernel runs the same numbers, else f64 agreement.
 """
 
 import itertools
@@ -49,7 +48,9 @@ class SpecialCases(unittest.TestCase):
             self.compare(lambda *t: aft.local(*t, table, **options), simple, tensors)
             self.compare(lambda *t: aft.conv1d(*t, table[:, 0], **options), simple, tensors)
             full = torch.zeros(2, 41, 41, dtype=torch.float64)
-            self.compare(lambda *t: aft.reference(*t, full, **options), simple, tensors)
+            self.compare(lambda *t: aft.full(*t, full, **options), simple, tensors)
+            nothing = torch.zeros(41, 1, dtype=torch.float64)
+            self.compare(lambda *t: aft.full(*t, None, nothing, nothing, heads=2, **options), simple, tensors)
 
     def test_conv1d_of_one_head_is_local_with_a_toeplitz_table(self):
         # w depends on t' - t alone; columns of a local table count just that.
@@ -75,7 +76,7 @@ class SpecialCases(unittest.TestCase):
                     rows = [torch.nn.functional.pad(w[:, t], (time - 1 - t, t))[:, :span] for t in range(time)]
                     return aft.local(q, k, v, torch.stack(rows, 1), **options)
 
-                self.compare(local, lambda *t: aft.reference(*t, **options), (q, k, v, w))
+                self.compare(local, lambda *t: aft.full(*t, **options), (q, k, v, w))
 
     def test_conv2d_on_one_row_or_column_is_conv1d(self):
         for _, how in self.options():
@@ -109,15 +110,15 @@ class SpecialCases(unittest.TestCase):
     def test_one_position_sees_itself(self):
         q, k, v, bias = inputs(2, 1, 6, span=3, heads=2)
         for y in (aft.simple(q, k, v), aft.local(q, k, v, bias), aft.conv1d(q, k, v, bias[:, 0]),
-                  aft.reference(q, k, v, bias[:, :1, :1])):
+                  aft.full(q, k, v, bias[:, :1, :1])):
             torch.testing.assert_close(y, torch.sigmoid(q) * v, **F64)
 
     def test_keys_and_weights_share_their_scale(self):
         # e^(k + w): a constant moves from every weight of a row to every key.
         q, k, v = inputs(2, 9, 6, requires_grad=True)
         w = torch.randn(9, 9, dtype=torch.float64)
-        self.compare(lambda *t: aft.reference(*t, w + 2), lambda q, k, v: aft.reference(q, k + 2, v, w), (q, k, v))
-        self.compare(lambda *t: aft.reference(*t, w + 2), lambda *t: aft.reference(*t, w), (q, k, v))
+        self.compare(lambda *t: aft.full(*t, w + 2), lambda q, k, v: aft.full(q, k + 2, v, w), (q, k, v))
+        self.compare(lambda *t: aft.full(*t, w + 2), lambda *t: aft.full(*t, w), (q, k, v))
 
 
 if __name__ == "__main__":
