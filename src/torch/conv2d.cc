@@ -1,5 +1,6 @@
 // AFT-conv 2-D: the grid operator's checks, CPU, Meta and gradients.
 
+#include <ATen/OpMathType.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -40,7 +41,7 @@ struct Conv2dArguments {
         key_mask(mask),
         gate(gate_from_name(op, gate_name)) {
     check_torch_version();
-    check_floating(op, "v", v);
+    check_elements(op, "v", v);
     if (v.dim() != 3) {
       fail("aft::", op, ": v must have three dimensions [batch, height * width, channels], got shape ", sizes_of(v),
            ": flatten the grid row by row");
@@ -50,7 +51,11 @@ struct Conv2dArguments {
            ", the positions of v, got ", grid, ": pass the grid of this call");
     }
     check_query(op, gate_name);
-    check_dtype_device(op, "kernel", kernel, "v", v);
+    if (kernel.defined() && kernel.scalar_type() != v.scalar_type()) {
+      check_accumulated(op, "kernel", kernel, v);
+    } else {
+      check_dtype_device(op, "kernel", kernel, "v", v);
+    }
     if (kernel.dim() != 3 || kernel.sym_size(1) != kernel.sym_size(2) || kernel.sym_size(1) % 2 == 0) {
       fail("aft::", op, ": kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
            ": a centred kernel has a middle");
@@ -105,32 +110,34 @@ struct Conv2dArguments {
   }
 };
 
-// The same readable, kept alive for as long as the operator runs.
+at::ScalarType accumulated(const Tensor& v) { return at::toOpMathType(v.scalar_type()); }
+
+// The same readable, kept alive for as long as the operator runs. The kernel is in the accumulation type.
 struct Inputs {
   ops::GridShape shape;
   Tensor q, k, v, kernel, mask;
 
   explicit Inputs(const Conv2dArguments& a)
-      : shape(a.shape()), k(readable(a.k)), v(readable(a.v)), kernel(a.kernel.contiguous()) {
+      : shape(a.shape()), k(readable(a.k)), v(readable(a.v)), kernel(a.kernel.to(accumulated(a.v)).contiguous()) {
     if (a.gate != ops::Gate::kNone) q = readable(*a.q);
     if (a.key_mask.has_value()) mask = readable(*a.key_mask);
   }
-  template <typename T, typename Params>
+  template <typename E, typename Params>
   void fill(Params& p) const {
     p.shape = shape;
-    p.q = rows_of<const T>(q);
-    p.k = rows_of<const T>(k);
-    p.v = rows_of<const T>(v);
-    p.kernel_data = kernel.const_data_ptr<T>();
+    p.q = rows_of<const E>(q);
+    p.k = rows_of<const E>(k);
+    p.v = rows_of<const E>(v);
+    p.kernel_data = kernel.const_data_ptr<ops::Accumulate<E>>();
     if (mask.defined()) p.key_mask = {mask.const_data_ptr<bool>(), mask.stride(0)};
   }
 };
 
 void run_forward(const Inputs& in, const Tensor& y) {
-  with_scalar_type(in.v, [&]<typename T>(T) {
-    ops::GridForward<T> p;
-    in.fill<T>(p);
-    p.y = rows_of<T>(y);
+  with_element_type(in.v, [&]<typename E>(E) {
+    ops::GridForward<E> p;
+    in.fill<E>(p);
+    p.y = rows_of<E>(y);
     ops::grid_forward(p, torch_threads());
   });
 }
@@ -156,16 +163,19 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
                   const Tensor& grad_v, const Tensor& grad_kernel) {
   check_same(kBackward, "grad_y", grad_y, "v", in.v);
   const Tensor gy = readable(grad_y);
-  with_scalar_type(in.v, [&]<typename T>(T) {
-    ops::GridBackward<T> p;
-    in.fill<T>(p);
-    p.grad_y = rows_of<const T>(gy);
-    p.grad_q = rows_of<T>(grad_q);
-    p.grad_k = rows_of<T>(grad_k);
-    p.grad_v = rows_of<T>(grad_v);
-    p.grad_kernel = grad_kernel.data_ptr<T>();
+  const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type();
+  const Tensor kernel_sum = direct ? grad_kernel : at::empty(in.kernel.sizes(), in.kernel.options());
+  with_element_type(in.v, [&]<typename E>(E) {
+    ops::GridBackward<E> p;
+    in.fill<E>(p);
+    p.grad_y = rows_of<const E>(gy);
+    p.grad_q = rows_of<E>(grad_q);
+    p.grad_k = rows_of<E>(grad_k);
+    p.grad_v = rows_of<E>(grad_v);
+    p.grad_kernel = kernel_sum.data_ptr<ops::Accumulate<E>>();
     ops::grid_backward(p, torch_threads());
   });
+  if (!direct) grad_kernel.copy_(kernel_sum);
 }
 
 Conv2dGrads empty_gradients(const Conv2dArguments& a) {
