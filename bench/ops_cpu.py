@@ -24,8 +24,8 @@ SHAPES = [(4, 1024, 256), (2, 2048, 512), (1, 4096, 512), (1, 16384, 256), (8, 2
 IMAGES = (32, (14, 14), 384, (11, 15))
 WINDOW = 32
 HEADS = {"conv1d": 4}
-BIAS = {"local": "table", "conv1d": "kernel", "conv2d": "kernel"}
-FACTOR_CHANNELS = 64  # width of u and v, the factors of the band
+BIAS = {"local": "table", "conv1d": "kernel", "conv2d": "kernel", "full": "table"}
+FACTOR_CHANNELS = 64  # width of u and v, the factors of the weights
 LONGEST_DENSE = 8192  # naive AFT-full needs several matrices [T, T]
 
 
@@ -39,10 +39,12 @@ def copy_of(moved, dtype):
 class Case:
     """One row of the table: an operator and pass at one shape."""
 
-    def __init__(self, op, pass_, B, T, d, causal=True, dtype="f32", key_std=1.0, grid=None, kernel=None):
+    def __init__(self, op, pass_, B, T, d, causal=True, dtype="f32", key_std=1.0, grid=None, kernel=None,
+                 bias=None):
         self.op, self.pass_, self.B, self.T, self.d = op, pass_, B, T, d
         self.causal, self.dtype, self.key_std = causal, dtype, key_std
-        self.s = kernel or (0 if op == "simple" else WINDOW)
+        self.s = kernel or (0 if op in ("simple", "full") else WINDOW)
+        self.bias = bias or BIAS.get(op)
         self.grid = grid
         self.heads = d if op == "conv2d" else HEADS.get(op, 1)
         self.torch_dtype = {"f32": torch.float32, "f64": torch.float64}[dtype]
@@ -54,6 +56,8 @@ class Case:
             self._build_local_bias()
         elif self.op == "conv2d":
             self._build_conv2d()
+        elif self.op == "full":
+            self._build_full()
         else:
             self._build_window(self.key_std)
             self._build_peers()
@@ -75,6 +79,8 @@ class Case:
             reach = self.s // 2
             pairs = math.prod(sum(min(n - 1, t + reach) - max(0, t - reach) + 1 for t in range(n)) for n in self.grid)
             return self.B * self.d * pairs * (2 if self.pass_ == "forward" else 6)
+        if self.op == "full":  # of the pairs that are seen
+            return self.B * self.d * self.T**2 * (1 if self.causal else 2) * (1 if self.pass_ == "forward" else 2)
         return self.B * self.T * self.d * columns * (2 if self.pass_ == "forward" else 6)
 
     def _window_call(self, key_std):
@@ -142,6 +148,34 @@ class Case:
         peer = peers.conv2d_pair(self.B, self.grid, self.d, self.s, self.torch_dtype)
         self.peers = {"conv2d_pair": getattr(peer, self.pass_)}
 
+    def _full_call(self, key_std):
+        ops = torch.ops.aft
+        q, k, v, grad_y = (self._randn(self.B, self.T, self.d) for _ in range(4))
+        k *= key_std
+        if self.bias == "factors":
+            u, w = (0.1 * self._randn(self.T, FACTOR_CHANNELS) for _ in range(2))
+            weights = None, u, w
+            size = 2 * u.numel()
+        else:
+            weights = 0.1 * self._randn(self.T, self.T), None, None
+            size = self.T**2
+        if self.pass_ == "forward":
+            return lambda: ops.full(q, k, v, *weights, causal=self.causal), 4 * q.numel() + size
+        saved = ops.full_forward(q, k, v, *weights, [], causal=self.causal)[1]
+        return (lambda: ops.full_backward(grad_y, None, None, q, k, v, *weights, [], saved, causal=self.causal)), \
+            7 * q.numel() + 2 * size
+
+    def _build_full(self):
+        self.call, self.moved = self._full_call(self.key_std)
+        if self.key_std != 1.0:
+            self.peers["normal"] = self._full_call(1.0)[0]
+        elif self.bias == "factors":
+            self.bias = "table"
+            self.peers["table"] = self._full_call(1.0)[0]
+            self.bias = "factors"
+        else:
+            self._build_peers()
+
     def run(self, health, rounds):
         """The row as an object of the --json output."""
         self.build()
@@ -152,10 +186,11 @@ class Case:
                             rounds)
         ms, floor = statistics.median(times["op"]), statistics.median(times["floor"])
         row = {"op": self.op, "pass": self.pass_, "B": self.B, "T": self.T, "d": self.d, "s": self.s,
-               "heads": self.heads, "bias": BIAS.get(self.op), "grid": self.grid,
+               "heads": self.heads, "bias": self.bias, "grid": self.grid,
                "causal": self.causal, "dtype": self.dtype, "threads": torch.get_num_threads(), "ms": ms,
                "ms_min": min(times["op"]), "ms_max": max(times["op"]), "floor_ms": floor, "floor_multiple": ms / floor,
-               "gflops": 2 * self._multiply_adds() / ms / 1e6, "gb_per_s": self.moved * torch.finfo(self.torch_dtype).bits / 8 / ms / 1e6,
+               "gflops": 2 * self._multiply_adds() / ms / 1e6,
+               "gb_per_s": self.moved * torch.finfo(self.torch_dtype).bits / 8 / ms / 1e6,
                "redone_share": redone / total if total else 0.0, "key_std": self.key_std,
                "peers": {name: statistics.median(times[name]) for name in self.peers if name != "normal"}}
         if "normal" in self.peers:
@@ -170,6 +205,10 @@ def all_cases():
     cases += [Case("local_bias", p, 1, T, FACTOR_CHANNELS) for T in sorted({T for _, T, _ in SHAPES}) for p in passes]
     cases += [Case(op, p, *SHAPES[0], causal=False) for op in ("simple", "local", "conv1d") for p in passes]
     cases += [Case(op, p, *SHAPES[0], dtype="f64") for op in ("simple", "local") for p in passes]
+    cases += [Case("full", p, *shape) for shape in SHAPES[:4] for p in passes]
+    cases += [Case("full", p, *SHAPES[0], causal=False) for p in passes]
+    cases += [Case("full", p, *SHAPES[0], bias="factors") for p in passes]
+    cases += [Case("full", p, *SHAPES[0], key_std=30.0) for p in passes]
     B, grid, d, kernels = IMAGES
     cases += [Case("conv2d", p, B, math.prod(grid), d, causal=False, grid=grid, kernel=s)
               for s in kernels for p in passes]
@@ -195,6 +234,10 @@ def print_row(row):
             f"{columns[0]} {columns[1]} {columns[2]} {row['gb_per_s']:>7.1f} {row['floor_multiple']:>6.2f}x")
     if "conv2d_pair" in ratios:
         line += f"   {ratios['conv2d_pair']:.1f} x as fast as the pair of convolutions, {row['gflops']:.0f} GFLOP/s"
+    if row["op"] == "full":
+        line += f"   {row['gflops']:.0f} GFLOP/s"
+    if "table" in ratios:
+        line += f", {1 / ratios['table']:.2f} x the time of a table"
     if "normal_ms" in row:
         line += (f"   keys N(0, {row['key_std']:g}^2): {row['ms'] / row['normal_ms']:.2f} x its normal time, "
                  f"{100 * row['redone_share']:.0f} % redone")
@@ -204,7 +247,7 @@ def print_row(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: bench/ops_cpu.py --op local --shape 4,1024,256")
     parser.add_argument("--json", action="store_true", help="one object a line: the machine's health, then the rows")
-    parser.add_argument("--op", choices=("simple", "local", "conv1d", "conv2d", "local_bias"), help="only this operator")
+    parser.add_argument("--op", choices=("simple", "local", "conv1d", "conv2d", "full", "local_bias"), help="only this operator")
     parser.add_argument("--shape", metavar="B,T,d", help="only this shape of the list")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count for a row (default 7)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")

@@ -7,6 +7,14 @@ import time
 import torch
 
 
+def machine(threads):
+    """What a figure must name: CPU, instructions that torch uses, threads, torch's version."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    return {"cpu": names[0] if names else "unknown", "simd": torch.backends.cpu.get_cpu_capability(),
+            "threads": threads, "torch": torch.__version__}
+
+
 class Health:
     """torch.mm at 1024^3 and a copy, the two things that bound everything else."""
 

@@ -33,8 +33,9 @@ void run(const Options& options) {
                      file.library_version() + ")\n";
   text += "parameters  " + grouped(file.parameters()) + " (f32)\n";
   text += "mixer       " + c.mixer;
-  if (c.mixer == "aft_local") {
-    text += ", window " + std::to_string(c.window) + ", factors of width " + std::to_string(c.factor_channels);
+  if (c.mixer == "aft_local") text += ", window " + std::to_string(c.window);
+  if (c.mixer == "aft_local" || c.mixer == "aft_full") {
+    text += ", factors of width " + std::to_string(c.factor_channels);
   }
   if (c.mixer == "aft_conv1d") text += ", kernels of " + std::to_string(c.window);
   if (c.mixer == "attention" || c.mixer == "aft_conv1d") text += ", " + std::to_string(c.heads) + " heads";

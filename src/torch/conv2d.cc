@@ -1,5 +1,6 @@
 // AFT-conv 2-D: the grid operator's checks, CPU, Meta and gradients.
 
+#include <ATen/OpMathType.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -50,9 +51,10 @@ struct Conv2dArguments {
            ", the positions of v, got ", grid, ": pass the grid of this call");
     }
     check_query(op, gate_name);
-    // v's dtype, or float32 beside 16-bit v.
-    if (kernel.scalar_type() != v.scalar_type() || kernel.device() != v.device()) {
+    if (kernel.defined() && kernel.scalar_type() != v.scalar_type()) {
       check_accumulated(op, "kernel", kernel, v);
+    } else {
+      check_dtype_device(op, "kernel", kernel, "v", v);
     }
     if (kernel.dim() != 3 || kernel.sym_size(1) != kernel.sym_size(2) || kernel.sym_size(1) % 2 == 0) {
       fail("aft::", op, ": kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
@@ -108,16 +110,15 @@ struct Conv2dArguments {
   }
 };
 
-// The same readable, kept alive for as long as the operator runs; the kernel in the type of the sums.
+at::ScalarType accumulated(const Tensor& v) { return at::toOpMathType(v.scalar_type()); }
+
+// The same readable, kept alive for as long as the operator runs. The kernel is in the accumulation type.
 struct Inputs {
   ops::GridShape shape;
   Tensor q, k, v, kernel, mask;
 
   explicit Inputs(const Conv2dArguments& a)
-      : shape(a.shape()),
-        k(readable(a.k)),
-        v(readable(a.v)),
-        kernel(a.kernel.to(v.scalar_type() == at::kDouble ? at::kDouble : at::kFloat).contiguous()) {
+      : shape(a.shape()), k(readable(a.k)), v(readable(a.v)), kernel(a.kernel.to(accumulated(a.v)).contiguous()) {
     if (a.gate != ops::Gate::kNone) q = readable(*a.q);
     if (a.key_mask.has_value()) mask = readable(*a.key_mask);
   }
@@ -162,8 +163,8 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
                   const Tensor& grad_v, const Tensor& grad_kernel) {
   check_same(kBackward, "grad_y", grad_y, "v", in.v);
   const Tensor gy = readable(grad_y);
-  const bool narrow = grad_kernel.scalar_type() != in.kernel.scalar_type();
-  const Tensor wide = narrow ? at::empty(in.kernel.sizes(), in.kernel.options()) : grad_kernel;
+  const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type();
+  const Tensor kernel_sum = direct ? grad_kernel : at::empty(in.kernel.sizes(), in.kernel.options());
   with_element_type(in.v, [&]<typename E>(E) {
     ops::GridBackward<E> p;
     in.fill<E>(p);
@@ -171,10 +172,10 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
     p.grad_q = rows_of<E>(grad_q);
     p.grad_k = rows_of<E>(grad_k);
     p.grad_v = rows_of<E>(grad_v);
-    p.grad_kernel = wide.data_ptr<ops::Accumulate<E>>();
+    p.grad_kernel = kernel_sum.data_ptr<ops::Accumulate<E>>();
     ops::grid_backward(p, torch_threads());
   });
-  if (narrow) grad_kernel.copy_(wide);
+  if (!direct) grad_kernel.copy_(kernel_sum);
 }
 
 Conv2dGrads empty_gradients(const Conv2dArguments& a) {

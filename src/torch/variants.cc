@@ -27,9 +27,8 @@ const Tensor& band_of_kernel(std::string_view op, const Tensor& kernel) {
 // The front of one call: what does not fit is said under the variant's names, before `window` says it under its own.
 struct Front {
   std::string_view op, band_name;
-  const OptionalTensor& q;
-  const Tensor& k;
-  const Tensor& v;
+  OptionalTensor q;
+  Tensor k, v;
   OptionalTensor band;
   std::string_view gate;
   int64_t heads;
@@ -71,8 +70,32 @@ Front conv1d_front(std::string_view op, const OptionalTensor& q, const Tensor& k
   return {op, "kernel", q, k, v, band_of_kernel(op, kernel), gate, 1, key_mask, cu_seqlens};
 }
 
+// Without causal every target sees the same sum, so q may have another length than k and v.
+bool asks_other_targets(const OptionalTensor& q, const Tensor& v, bool causal, const OptionalTensor& cu_seqlens) {
+  return !causal && !cu_seqlens.has_value() && q.has_value() && q->dim() == 3 && v.dim() == 3 &&
+         q->sym_size(0) == v.sym_size(0) && q->sym_size(2) == v.sym_size(2) && q->sym_size(1) != v.sym_size(1) &&
+         q->scalar_type() == v.scalar_type();
+}
+
+Tensor simple_across(const Tensor& q, const Tensor& k, const Tensor& v, std::string_view gate, int64_t heads,
+                     const OptionalTensor& key_mask) {
+  const ops::Gate kind = gate_from_name("simple", gate);
+  if (kind == ops::Gate::kNone) fail("aft::simple: q must be absent with gate \"none\", got a tensor: pass None");
+  // 16-bit tensors are rounded once, at the end.
+  const bool narrow = v.scalar_type() == at::kBFloat16 || v.scalar_type() == at::kHalf;
+  const auto wide = [&](const Tensor& t) { return narrow ? t.to(at::kFloat) : t; };
+  const Front front = {"simple", "band", std::nullopt, wide(k), wide(v), std::nullopt, "none", heads, key_mask};
+  // All rows are N/D; of no sources it is 0.
+  const Tensor all = front.whole(/*causal=*/false);
+  const Tensor ratio = v.sym_size(1) == 0 ? at::zeros_symint({v.sym_size(0), 1, v.sym_size(2)}, all.options())
+                                          : all.narrow_symint(1, 0, 1);
+  const Tensor query = wide(q);
+  return ((kind == ops::Gate::kSigmoid ? query.sigmoid() : query.relu()) * ratio).to(v.scalar_type());
+}
+
 Tensor simple_whole(const OptionalTensor& q, const Tensor& k, const Tensor& v, bool causal, std::string_view gate,
                     int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  if (asks_other_targets(q, v, causal, cu_seqlens)) return simple_across(*q, k, v, gate, heads, key_mask);
   return simple_front("simple", q, k, v, gate, heads, key_mask, cu_seqlens).whole(causal);
 }
 

@@ -79,11 +79,11 @@ torch::Tensor plain_forward(const ModelConfig& config, const F64& w, const torch
       y = torch::cat(heads, -1);
     } else {
       auto bias = torch::zeros({time, time}, x.options());
+      if (config.mixer == "aft_local" || config.mixer == "aft_full") {
+        bias = torch::matmul(w(block + "mixer.u").slice(0, 0, time), w(block + "mixer.v").slice(0, 0, time).t());
+      }
       if (config.mixer == "aft_local") {
-        const auto full =
-            torch::matmul(w(block + "mixer.u").slice(0, 0, time), w(block + "mixer.v").slice(0, 0, time).t());
-        const auto outside = torch::ones({time, time}, torch::kBool).tril(-config.window);
-        bias = full.masked_fill(outside, 0);
+        bias = bias.masked_fill(torch::ones({time, time}, torch::kBool).tril(-config.window), 0);
       }
       bias = bias.unsqueeze(-1);
       if (config.mixer == "aft_conv1d") {
@@ -187,7 +187,7 @@ TEST(ByteLM, DetachedStateStopsTheGradient) {
 }
 
 TEST(ByteLM, LaterBytesLeaveEarlierLogitsBitwiseAlone) {
-  for (const auto& mixer : {"aft_simple", "aft_local", "aft_conv1d"}) {
+  for (const auto& mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full"}) {
     auto model = scrambled(small(mixer), torch::kFloat32);
     const auto bytes = random_bytes(2, 30);
     const auto before = model->forward(bytes);
@@ -218,7 +218,7 @@ TEST(ByteLM, ParametersAreNamedAndCountedAsInTheModelFile) {
       if (mixer == "aft_conv1d") {
         expected.insert({block + "mixer.weight", block + "mixer.gamma", block + "mixer.beta"});
       }
-      if (mixer == "aft_local") expected.insert({block + "mixer.u", block + "mixer.v"});
+      if (mixer == "aft_local" || mixer == "aft_full") expected.insert({block + "mixer.u", block + "mixer.v"});
     }
     EXPECT_EQ(names, expected) << mixer;
   }

@@ -90,6 +90,30 @@ class Values(unittest.TestCase):
                 tensors = sample(2, grid, 4, 2, s, key_channels, gate)
                 self.assertTrue(gradcheck(lambda *t: aft.conv2d(*t, grid, gate=gate), tensors))
 
+    def test_16_bit_tensors(self):
+        for dtype in (torch.bfloat16, torch.float16):
+            with self.subTest(dtype=dtype):
+                q, k, v, kernel = [t.detach() for t in sample(2, (4, 3), 6, 2, 3)]
+                tensors = [t.to(dtype).requires_grad_() for t in (q, k, v)] + [kernel.float().requires_grad_()]
+                exact = [t.detach().double().requires_grad_() for t in tensors]
+                y, expected = aft.conv2d(*tensors, (4, 3)), dense(*exact, (4, 3))
+                grad = torch.randn_like(y)
+                results = zip((y, *torch.autograd.grad(y, tensors, grad)),
+                              (expected, *torch.autograd.grad(expected, exact, grad.double())),
+                              (dtype, dtype, dtype, dtype, torch.float32))
+                for got, want, stored in results:
+                    self.assertEqual(got.dtype, stored)
+                    eps = torch.finfo(stored).eps  # f32 inside, one rounding at the end
+                    torch.testing.assert_close(got.double(), want, rtol=eps, atol=20 * torch.finfo(torch.float32).eps)
+                # A kernel of the tensors' own dtype is the same, and its gradient has that dtype.
+                narrow = kernel.to(dtype).requires_grad_()
+                wide = kernel.to(dtype).float().requires_grad_()
+                for w in (narrow, wide):
+                    aft.conv2d(*[t.detach() for t in tensors[:3]], w, (4, 3)).backward(grad)
+                self.assertTrue(torch.equal(narrow.grad, wide.grad.to(dtype)))
+                with self.assertRaisesRegex(RuntimeError, "kernel must be Float on cpu, since v is"):
+                    aft.conv2d(*tensors[:3], kernel, (4, 3))
+
     def test_sixteen_bits_are_float32_rounded_once(self):
         for dtype, narrow_kernel in itertools.product((torch.bfloat16, torch.float16), (False, True)):
             with self.subTest(dtype=dtype, narrow_kernel=narrow_kernel):

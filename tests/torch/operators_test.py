@@ -272,6 +272,23 @@ class Memory(unittest.TestCase):
         self.assertTrue(torch.equal(grad_k, want[1]))
         self.assertTrue(torch.equal(grad_v, want[2]))
 
+    def test_simple_takes_other_targets_without_causal(self):
+        for targets, sources, keys, gate in ((3, 7, 6, "sigmoid"), (7, 2, 3, "relu"), (4, 0, 6, "sigmoid")):
+            q = torch.randn(2, targets, 6, dtype=torch.float64, requires_grad=True)
+            k = torch.randn(2, sources, keys, dtype=torch.float64, requires_grad=True)
+            v = torch.randn(2, sources, 6, dtype=torch.float64, requires_grad=True)
+            mask = torch.rand(2, sources) < 0.7
+            options = {"causal": False, "gate": gate, "heads": 3, "key_mask": mask}
+            y = aft.simple(q, k, v, **options)
+            expected = aft.reference(q, k, v, **options)
+            torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+            for a, b in zip(gradients(y, (q, k, v)), gradients(expected, (q, k, v))):
+                torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+            with torch.no_grad():
+                half = aft.simple(q.bfloat16(), k.bfloat16(), v.bfloat16(), **options)
+                wide = aft.simple(q.bfloat16().float(), k.bfloat16().float(), v.bfloat16().float(), **options)
+                self.assertTrue(torch.equal(half, wide.bfloat16()))
+
     def test_writing_is_seen_by_autograd(self):
         q, k, v = inputs(2, 5, 4)
         out = torch.zeros_like(v)

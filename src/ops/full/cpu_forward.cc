@@ -240,7 +240,9 @@ class Forward {
     if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo_enabled()) {
       redone += static_cast<int64_t>(hn::CountTrue(d, failed));
       const int64_t seen = shape.causal ? target + 1 : x.sources;
-      if (room.exact_target != target) tiles.exact_row(target, 0, std::max(seen, longest(set, seen)), room.exact);
+      if (room.exact_target != target) {
+        tiles.exact_row(target, 0, shape.causal ? target + 1 : set.columns, room.exact);
+      }
       room.exact_target = target;
       const ExactSum<V> sum = SumExactly(d, sources, x, panel, room.exact, seen);
       den = hn::IfThenElse(failed, sum.den, den);
@@ -251,7 +253,7 @@ class Forward {
     }
     const int64_t row = target - x.first;
     const V query =
-        p.q.data == nullptr || shape.gate == Gate::kNone
+        shape.gate == Gate::kNone
             ? zero
             : LoadSome(d, p.q.data + x.batch * p.q.batch_stride + (x.token + row) * p.q.time_stride + panel.begin,
                        panel.count);
@@ -266,9 +268,6 @@ class Forward {
     StoreSome(exponent, d, saved + stride, panel.count);
     StoreSome(ratio, d, saved + 2 * stride, panel.count);
   }
-
-  // Sources that an exact row is made for: without causal, those of the set's longest sequence.
-  int64_t longest(const WeightSet& set, int64_t seen) const { return shape.causal ? seen : set.columns; }
 
   const FullForward<E>& p;
   const FullShape& shape;

@@ -173,9 +173,14 @@ class Tiles {
   }
 
   T dot(int64_t target, int64_t source) const {
-    T sum = 0;
-    for (int64_t c = 0; c < w.width; ++c) sum += u[target * w.width + c] * v[source * w.width + c];
-    return sum;
+    const T* a = u + target * w.width;
+    const T* b = v + source * w.width;
+    V sum = hn::Zero(d);
+    int64_t c = 0;
+    for (; c + kLanes <= w.width; c += kLanes) sum = hn::MulAdd(hn::LoadU(d, a + c), hn::LoadU(d, b + c), sum);
+    T rest = hn::GetLane(hn::SumOfLanes(d, sum));
+    for (; c < w.width; ++c) rest += a[c] * b[c];
+    return rest;
   }
 
   // dots = u v^T of the tile.

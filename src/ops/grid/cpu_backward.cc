@@ -45,12 +45,12 @@ class GridBackwardTask {
         scratch(bytes()),
         panel(params.shape, grid_task, params.k, params.v, params.key_mask, params.kernel_data, true, scratch) {
     const int64_t padded = panel.reach.rows() * kernel_row();
-    targets = scratch.take<T>(panel.time * 2 * panel.lanes);
-    exact_targets = scratch.take<T>(panel.time * 3 * panel.lanes);
+    targets = scratch.take<T>(panel.time * 2 * lanes);
+    exact_targets = scratch.take<T>(panel.time * 3 * lanes);
     image_kernel = scratch.take<T>(padded);
-    kernel = scratch.take<T>(panel.vectors * panel.reach.size() * panel.lanes);
+    kernel = scratch.take<T>(panel.vectors * panel.reach.size() * lanes);
     key_sums = scratch.take<T>(panel.time * heads());
-    std::fill_n(kernel, panel.vectors * panel.reach.size() * panel.lanes, T(0));
+    std::fill_n(kernel, panel.vectors * panel.reach.size() * lanes, T(0));
   }
 
   void run() {
@@ -71,6 +71,7 @@ class GridBackwardTask {
   Scratch scratch;
   Panel<D, E> panel;
   D d;
+  static constexpr int64_t lanes = Panel<D, E>::lanes;
   int64_t redone = 0;
   T* targets = nullptr;        // field of a and b
   T* exact_targets = nullptr;  // [T][3][lanes]: a, b and their exponent, for an image done exactly
@@ -79,10 +80,9 @@ class GridBackwardTask {
   T* key_sums = nullptr;       // [T][heads of the panel]: dk where a head shares its key
 
   int64_t heads() const { return (task.end - task.begin) / (p.shape.channels / p.shape.heads); }
-  int64_t kernel_row() const { return (2 * Panel<D, E>::kPad + panel.reach.columns()) * panel.lanes; }
+  int64_t kernel_row() const { return (2 * Panel<D, E>::kPad + panel.reach.columns()) * lanes; }
 
   size_t bytes() const {
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
     const GridReach reach = grid_reach(p.shape);
     const int64_t vectors = (task.end - task.begin + lanes - 1) / lanes;
     const int64_t time = p.shape.time();
@@ -157,8 +157,8 @@ class GridBackwardTask {
     panel.for_each_sum(panel.sources, panel.weights(j), j, before, [&](int64_t t, V den, V num) {
       failed = hn::Or(failed, panel.failed(den));
       const TargetGrad grad = target_grad(b, t, j, to_g, den, num);
-      hn::Store(grad.a, d, targets + t * 2 * panel.lanes);
-      hn::Store(grad.b, d, targets + t * 2 * panel.lanes + panel.lanes);
+      hn::Store(grad.a, d, targets + t * 2 * lanes);
+      hn::Store(grad.b, d, targets + t * 2 * lanes + lanes);
       write_query(b, t, j, grad.query);
     });
     return hn::AllFalse(d, failed);
@@ -168,9 +168,9 @@ class GridBackwardTask {
   HWY_NOINLINE void write_sources(int64_t b, int64_t j, const Scale& scale) const {
     const auto before = [](int64_t, int64_t) {};
     panel.for_each_sum(targets, panel.flipped(j), j, before, [&](int64_t t, V sum_a, V sum_b) {
-      const T* source = panel.sources + t * 2 * panel.lanes;
+      const T* source = panel.sources + t * 2 * lanes;
       const V key = hn::Load(d, source);
-      const V dk = hn::MulSub(hn::Load(d, source + panel.lanes), sum_a, hn::Mul(key, sum_b));
+      const V dk = hn::MulSub(hn::Load(d, source + lanes), sum_a, hn::Mul(key, sum_b));
       write_source(b, t, j, hn::Mul(key, sum_a), dk, scale);
     });
   }
@@ -223,7 +223,6 @@ class GridBackwardTask {
   // the element of the kernel that target r met: its sum moves on with them.
   template <int64_t R>
   HWY_INLINE void sum_pairs(int64_t iy, int64_t y, int64_t source_row, int64_t i) const {
-    const int64_t lanes = panel.lanes;
     const int64_t width = p.shape.width;
     const T* HWY_RESTRICT target = targets + (y * width + i * kTargets) * 2 * lanes;
     V a[R], b[R], plus[R], minus[R];
@@ -260,9 +259,9 @@ class GridBackwardTask {
   // dw of vector j += w~ image_kernel 2^(X + G).
   void add_image_kernel(int64_t j, const Scale& scale) const {
     const T* weights = panel.weights(j);
-    T* to = kernel + j * panel.reach.size() * panel.lanes;
+    T* to = kernel + j * panel.reach.size() * lanes;
     for (int64_t iy = 0; iy < panel.reach.rows(); ++iy) {
-      for (int64_t ix = 0; ix < panel.reach.columns(); ++ix, to += panel.lanes) {
+      for (int64_t ix = 0; ix < panel.reach.columns(); ++ix, to += lanes) {
         const int64_t at = panel.weight_at(iy, ix);
         const V sum = hn::Mul(hn::Mul(hn::Load(d, image_kernel + at), hn::Load(d, weights + at)), scale.half);
         hn::Store(hn::MulAdd(sum, scale.rest, hn::Load(d, to)), d, to);
@@ -273,7 +272,7 @@ class GridBackwardTask {
   void write_kernel() const {
     for (int64_t j = 0; j < panel.vectors; ++j) {
       for (int64_t o = 0; o < panel.reach.size(); ++o) {
-        const V sum = hn::Load(d, kernel + (j * panel.reach.size() + o) * panel.lanes);
+        const V sum = hn::Load(d, kernel + (j * panel.reach.size() + o) * lanes);
         StoreSome(sum, d, out_kernel + o * p.shape.channels + panel.channel(j, 0), panel.count(j));
       }
     }
@@ -281,7 +280,6 @@ class GridBackwardTask {
 
   // The whole image from p and n of every pair: a row is worth a 2^exponent, so that e^(k+w)/D keeps its own scale.
   HWY_NOINLINE void exact_image(int64_t b, int64_t j, const Scale& scale) {
-    const int64_t lanes = panel.lanes;
     for (int64_t t = 0; t < panel.time; ++t) {
       const ExactRow<V> row = panel.exact_row(b, j, t);
       const TargetGrad grad = target_grad(b, t, j, scale.to_g, row.den, row.num);
@@ -300,7 +298,6 @@ class GridBackwardTask {
 
   // Source s: its dv and dk, and what it adds to dw.
   HWY_INLINE void exact_source(int64_t b, int64_t j, int64_t s, const Scale& scale) const {
-    const int64_t lanes = panel.lanes;
     T* dw = kernel + j * panel.reach.size() * lanes;
     const T* source = panel.exact_source(s);
     const V key = hn::Load(d, source), n_key = hn::Load(d, source + lanes), value = hn::Load(d, source + 2 * lanes);

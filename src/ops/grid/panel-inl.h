@@ -69,7 +69,7 @@ struct PairSum {
   }
   // n pairs, `step` elements apart.
   void add_all(const T* at, int64_t step, int64_t n) {
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+    constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));
     while (n > 0) {
       V x = hn::Load(d, at), y = hn::Load(d, at + lanes);
       at += step;
@@ -84,7 +84,7 @@ struct PairSum {
   }
   void store(T* at) const {
     hn::Store(first, d, at);
-    hn::Store(second, d, at + hn::Lanes(d));
+    hn::Store(second, d, at + hn::MaxLanes(d));
   }
 };
 
@@ -95,7 +95,7 @@ class Panel {
   using V = hn::Vec<D>;
 
   D d;
-  int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
+  static constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));  // a constant: strides of the loops
   GridShape shape;
   GridReach reach;
   GridTask task;
@@ -112,11 +112,11 @@ class Panel {
   static constexpr int64_t kPad = kTargets - 1;
 
   static size_t bytes(const GridShape& s, const GridTask& t, bool with_flipped) {
-    const int64_t n = static_cast<int64_t>(hn::Lanes(D()));
+    constexpr int64_t n = lanes;
     const GridReach r = grid_reach(s);
     const int64_t vectors = (t.end - t.begin + n - 1) / n;
     const int64_t blocks = (s.width + kTargets - 1) / kTargets;
-    return (with_flipped ? 2 : 1) * Scratch::padded<T>(vectors * r.rows() * row_size(r, n)) +
+    return (with_flipped ? 2 : 1) * Scratch::padded<T>(vectors * r.rows() * row_size(r)) +
            Scratch::padded<T>(vectors * r.size() * 2 * n) + Scratch::padded<T>(vectors * n) +
            Scratch::padded<T>(s.time() * 2 * n) + Scratch::padded<T>(s.height * blocks * 2 * n) +
            2 * Scratch::padded<T>((s.height + 1) * 2 * n) + Scratch::padded<T>(s.time() * 3 * n);
@@ -138,8 +138,8 @@ class Panel {
         mask(key_mask) {
     vectors = (t.end - t.begin + lanes - 1) / lanes;
     blocks = (s.width + kTargets - 1) / kTargets;
-    weights_ = scratch.take<T>(vectors * reach.rows() * row_size(reach, lanes));
-    if (with_flipped) flipped_ = scratch.take<T>(vectors * reach.rows() * row_size(reach, lanes));
+    weights_ = scratch.take<T>(vectors * reach.rows() * row_size(reach));
+    if (with_flipped) flipped_ = scratch.take<T>(vectors * reach.rows() * row_size(reach));
     exact_weights_ = scratch.take<T>(vectors * reach.size() * 2 * lanes);
     outside_ = scratch.take<T>(vectors * lanes);
     sources = scratch.take<T>(time * 2 * lanes);
@@ -226,10 +226,10 @@ class Panel {
     }
   }
 
-  const T* weights(int64_t j) const { return weights_ + j * reach.rows() * row_size(reach, lanes); }
-  const T* flipped(int64_t j) const { return flipped_ + j * reach.rows() * row_size(reach, lanes); }
+  const T* weights(int64_t j) const { return weights_ + j * reach.rows() * row_size(reach); }
+  const T* flipped(int64_t j) const { return flipped_ + j * reach.rows() * row_size(reach); }
   // Element (i, jx) of the kernel within reach, in `weights` or `flipped`.
-  int64_t weight_at(int64_t iy, int64_t ix) const { return iy * row_size(reach, lanes) + (kPad + ix) * lanes; }
+  int64_t weight_at(int64_t iy, int64_t ix) const { return iy * row_size(reach) + (kPad + ix) * lanes; }
 
   // What lies outside the window of every block of targets in its rows, and in the rows above and below: only sums.
   HWY_NOINLINE void sum_outside(const T* field) {
@@ -376,7 +376,7 @@ class Panel {
   bool pairs_ready_ = false;
 
   // Elements of a row of `weights`.
-  static int64_t row_size(const GridReach& r, int64_t lanes) { return (2 * kPad + r.columns()) * lanes; }
+  static int64_t row_size(const GridReach& r) { return (2 * kPad + r.columns()) * lanes; }
 
   void prepare_weights(const T* kernel, int64_t j) {
     const int64_t size = shape.kernel;

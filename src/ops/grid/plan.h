@@ -31,8 +31,8 @@ struct GridTask {
 };
 
 /// T is the type of the sums. Channels go by panels of 128 bytes, two lines of memory, and whole heads where a head
-/// shares its key. Batch rows go by chunks, for each of which every channel has its own sum of the kernel's gradient:
-/// together a twentieth of q, k and v at most.
+/// shares its key. Batch rows go by chunks, for each of which every channel has its own sum of the kernel's gradient,
+/// worth a twentieth of the chunk's q, k and v.
 template <typename T>
 class GridPlan {
  public:
@@ -43,18 +43,18 @@ class GridPlan {
     const int64_t time = std::max<int64_t>(1, s.time());
     chunk_ = (7 * grid_reach(s).size() + time - 1) / time;
   }
-  int64_t chunks() const { return s_div(shape_.batch, chunk_); }
-  int64_t tasks() const { return chunks() * s_div(shape_.channels, panel_); }
-  int64_t chunk_of(int64_t task) const { return task / s_div(shape_.channels, panel_); }
+  int64_t chunks() const { return ceil_div(shape_.batch, chunk_); }
+  int64_t tasks() const { return chunks() * ceil_div(shape_.channels, panel_); }
+  int64_t chunk_of(int64_t task) const { return task / ceil_div(shape_.channels, panel_); }
   /// Neighbouring panels next to each other: threads then read neighbouring lines.
   GridTask task(int64_t i) const {
     const int64_t first = chunk_of(i) * chunk_;
-    const int64_t begin = i % s_div(shape_.channels, panel_) * panel_;
+    const int64_t begin = i % ceil_div(shape_.channels, panel_) * panel_;
     return {first, std::min(first + chunk_, shape_.batch), begin, std::min(begin + panel_, shape_.channels)};
   }
 
  private:
-  static int64_t s_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+  static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
   GridShape shape_;
   int64_t panel_ = 1, chunk_ = 1;
 };

@@ -91,9 +91,9 @@ class BackwardSimple : BackwardTask<D, E> {
   void keep_row(const Stripe<D, E>& s, int64_t t, int64_t j, T* row) const {
     T* sum_at = s.sums + j * kSumParts * lanes;
     RunningSum<V> sum = s.load_sums(sum_at);
-    const V key = s.source_key(t, j);
+    const V key = s.own_key(t, j);
     const SplitExp<V> e = Split(d, key);
-    AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, s.source_value(t, j))));
+    AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, MaskAbsent(d, key, s.own_value(t, j))));
     s.store_sums(sum, sum_at);
     const TargetGrad<V> grad = Base::target_grad(t, j, sum.den, sum.num, hn::Set(d, T(1)));
     hn::Store(hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max))), d, row);
@@ -127,7 +127,7 @@ class BackwardSimple : BackwardTask<D, E> {
     for (int64_t j = 0; j < vectors; ++j) {
       RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
       for (int64_t t = 0; t < shape.time; ++t) {
-        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
+        AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
       }
       RunningSum<V> targets = StartSum(d, hn::Neg(sum.max));
       const V one = hn::Set(d, T(1));
@@ -138,7 +138,7 @@ class BackwardSimple : BackwardTask<D, E> {
         AddCompensated(grad.b, one, targets.den, targets.den_low);
       }
       for (int64_t t = 0; t < shape.time; ++t) {
-        const SplitExp<V> e = Split(d, s.source_key(t, j));
+        const SplitExp<V> e = Split(d, s.own_key(t, j));
         const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max)));
         T unused = 0;
         Base::write_source(s, j, t, k, targets.num, targets.den, key_per_head ? keys[t] : unused);

@@ -105,7 +105,7 @@ class ForwardTask {
       for (int64_t j = 0; j < s.vectors; ++j) {
         T* at = s.sums + j * kSumParts * s.lanes;
         RunningSum<V> sum = s.load_sums(at);
-        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
+        AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
         write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
         s.store_sums(sum, at);
       }
@@ -119,7 +119,7 @@ class ForwardTask {
     for (int64_t j = 0; j < s.vectors; ++j) {
       RunningSum<V> sum = s.initial_sums({}, j);
       for (int64_t t = 0; t < shape.time; ++t) {
-        AddSource(d, sum, s.source_key(t, j), s.source_value(t, j));
+        AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
       }
       for (int64_t t = 0; t < shape.time; ++t) write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
     }
@@ -167,25 +167,38 @@ class ForwardTask {
   }
 
   void banded_whole() {
-    const int64_t rows_end = whole_blocks(shape.time);
-    const typename Stripe<D, E>::Room room = {std::min(vectors, panel_vectors), rows_end + kRows, rows_end,
-                                              rows_end / kRows};
-    Scratch scratch(Stripe<D, E>::bytes(shape, task, room));
+    if (shape.time == 0) return;
+    const int64_t chunk = chunk_rows(shape);
+    const int64_t chunks = (shape.time + chunk - 1) / chunk;
+    const int64_t reach = std::min(shape.left, shape.time) + std::min(shape.right, shape.time);
+    const typename Stripe<D, E>::Room room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
+    const int64_t ends_size = chunks * vectors * kSumParts * static_cast<int64_t>(hn::Lanes(d));
+    Scratch scratch(Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(ends_size));
     Stripe<D, E> s = stripe(scratch, room);
+    T* ends = scratch.take<T>(ends_size);
     s.redo = redo_enabled();
-    s.prepare_rows(0, rows_end);
-    for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
-      const int64_t panel_end = std::min(panel + panel_vectors, vectors);
-      s.first_vector = panel;
-      s.prepare_whole(panel, panel_end);
-      for (int64_t tb = 0; tb < shape.time; tb += kRows) {
-        const int64_t rows = std::min(kRows, shape.time - tb);
-        for (int64_t j = panel; j < panel_end; ++j) {
-          s.whole_block(j, tb, rows, 0, tb / kRows, [&](int64_t r, const RowSums<V>& row) {
-            write_row(s, tb + r, j, row.num, row.den, row.value_scale);
-          });
+    s.scan_whole(ends);
+    for (int64_t j = 0; j < vectors; ++j) s.store_sums(s.initial_sums({}, j), s.sums + j * kSumParts * s.lanes);
+    s.base = -s.reach_left();
+    int64_t stored = 0;
+    for (int64_t index = 0; index < chunks; ++index) {
+      const int64_t begin = index * chunk;
+      const int64_t end = std::min(begin + chunk, shape.time);
+      s.prepare_rows(begin, begin + whole_blocks(end - begin));
+      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
+        const int64_t panel_end = std::min(panel + panel_vectors, vectors);
+        for (int64_t j = panel; j < panel_end; ++j) s.enter_chunk(j, index, stored, s.after_chunk(index), ends);
+        for (int64_t tb = begin; tb < end; tb += kRows) {
+          const int64_t rows = std::min(kRows, end - tb);
+          for (int64_t j = panel; j < panel_end; ++j) {
+            s.whole_block(j, tb, rows, begin, (tb - begin) / kRows, [&](int64_t r, const RowSums<V>& row) {
+              write_row(s, tb + r, j, row.num, row.den, row.value_scale);
+            });
+          }
         }
       }
+      stored = s.after_chunk(index);
+      if (end < shape.time) s.move_window(end - s.reach_left(), stored);
     }
     count_redone(s.redone, shape.time * s.width);
   }

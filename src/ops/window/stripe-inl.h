@@ -386,6 +386,69 @@ class Stripe {
     }
   }
 
+  // Not causal: rows of the chunks that cover the sequence, the sources it reaches from one, and the first source after
+  // the windows of chunk `index`.
+  int64_t reach_left() const { return std::min(shape.left, shape.time); }
+  int64_t after_chunk(int64_t index) const {
+    return std::min(shape.time, (index + 1) * chunk_rows(shape) + std::min(shape.right, shape.time));
+  }
+  T* ends_row(T* ends, int64_t index, int64_t j) const { return ends + (index * vectors + j) * kSumParts * lanes; }
+
+  // Not causal, before the chunks: one scale for the whole sequence, and in `ends` [chunks][vectors][kSumParts][lanes]
+  // the sums of the sources after each chunk's windows. One pass over the rows, last to first; in pieces of a chunk, so
+  // that the sums stay in registers and memory sees whole rows.
+  void scan_whole(T* ends) const {
+    const V floor = hn::Set(d, kExponentFloor<T>);
+    for (int64_t j = 0; j < vectors; ++j) {
+      store_sums(StartSum(d, floor), sums + j * kSumParts * lanes);
+      hn::Store(floor, d, scale + j * 2 * lanes);
+      hn::Store(hn::Set(d, T(-100)), d, scale + j * 2 * lanes + lanes);
+    }
+    int64_t next = shape.time;
+    for (int64_t index = (shape.time - 1) / chunk_rows(shape); index >= -1; --index) {
+      // The windows of the first chunk are summed by no one: only the scale looks at them.
+      const int64_t until = index < 0 ? 0 : after_chunk(index);
+      for (int64_t j = 0; j < vectors; ++j) {
+        T* at = scale + j * 2 * lanes;
+        V m = hn::Load(d, at);
+        V x = hn::Load(d, at + lanes);
+        RunningSum<V> sum = load_sums(sums + j * kSumParts * lanes);
+        for (int64_t s = next - 1; s >= until; --s) {
+          const V key = own_key(s, j);
+          const V value = MaskAbsent(d, key, own_value(s, j));
+          const SplitExp<V> e = Split(d, key);
+          m = hn::Max(e.n, m);
+          x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), x);
+          if (index >= 0) AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, value));
+        }
+        hn::Store(m, d, at);
+        hn::Store(x, d, at + lanes);
+        store_sums(sum, sums + j * kSumParts * lanes);
+        if (index >= 0) store_sums(sum, ends_row(ends, index, j));
+      }
+      next = until;
+    }
+  }
+
+  // Not causal: stores the sources [from, to), and the sums after the window of each block of chunk `index`.
+  void enter_chunk(int64_t j, int64_t index, int64_t from, int64_t to, T* ends) const {
+    const Scales scales = load_scales(j);
+    for (int64_t s = from; s < to; ++s) {
+      const V key = own_key(s, j);
+      store_source(j, s, Split(d, key), MaskAbsent(d, key, own_value(s, j)), scales);
+    }
+    RunningSum<V> sum = load_sums(ends_row(ends, index, j));
+    const int64_t begin = index * chunk_rows(shape);
+    int64_t next = after_chunk(index);
+    for (int64_t block = (std::min(chunk_rows(shape), shape.time - begin) - 1) / kRows; block >= 0; --block) {
+      while (next > begin + (block + 1) * kRows + shape.right) {
+        --next;
+        AddSource(d, sum, own_key(next, j), own_value(next, j));
+      }
+      store_sums(sum, after_row(block, j));
+    }
+  }
+
   // Moves the sources [begin, end) to the front of the buffers.
   void move_window(int64_t begin, int64_t end) {
     for (int64_t j = 0; j < vectors; ++j) {
