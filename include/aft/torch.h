@@ -45,7 +45,8 @@ State initial_state(int64_t batch, int64_t channels, int64_t key_channels, int64
                     const torch::TensorOptions& options = {});
 
 /// AFT-simple: y[t] = gate(q[t]) * sum_t' e^k[t'] v[t'] / sum_t' e^k[t'] over t' <= t (all t' if not causal).
-/// q, v, y [B, T, d]; k [B, T, d] or [B, T, heads] (one key per head). q is std::nullopt with Gate::kNone only.
+/// q, v, y [B, T, d]; k [B, T, d] or [B, T, heads] (one key per head). q is std::nullopt with Gate::kNone only. Not
+/// causal and not packed, q and y may have another length than k and v.
 torch::Tensor simple(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
                      bool causal = true, Gate gate = Gate::kSigmoid, int64_t heads = 1,
                      const std::optional<torch::Tensor>& key_mask = std::nullopt,

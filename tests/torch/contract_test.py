@@ -258,7 +258,8 @@ class Messages(unittest.TestCase):
         q, k, v, bias = inputs(2, 6, 4, span=3)
         state, cu = list(aft.initial_state(k, v, 6)), torch.tensor([0, 6])
         square, kernel = torch.zeros(6, 6, dtype=torch.float64), bias[:3].expand(1, 3, 3)
-        for name, call in (("simple", lambda q: aft.simple(q, k, v, causal=False)),
+        for name, call in (("simple", lambda q: aft.simple(q, k, v)),
+                           ("simple", lambda q: aft.simple(q[:1], k[:1], v[:1], causal=False, cu_seqlens=cu)),
                            ("local", lambda q: aft.local(q, k, v, bias, causal=False)),
                            ("conv1d", lambda q: aft.conv1d(q, k, v, bias[:1], causal=False)),
                            ("conv2d", lambda q: aft.conv2d(q, k, v, kernel, (2, 3)))):
