@@ -85,10 +85,9 @@ Tensor simple_across(const Tensor& q, const Tensor& k, const Tensor& v, std::str
   const bool narrow = v.scalar_type() == at::kBFloat16 || v.scalar_type() == at::kHalf;
   const auto wide = [&](const Tensor& t) { return narrow ? t.to(at::kFloat) : t; };
   const Front front = {"simple", "band", std::nullopt, wide(k), wide(v), std::nullopt, "none", heads, key_mask};
-  // All rows are N/D; of no sources it is 0.
+  // All rows are N/D; the sum of none is 0, and k and v stay in the graph.
   const Tensor all = front.whole(/*causal=*/false);
-  const Tensor ratio = v.sym_size(1) == 0 ? at::zeros_symint({v.sym_size(0), 1, v.sym_size(2)}, all.options())
-                                          : all.narrow_symint(1, 0, 1);
+  const Tensor ratio = v.sym_size(1) == 0 ? all.sum(1, /*keepdim=*/true) : all.narrow_symint(1, 0, 1);
   const Tensor query = wide(q);
   return ((kind == ops::Gate::kSigmoid ? query.sigmoid() : query.relu()) * ratio).to(v.scalar_type());
 }
