@@ -31,6 +31,9 @@ endif()
 if(AFT_SANITIZE)
   add_compile_options(-fsanitize=${AFT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${AFT_SANITIZE})
+  # One SIMD target, AVX2: instrumented, three would take most of an hour.
+  add_compile_options(-march=haswell)
+  add_compile_definitions(HWY_COMPILE_ONLY_STATIC)
 endif()
 
 # Warnings are errors for our own code; -fno-math-errno lets sqrt and friends inline, and changes no value. All of it is
