@@ -110,7 +110,8 @@ def run(op, causal, T, d, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: bench/memory.py --op simple conv2d")
-    parser.add_argument("--op", nargs="+", choices=list(dict.fromkeys(op for op, _ in CASES)), help="only these operators")
+    names = list(dict.fromkeys(op for op, _ in CASES))
+    parser.add_argument("--op", nargs="+", choices=names, help="only these operators")
     parser.add_argument("--time", type=int, default=65536, help="T, for conv2d a square (default 65536)")
     parser.add_argument("--channels", type=int, default=512, help="d (default 512)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")
