@@ -28,7 +28,7 @@ SWEEP = 64 * KI  # tokens a timed call takes at least, in sequences of T: too ma
 
 
 class Tensors:
-    """Memory of all cases: as many tokens as the longest sequence has. A case of length T works on slices of T tokens."""
+    """Memory of all cases: as many tokens as the longest sequence has. A case works on slices of T tokens."""
 
     def __init__(self, tokens, d):
         self.q, self.k, self.v, self.grad_y = (self._filled(tokens, d) for _ in range(4))
@@ -83,8 +83,8 @@ def measure(args, health):
 
 
 def bars(rows):
-    """For each operator and pass, of the medians and of the best: largest over smallest time per token from 64 Ki tokens
-    on, and the dearest length up to 64 Ki over 1 Ki."""
+    """For each operator and pass, of the medians and of the best: largest over smallest time per token from 64 Ki
+    tokens on, and the dearest length up to 64 Ki over 1 Ki."""
     for op in OPS:
         for pass_ in PASSES:
             mine = [row for row in rows if (row["op"], row["pass"]) == (op, pass_)]
