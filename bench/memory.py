@@ -110,7 +110,8 @@ def run(op, causal, T, d, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, epilog="example: bench/memory.py --op simple conv2d")
-    parser.add_argument("--op", nargs="+", choices=list(dict.fromkeys(op for op, _ in CASES)), help="only these operators")
+    names = list(dict.fromkeys(op for op, _ in CASES))
+    parser.add_argument("--op", nargs="+", choices=names, help="only these operators")
     parser.add_argument("--time", type=int, default=65536, help="T, for conv2d a square (default 65536)")
     parser.add_argument("--channels", type=int, default=512, help="d (default 512)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")
@@ -128,8 +129,8 @@ def main():
     else:
         print(f"{machine['cpu']}, {machine['simd']}, {args.threads} threads, torch {machine['torch']}; MiB at B 1, "
               f"T {args.time}, d {args.channels}")
-        print(f"{'operator':<20} {'pass':<8} {'inputs':>8} {'outputs':>8} {'workspace':>10} {'of it':>8} {'share of':>9} "
-              f"{'':>9}\n{'':<20} {'':<8} {'':>8} {'':>8} {'and saved':>10} {'saved':>8} {'inputs':>9} {'seconds':>9}")
+        print(f"{'operator':<20} {'pass':<8} {'inputs':>8} {'outputs':>8} {'workspace':>10} {'of it':>8} {'share of':>9}\n"
+              f"{'':<20} {'':<8} {'':>8} {'':>8} {'and saved':>10} {'saved':>8} {'inputs':>9} {'seconds':>9}")
     processes = multiprocessing.get_context("spawn")
     for op, causal in CASES:
         if args.op and op not in args.op:

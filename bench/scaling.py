@@ -28,7 +28,7 @@ SWEEP = 64 * KI  # tokens a timed call takes at least, in sequences of T: too ma
 
 
 class Tensors:
-    """Memory of all cases: as many tokens as the longest sequence has. A case of length T works on slices of T tokens."""
+    """Memory of all cases: as many tokens as the longest sequence has. A case works on slices of T tokens."""
 
     def __init__(self, tokens, d):
         self.q, self.k, self.v, self.grad_y = (self._filled(tokens, d) for _ in range(4))
@@ -83,8 +83,8 @@ def measure(args, health):
 
 
 def bars(rows):
-    """For each operator and pass, of the medians and of the best: largest over smallest time per token from 64 Ki tokens
-    on, and the dearest length up to 64 Ki over 1 Ki."""
+    """For each operator and pass, of the medians and of the best: largest over smallest time per token from 64 Ki
+    tokens on, and the dearest length up to 64 Ki over 1 Ki."""
     for op in OPS:
         for pass_ in PASSES:
             mine = [row for row in rows if (row["op"], row["pass"]) == (op, pass_)]
@@ -116,7 +116,8 @@ def plot(rows, png):
             name = f"${op}_{pass_}"
             lines = "\n".join(f"{row['T']} {row['ns_per_token']} {row['ns_min']} {row['ns_max']}" for row in mine)
             script.append(f"{name} << EOD\n{lines}\nEOD")
-            curves.append(f"{name} using 1:2:3:4 with yerrorlines lw 1.5 pt 7 ps 0.6 dt {1 if pass_ == 'forward' else 2} "
+            dash = 1 if pass_ == "forward" else 2
+            curves.append(f"{name} using 1:2:3:4 with yerrorlines lw 1.5 pt 7 ps 0.6 dt {dash} "
                           f"lc rgb '{colors[op]}' title '{op} {pass_}'")
     low = min(row["ns_min"] for row in rows)
     high = max(row["ns_max"] for row in rows)
@@ -140,7 +141,7 @@ def main():
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")
     parser.add_argument("--json", action="store_true", help="one object a line: the machine, the rows, the bars")
     parser.add_argument("--plot", metavar="FILE", help="draw the curves as PNG (needs gnuplot)")
-    parser.add_argument("--read", nargs="+", metavar="FILE", help="measure nothing: take the rows of earlier --json runs")
+    parser.add_argument("--read", nargs="+", metavar="FILE", help="measure nothing: rows of earlier --json runs")
     parser.add_argument("--library", default=ROOT / "build" / "lib" / "libaft_torch.so", type=pathlib.Path)
     args = parser.parse_args()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
@@ -162,8 +163,8 @@ def main():
         health = timing.Health()
         mm, copy = max(health.measure() for _ in range(3))
         machine = timing.machine(args.threads)
-        show(f"{machine['cpu']}, {machine['simd']}, {args.threads} threads, torch {torch.__version__}; torch.mm {mm:.0f} "
-             f"GFLOP/s, copy {copy:.1f} GB/s", machine={**machine, "mm_gflops": round(mm, 1),
+        show(f"{machine['cpu']}, {machine['simd']}, {args.threads} threads, torch {machine['torch']}; "
+             f"torch.mm {mm:.0f} GFLOP/s, copy {copy:.1f} GB/s", machine={**machine, "mm_gflops": round(mm, 1),
                                                        "copy_gb_per_s": round(copy, 1)})
         source = measure(args, health)
 
