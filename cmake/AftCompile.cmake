@@ -32,7 +32,7 @@ if(AFT_SANITIZE)
   add_compile_options(-fsanitize=${AFT_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer -g1)
   add_link_options(-fsanitize=${AFT_SANITIZE})
   # One SIMD target, AVX2, and lightly optimised: instrumented, three at full tilt would take most of an hour to build.
-  add_compile_options(-march=haswell -O1)
+  add_compile_options(-march=haswell -maes -O1)
   add_compile_definitions(HWY_COMPILE_ONLY_STATIC)
 endif()
 

@@ -35,7 +35,7 @@ Buffer allocate(size_t bytes) {
 }
 
 void poison_if_asked(std::byte* data, size_t bytes) {
-  if (poison.load(std::memory_order_relaxed)) std::memset(data, 0xFF, bytes);  // 0xFFFF... is NaN
+  if (bytes > 0 && poison.load(std::memory_order_relaxed)) std::memset(data, 0xFF, bytes);  // 0xFFFF... is NaN
 }
 
 }  // namespace
