@@ -177,11 +177,12 @@ class Backward {
   void pack_targets(const Sequence& x, int64_t panel, int64_t chunk, const T* weight_exponents, T* room) const {
     const D d;
     const Panel& c = panels[panel];
-    const auto [begin, end] = rows_of(x, chunk);
+    const std::pair<int64_t, int64_t> rows = rows_of(x, chunk);
+    const int64_t begin = rows.first;
     const V floor = hn::Set(d, kExponentFloor<T>);
     V lowest = hn::Neg(floor);
     uint8_t any_redone = 0;
-    PackEntries(d, end - begin, targets_of(x, panel) + (begin - x.first) * kVectors,
+    PackEntries(d, rows.second - begin, targets_of(x, panel) + (begin - x.first) * kVectors,
                 target_exponents_of(x, panel) + chunk * kVectors, room, [&](int64_t i) {
                   V grad_q;
                   const Target t = target(x, c, begin + i, grad_q);
@@ -690,7 +691,7 @@ class Backward {
       const V by_value = hn::IfThenZeroElse(s.apart, Pow2(d, hn::Sub(s.values, common)));
       const V by_key = hn::IfThenZeroElse(s.apart, hn::Neg(Pow2(d, hn::Sub(s.keys, common))));
       const T* from = targets_of(*g.x, panel);
-      const int64_t begin = low;
+      const int64_t begin = low;  // lambdas cannot take parts of a pair by their names
       const int64_t end = high;
       const auto at = [&](int64_t i, int64_t part, V by) {
         const int64_t t = row + i;

@@ -109,7 +109,7 @@ class Tiles {
   void pack_sources(const TileRange& at, const T* exponents, bool reverse_targets, bool reverse_sources,
                     T* packed) const {
     const TileView<T> x = view(at);
-    HWY_ALIGN T row[kChunk + 2 * HWY_MAX_BYTES / sizeof(T)];
+    HWY_ALIGN T row[kChunk + 2 * kLanes];
     if (at.columns < kChunk || at.rows < kChunk) std::fill(packed, packed + kTileSize, T(0));
     for (int64_t i = 0; i < at.rows; ++i) {
       const int64_t n = seen(at, i);
