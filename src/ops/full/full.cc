@@ -5,28 +5,17 @@
 #include <algorithm>
 #include <string>
 
-#include "aft/error.h"
+#include "ops/common/require.h"
 #include "ops/full/check.h"
 
 namespace aft::ops {
 namespace {
 
-void require(bool ok, const std::string& message) {
-  if (!ok) throw Error(message);
-}
-
-std::string got(int64_t value) { return ", got " + std::to_string(value); }
-
 void check_shape(const FullShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
   require(s.targets >= 0, "targets: expected at least 0" + got(s.targets));
   require(s.sources >= 0, "sources: expected at least 0" + got(s.sources));
-  require(s.channels >= 0, "channels: expected at least 0" + got(s.channels));
-  require(s.heads >= 1 && s.channels % s.heads == 0,
-          "heads: expected a divisor of channels = " + std::to_string(s.channels) + got(s.heads));
-  require(s.key_channels == s.channels || s.key_channels == s.heads,
-          "key_channels: expected channels = " + std::to_string(s.channels) + " or heads = " + std::to_string(s.heads) +
-              got(s.key_channels));
+  require_heads(s.channels, s.heads, s.key_channels);
   require(!s.causal || s.sources == s.targets,
           "sources: expected targets = " + std::to_string(s.targets) + " when causal" + got(s.sources));
   require(s.capacity >= 0, "capacity: expected at least 0" + got(s.capacity));

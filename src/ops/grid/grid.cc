@@ -5,7 +5,7 @@
 #include <atomic>
 #include <string>
 
-#include "aft/error.h"
+#include "ops/common/require.h"
 #include "ops/grid/check.h"
 #include "ops/grid/redo.h"
 
@@ -15,22 +15,11 @@ namespace {
 std::atomic<int64_t> redone{0};
 std::atomic<bool> redo{true};
 
-void require(bool ok, const std::string& message) {
-  if (!ok) throw Error(message);
-}
-
-std::string got(int64_t value) { return ", got " + std::to_string(value); }
-
 void check_shape(const GridShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
   require(s.height >= 0, "height: expected at least 0" + got(s.height));
   require(s.width >= 0, "width: expected at least 0" + got(s.width));
-  require(s.channels >= 0, "channels: expected at least 0" + got(s.channels));
-  require(s.heads >= 1 && s.channels % s.heads == 0,
-          "heads: expected a divisor of channels = " + std::to_string(s.channels) + got(s.heads));
-  require(s.key_channels == s.channels || s.key_channels == s.heads,
-          "key_channels: expected channels = " + std::to_string(s.channels) + " or heads = " + std::to_string(s.heads) +
-              got(s.key_channels));
+  require_heads(s.channels, s.heads, s.key_channels);
   require(s.kernel >= 1 && s.kernel % 2 == 1, "kernel: expected an odd size, so that it has a centre" + got(s.kernel) +
                                                   "; use " + std::to_string(s.kernel < 1 ? 1 : s.kernel + 1));
 }

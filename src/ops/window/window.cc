@@ -7,7 +7,7 @@
 #include <limits>
 #include <string>
 
-#include "aft/error.h"
+#include "ops/common/require.h"
 #include "ops/window/check.h"
 #include "ops/window/plan.h"
 #include "ops/window/redo.h"
@@ -19,21 +19,10 @@ std::atomic<int64_t> redone_rows{0};
 std::atomic<int64_t> total_rows{0};
 std::atomic<bool> redo{true};
 
-void require(bool ok, const std::string& message) {
-  if (!ok) throw Error(message);
-}
-
-std::string got(int64_t value) { return ", got " + std::to_string(value); }
-
 void check_shape(const WindowShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
   require(s.time >= 0, "time: expected at least 0" + got(s.time));
-  require(s.channels >= 0, "channels: expected at least 0" + got(s.channels));
-  require(s.heads >= 1 && s.channels % s.heads == 0,
-          "heads: expected a divisor of channels = " + std::to_string(s.channels) + got(s.heads));
-  require(s.key_channels == s.channels || s.key_channels == s.heads,
-          "key_channels: expected channels = " + std::to_string(s.channels) + " or heads = " + std::to_string(s.heads) +
-              got(s.key_channels));
+  require_heads(s.channels, s.heads, s.key_channels);
   require(s.left >= 0, "left: expected at least 0" + got(s.left));
   require(s.right >= 0, "right: expected at least 0" + got(s.right));
   require(!s.causal || s.right == 0, "right: expected 0 when causal" + got(s.right));

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "aft/error.h"
+
+// Checks of arguments that the families share.
+
+namespace aft::ops {
+
+inline void require(bool ok, const std::string& message) {
+  if (!ok) throw Error(message);
+}
+
+inline std::string got(int64_t value) { return ", got " + std::to_string(value); }
+
+/// heads divides channels; there is a key for each channel or for each head.
+inline void require_heads(int64_t channels, int64_t heads, int64_t key_channels) {
+  require(channels >= 0, "channels: expected at least 0" + got(channels));
+  require(heads >= 1 && channels % heads == 0,
+          "heads: expected a divisor of channels = " + std::to_string(channels) + got(heads));
+  require(key_channels == channels || key_channels == heads,
+          "key_channels: expected channels = " + std::to_string(channels) + " or heads = " + std::to_string(heads) +
+              got(key_channels));
+}
+
+}  // namespace aft::ops
