@@ -217,14 +217,6 @@ def all_cases():
     return cases
 
 
-def cpu_name():
-    with open("/proc/cpuinfo", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return "unknown"
-
-
 def print_row(row):
     name = row["op"] + ("" if row["causal"] or row["grid"] else " (not causal)") + (" f64" if row["dtype"] == "f64" else "")
     shape = f"{row['B']},{row['T']},{row['d']}" + (f" s={row['s']}" if row["s"] else "")
@@ -266,8 +258,7 @@ def main():
     torch.ops.load_library(str(args.library))
     health = timing.Health()
     mm, copy = max(health.measure() for _ in range(3))
-    line = {"mm_gflops": round(mm, 1), "copy_gb_per_s": round(copy, 1), "cpu": cpu_name(),
-            "simd": torch.backends.cpu.get_cpu_capability(), "threads": args.threads, "torch": torch.__version__}
+    line = {"mm_gflops": round(mm, 1), "copy_gb_per_s": round(copy, 1), **timing.machine(args.threads)}
     if args.json:
         print(json.dumps({"health": line}), flush=True)
     else:
