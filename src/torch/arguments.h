@@ -40,6 +40,9 @@ void check_accumulated(std::string_view op, std::string_view name, const at::Ten
 void check_dtype_device(std::string_view op, std::string_view name, const at::Tensor& t, std::string_view like_name,
                         const at::Tensor& like);
 
+/// Checks that weights are on v's device and have its dtype or, beside 16-bit v, float32.
+void check_weights(std::string_view op, std::string_view name, const at::Tensor& t, const at::Tensor& v);
+
 /// Checks a tensor that must have the shape, dtype and device of `like`.
 void check_same(std::string_view op, std::string_view name, const at::Tensor& tensor, std::string_view like_name,
                 const at::Tensor& like);
@@ -47,5 +50,31 @@ void check_same(std::string_view op, std::string_view name, const at::Tensor& te
 /// Checks that a tensor has this shape and the dtype and device of `v`.
 void check_shape(std::string_view op, std::string_view name, const at::Tensor& tensor, c10::SymIntArrayRef expected,
                  const at::Tensor& v);
+
+// What all families are handed, held against v [batch, positions, channels].
+
+/// Checks v [batch, time, channels].
+void check_values(std::string_view op, const at::Tensor& v);
+
+/// Whether there is a query: every gate but none asks for one. Throws where q says otherwise.
+bool has_query(std::string_view op, const OptionalTensor& q, ops::Gate gate);
+
+void check_heads(std::string_view op, const c10::SymInt& heads, const at::Tensor& v);
+
+/// Checks k [batch, positions, channels or heads].
+void check_keys(std::string_view op, const at::Tensor& k, const at::Tensor& v, const c10::SymInt& heads);
+
+/// Checks a mask [batch, positions], if there is one.
+void check_key_mask(std::string_view op, const OptionalTensor& key_mask, const at::Tensor& v);
+
+/// Checks a packing [sequences + 1], if there is one, and that v is a batch of 1 then.
+void check_packing(std::string_view op, const OptionalTensor& cu_seqlens, const at::Tensor& v);
+
+/// Checks the six tensors of a state of `rows` sequences, whose ring holds `ring` positions.
+void check_state(std::string_view op, const c10::SymInt& rows, const c10::SymInt& key_channels, const c10::SymInt& ring,
+                 const at::Tensor& v, at::TensorList state);
+
+/// What editing a checked state in place by one position asks beside check_state.
+void check_step(std::string_view op, const at::Tensor& v, at::TensorList state);
 
 }  // namespace aft::dispatch

@@ -1,6 +1,5 @@
 // AFT-conv 2-D: the grid operator's checks, CPU, Meta and gradients.
 
-#include <ATen/OpMathType.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -50,28 +49,16 @@ struct Conv2dArguments {
       fail("aft::", op, ": grid must be [height, width] with height * width = ", v.sym_size(1),
            ", the positions of v, got ", grid, ": pass the grid of this call");
     }
-    check_query(op, gate_name);
-    if (kernel.defined() && kernel.scalar_type() != v.scalar_type()) {
-      check_accumulated(op, "kernel", kernel, v);
-    } else {
-      check_dtype_device(op, "kernel", kernel, "v", v);
-    }
+    if (has_query(op, q, gate)) check_same(op, "q", *q, "v", v);
+    check_weights(op, "kernel", kernel, v);
     if (kernel.dim() != 3 || kernel.sym_size(1) != kernel.sym_size(2) || kernel.sym_size(1) % 2 == 0) {
       fail("aft::", op, ": kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
            ": a centred kernel has a middle");
     }
     const c10::SymInt heads = kernel.sym_size(0);
-    if (heads < 1 || v.sym_size(2) % heads != 0) {
-      fail("aft::", op, ": the number of heads must divide the ", v.sym_size(2), " channels of v, got ", heads,
-           ": change one of them");
-    }
-    check_dtype_device(op, "k", k, "v", v);
-    if (k.dim() != 3 || k.sym_size(0) != v.sym_size(0) || k.sym_size(1) != v.sym_size(1) ||
-        (k.sym_size(2) != v.sym_size(2) && k.sym_size(2) != heads)) {
-      fail("aft::", op, ": k must have shape ", sizes_of(v), " like v, or [", v.sym_size(0), ", ", v.sym_size(1), ", ",
-           heads, "] with one key per head, got ", sizes_of(k), ": reshape it, or change the number of heads");
-    }
-    check_mask(op);
+    check_heads(op, heads, v);
+    check_keys(op, k, v, heads);
+    check_key_mask(op, key_mask, v);
   }
 
   [[nodiscard]] ops::GridShape shape() const {
@@ -86,31 +73,7 @@ struct Conv2dArguments {
     s.gate = gate;
     return s;
   }
-
- private:
-  void check_query(std::string_view op, std::string_view gate_name) const {
-    if (gate != ops::Gate::kNone) {
-      if (!q.has_value() || !q->defined()) {
-        fail("aft::", op, ": q must be a tensor with gate \"", gate_name, "\", got none: pass one, or gate=\"none\"");
-      }
-      check_same(op, "q", *q, "v", v);
-    } else if (q.has_value() && q->defined()) {
-      fail("aft::", op, ": q must be absent with gate \"none\", got a tensor of shape ", sizes_of(*q),
-           ": pass None, or another gate");
-    }
-  }
-  void check_mask(std::string_view op) const {
-    if (!key_mask.has_value()) return;
-    if (key_mask->scalar_type() != at::kBool || key_mask->dim() != 2 || key_mask->sym_size(0) != v.sym_size(0) ||
-        key_mask->sym_size(1) != v.sym_size(1) || key_mask->device() != v.device()) {
-      fail("aft::", op, ": key_mask must be bool of shape [", v.sym_size(0), ", ", v.sym_size(1), "] on ", v.device(),
-           ", got ", key_mask->scalar_type(), " of shape ", sizes_of(*key_mask), " on ", key_mask->device(),
-           ": True where a source is there");
-    }
-  }
 };
-
-at::ScalarType accumulated(const Tensor& v) { return at::toOpMathType(v.scalar_type()); }
 
 // The same readable, kept alive for as long as the operator runs. The kernel is in the accumulation type.
 struct Inputs {

@@ -1,6 +1,5 @@
 // The operators on the CPU: tensors to the params structs of aft/ops, and LibTorch's threads.
 
-#include <ATen/OpMathType.h>
 #include <torch/library.h>
 #include <torch/types.h>
 
@@ -33,14 +32,6 @@ ops::Band<T> band_of(const Tensor& t) {
   return {data, t.stride(0), one_row ? t.size(-1) : t.stride(1), t.size(1)};
 }
 
-template <typename T>
-ops::State<T> state_of(TensorList s) {
-  if (s.empty()) return {};
-  using Value = std::remove_const_t<T>;
-  return {s[0].data_ptr<int64_t>(), s[1].data_ptr<Value>(), s[2].data_ptr<Value>(),
-          s[3].data_ptr<Value>(),   s[4].data_ptr<Value>(), s[5].data_ptr<Value>()};
-}
-
 // den, num, ring_key, ring_value.
 template <typename T>
 ops::StateGrad<T> state_grad_of(TensorList s) {
@@ -71,8 +62,6 @@ struct Inputs {
   }
 };
 
-at::TensorOptions accumulated(const Tensor& v) { return v.options().dtype(at::toOpMathType(v.scalar_type())); }
-
 Inputs checked_inputs(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                       const OptionalTensor& band, bool causal, std::string_view gate, int64_t heads,
                       const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
@@ -85,7 +74,7 @@ Inputs checked_inputs(std::string_view op, const OptionalTensor& q, const Tensor
   in.v = readable(v);
   if (key_mask.has_value()) in.key_mask = readable(*key_mask);
   if (cu_seqlens.has_value()) in.cu_seqlens = cu_seqlens->contiguous();
-  if (band.has_value()) in.band = readable_band(band->to(at::toOpMathType(v.scalar_type())));
+  if (band.has_value()) in.band = readable_band(band->to(accumulated(v)));
   in.saved_size = saved_size(sizes).guard_int(__FILE__, __LINE__);
   if (state.has_value()) {
     check_state(op, sizes, v, *state);

@@ -1,225 +1,22 @@
-// AFT-full: the dense operator's checks, CPU, Meta and gradients.
+// AFT-full: the dense operator's CPU, Meta and gradients.
 
 #include "aft/ops/full.h"
 
 #include <torch/library.h>
 #include <torch/types.h>
 
-#include <array>
 #include <string>
 #include <tuple>
 #include <vector>
 
+#include "full_arguments.h"
 #include "gradients.h"
 #include "operators.h"
 #include "tensors.h"
 #include "torch_threads.h"
-#include "version_check.h"
 
 namespace aft::dispatch {
 namespace {
-
-// What a call is handed, checked, before any size must be a number.
-class FullArguments {
- public:
-  const OptionalTensor& q;
-  const Tensor& k;
-  const Tensor& v;
-  OptionalTensor bias, u, w;  // bias [B or 1, H or 1, rows, columns]; or factors [H or 1, rows, width]
-  bool causal;
-  ops::Gate gate;
-  c10::SymInt heads;
-  OptionalTensor key_mask, cu_seqlens;
-
-  FullArguments(std::string_view op_name, const OptionalTensor& query, const Tensor& key, const Tensor& value,
-                const OptionalTensor& matrix, const OptionalTensor& factor_u, const OptionalTensor& factor_w,
-                bool is_causal, std::string_view gate_name, int64_t head_count, const OptionalTensor& mask,
-                const OptionalTensor& sequences)
-      : q(query),
-        k(key),
-        v(value),
-        bias(given(matrix)),
-        u(given(factor_u)),
-        w(given(factor_w)),
-        causal(is_causal),
-        gate(gate_from_name(op_name, gate_name)),
-        heads(head_count),
-        key_mask(given(mask)),
-        cu_seqlens(given(sequences)),
-        op(op_name) {
-    check_torch_version();
-    check_elements(op, "v", v);
-    if (v.dim() != 3) {
-      fail("aft::", op, ": v must have three dimensions [batch, time, channels], got shape ", sizes_of(v),
-           ": add the missing ones with unsqueeze()");
-    }
-    check_query(gate_name);
-    check_weights(head_count);
-    if (heads < 1 || v.sym_size(2) % heads != 0) {
-      fail("aft::", op, ": the number of heads must divide the ", v.sym_size(2), " channels of v, got ", heads,
-           ": change one of them");
-    }
-    check_dtype_device(op, "k", k, "v", v);
-    if (k.dim() != 3 || k.sym_size(0) != v.sym_size(0) || k.sym_size(1) != v.sym_size(1) ||
-        (k.sym_size(2) != v.sym_size(2) && k.sym_size(2) != heads)) {
-      fail("aft::", op, ": k must have shape ", sizes_of(v), " like v, or [", v.sym_size(0), ", ", v.sym_size(1), ", ",
-           heads, "] with one key per head, got ", sizes_of(k), ": reshape it, or change the number of heads");
-    }
-    check_mask_and_sequences();
-  }
-
-  [[nodiscard]] c10::SymInt batch() const { return v.sym_size(0); }
-  [[nodiscard]] c10::SymInt targets() const {
-    return gate != ops::Gate::kNone ? q->sym_size(1) : causal || cu_seqlens.has_value() ? v.sym_size(1) : rows();
-  }
-  [[nodiscard]] c10::SymInt rows() const { return bias.has_value() ? bias->sym_size(2) : u->sym_size(1); }
-
-  // y and the gradient of q.
-  [[nodiscard]] c10::SymDimVector y_shape() const { return {batch(), targets(), v.sym_size(2)}; }
-
-  [[nodiscard]] ops::FullShape shape(int64_t capacity) const {
-    ops::FullShape s;
-    s.batch = cu_seqlens.has_value() ? cu_seqlens->size(0) - 1 : v.size(0);
-    s.targets = targets().guard_int(__FILE__, __LINE__);
-    s.sources = v.size(1);
-    s.channels = v.size(2);
-    s.heads = heads.guard_int(__FILE__, __LINE__);
-    s.key_channels = k.size(2);
-    s.causal = causal;
-    s.gate = gate;
-    s.capacity = capacity;
-    return s;
-  }
-
-  void check_state(TensorList state) const {
-    if (!causal) fail("aft::", op, ": a state needs causal=True, got False: run the whole sequence at once");
-    if (cu_seqlens.has_value()) fail("aft::", op, ": cu_seqlens must be absent with a state: drop one of the two");
-    if (state.size() != 6) {
-      fail("aft::", op, ": state must be the six tensors (position, max, den, num, ring_key, ring_value), got ",
-           state.size(), ": make it with aft::initial_state(k, v, rows of the weights)");
-    }
-    const Tensor& position = state[0];
-    if (!position.defined() || position.scalar_type() != at::kLong || position.dim() != 1 ||
-        position.sym_size(0) != batch() || position.device() != v.device()) {
-      fail("aft::", op, ": state position must be int64 of shape [", batch(), "] on ", v.device(),
-           ": make it with aft::initial_state");
-    }
-    constexpr std::array<const char*, 6> kNames = {"",          "state max",      "state den",
-                                                   "state num", "state ring_key", "state ring_value"};
-    const c10::SymInt capacity = state[4].dim() == 3 ? state[4].sym_size(1) : c10::SymInt(0);
-    const c10::SymInt keys = k.sym_size(2);
-    const c10::SymInt channels = v.sym_size(2);
-    const std::array<c10::SymDimVector, 6> shapes = {{{},
-                                                      {batch(), keys},
-                                                      {batch(), keys},
-                                                      {batch(), channels},
-                                                      {batch(), capacity, keys},
-                                                      {batch(), capacity, channels}}};
-    for (size_t i = 1; i < 6; ++i) {
-      check_accumulated(op, kNames[i], state[i], v);
-      if (state[i].sym_sizes() != c10::SymIntArrayRef(shapes[i])) {
-        fail("aft::", op, ": ", kNames[i], " must have shape ", c10::SymIntArrayRef(shapes[i]), ", got ",
-             sizes_of(state[i]), ": make it with aft::initial_state");
-      }
-    }
-  }
-
- private:
-  std::string_view op;
-
-  static OptionalTensor given(const OptionalTensor& t) { return t.has_value() && t->defined() ? t : std::nullopt; }
-
-  void check_query(std::string_view gate_name) const {
-    const bool there = q.has_value() && q->defined();
-    if (gate == ops::Gate::kNone) {
-      if (there) {
-        fail("aft::", op, ": q must be absent with gate \"none\", got a tensor of shape ", sizes_of(*q),
-             ": pass None, or another gate");
-      }
-      return;
-    }
-    if (!there) {
-      fail("aft::", op, ": q must be a tensor with gate \"", gate_name, "\", got none: pass one, or gate=\"none\"");
-    }
-    check_dtype_device(op, "q", *q, "v", v);
-    if (q->dim() != 3 || q->sym_size(0) != v.sym_size(0) || q->sym_size(2) != v.sym_size(2) ||
-        (causal && q->sym_size(1) != v.sym_size(1))) {
-      fail("aft::", op, ": q must have shape [", v.sym_size(0), ", ", causal ? "time of v" : "targets", ", ",
-           v.sym_size(2), "], got ", sizes_of(*q), causal ? ": causal=False takes other lengths" : ": reshape it");
-    }
-  }
-
-  // The dtype that weights have: v's, or float32 beside 16-bit v.
-  void check_weight(std::string_view name, const Tensor& t) const {
-    if (t.scalar_type() != v.scalar_type() || t.device() != v.device()) check_accumulated(op, name, t, v);
-  }
-
-  void check_weights(int64_t head_count) {
-    if (bias.has_value() == (u.has_value() || w.has_value()) || u.has_value() != w.has_value()) {
-      fail("aft::", op, ": weights must be either bias or both factors u and w, got ",
-           bias.has_value()                 ? "bias and factors"
-           : u.has_value() || w.has_value() ? "one factor"
-                                            : "none",
-           ": pass one of the two");
-    }
-    c10::SymInt own_heads = 1;
-    if (bias.has_value()) {
-      check_weight("bias", *bias);
-      if (bias->dim() < 2 || bias->dim() > 4) {
-        fail("aft::", op, ": bias must have shape [rows, columns], [heads, rows, columns] or [batch, heads, rows, ",
-             "columns], got ", sizes_of(*bias), ": reshape it");
-      }
-      while (bias->dim() < 4) bias = bias->unsqueeze(0);
-      if (bias->sym_size(0) != 1 && (bias->sym_size(0) != batch() || cu_seqlens.has_value())) {
-        fail("aft::", op, ": bias must have a batch of 1", cu_seqlens.has_value() ? " with cu_seqlens" : " or of v's, ",
-             cu_seqlens.has_value() ? std::string() : c10::str(batch()), ", got ", bias->sym_size(0),
-             ": share it or repeat it");
-      }
-      own_heads = bias->sym_size(1);
-    } else {
-      for (OptionalTensor* factor : {&u, &w}) {
-        const char* name = factor == &u ? "u" : "w";
-        check_weight(name, **factor);
-        if ((*factor)->dim() != 2 && (*factor)->dim() != 3) {
-          fail("aft::", op, ": ", name, " must have shape [positions, width] or [heads, positions, width], got ",
-               sizes_of(**factor), ": reshape it");
-        }
-        if ((*factor)->dim() == 2) *factor = (*factor)->unsqueeze(0);
-      }
-      if (u->sym_size(0) != w->sym_size(0) || u->sym_size(2) != w->sym_size(2)) {
-        fail("aft::", op, ": w must have the heads and width of u, ", sizes_of(*u), ", got ", sizes_of(*w),
-             ": make both alike");
-      }
-      own_heads = u->sym_size(0);
-    }
-    if (own_heads != 1) {
-      if (head_count != 1 && own_heads != head_count) {
-        fail("aft::", op, ": heads must be those of the weights, ", own_heads, ", or 1, got ", head_count,
-             ": drop the argument");
-      }
-      heads = own_heads;
-    }
-  }
-
-  void check_mask_and_sequences() const {
-    if (key_mask.has_value() &&
-        (key_mask->scalar_type() != at::kBool || key_mask->dim() != 2 || key_mask->sym_size(0) != v.sym_size(0) ||
-         key_mask->sym_size(1) != v.sym_size(1) || key_mask->device() != v.device())) {
-      fail("aft::", op, ": key_mask must be bool of shape [", v.sym_size(0), ", ", v.sym_size(1), "] on ", v.device(),
-           ", got ", key_mask->scalar_type(), " of shape ", sizes_of(*key_mask), " on ", key_mask->device(),
-           ": True where a source is there");
-    }
-    if (!cu_seqlens.has_value()) return;
-    if (cu_seqlens->scalar_type() != at::kLong || cu_seqlens->dim() != 1 || cu_seqlens->sym_size(0) < 1) {
-      fail("aft::", op, ": cu_seqlens must be int64 of shape [sequences + 1], got ", cu_seqlens->scalar_type(),
-           " of shape ", sizes_of(*cu_seqlens), ": pass the sums of the lengths, 0 first");
-    }
-    if (v.sym_size(0) != 1) {
-      fail("aft::", op, ": v must have shape [1, tokens, channels] with cu_seqlens, got ", sizes_of(v),
-           ": lay the sequences one after another");
-    }
-  }
-};
 
 // The same readable, kept alive for as long as the operator runs.
 struct FullInputs {
@@ -229,20 +26,16 @@ struct FullInputs {
 
   FullInputs(std::string_view op, const FullArguments& a, TensorList given_state) : k(readable(a.k)), v(readable(a.v)) {
     if (!given_state.empty()) {
-      a.check_state(given_state);
+      check_state(op, a, given_state);
       state = contiguous(given_state);
     }
     shape = a.shape(state.empty() ? 0 : state[4].size(1));
     if (a.gate != ops::Gate::kNone) q = readable(*a.q);
-    const at::ScalarType accumulate = v.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    if (a.bias.has_value()) bias = readable(a.bias->to(accumulate));
-    if (a.u.has_value()) u = a.u->to(accumulate).contiguous();
-    if (a.w.has_value()) w = a.w->to(accumulate).contiguous();
+    if (a.bias.has_value()) bias = readable(a.bias->to(accumulated(v)));
+    if (a.u.has_value()) u = a.u->to(accumulated(v)).contiguous();
+    if (a.w.has_value()) w = a.w->to(accumulated(v)).contiguous();
     if (a.key_mask.has_value()) mask = readable(*a.key_mask);
-    if (a.cu_seqlens.has_value()) {
-      if (!a.cu_seqlens->is_cpu()) fail("aft::", op, ": cu_seqlens must lie on the CPU: move it with .cpu()");
-      cu_seqlens = a.cu_seqlens->contiguous();
-    }
+    if (a.cu_seqlens.has_value()) cu_seqlens = a.cu_seqlens->contiguous();
   }
 
   template <typename E, typename Params>
@@ -285,22 +78,11 @@ struct FullInputs {
   }
 };
 
-template <typename T>
-ops::State<T> state_of(TensorList s) {
-  if (s.empty()) return {};
-  return {s[0].data_ptr<int64_t>(),         static_cast<T*>(s[1].data_ptr()), static_cast<T*>(s[2].data_ptr()),
-          static_cast<T*>(s[3].data_ptr()), static_cast<T*>(s[4].data_ptr()), static_cast<T*>(s[5].data_ptr())};
-}
-
-at::TensorOptions accumulate_options(const Tensor& v) {
-  return v.options().dtype(v.scalar_type() == at::kDouble ? at::kDouble : at::kFloat);
-}
-
 Tensor empty(c10::SymIntArrayRef shape, const at::TensorOptions& options) { return at::empty_symint(shape, options); }
 
 // y, what is saved (if wanted), and the state after.
 YSavedState empty_results(const FullArguments& a, TensorList state, bool wants_saved) {
-  const at::TensorOptions options = accumulate_options(a.v);
+  const at::TensorOptions options = accumulated(a.v);
   const auto none = [&] { return at::empty({0}, options); };  // results must not share memory
   const Tensor y = empty(a.y_shape(), a.v.options());
   const Tensor saved = wants_saved ? empty({y.sym_numel() * 3}, options) : none();
@@ -336,7 +118,7 @@ Tensor full_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, const
                 const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate, int64_t heads,
                 const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   constexpr std::string_view op = "full";
-  const FullArguments a(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   return std::get<0>(run_forward(op, a, {}, false));
 }
 
@@ -345,7 +127,7 @@ YSavedState full_forward_cpu(const OptionalTensor& q, const Tensor& k, const Ten
                              std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
                              const OptionalTensor& cu_seqlens) {
   constexpr std::string_view op = "full_forward";
-  const FullArguments a(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   return run_forward(op, a, state, true);
 }
 
@@ -353,8 +135,8 @@ YAndState full_with_state_cpu(const OptionalTensor& q, const Tensor& k, const Te
                               const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
                               int64_t heads, const OptionalTensor& key_mask) {
   constexpr std::string_view op = "full_with_state";
-  const FullArguments a(op, q, k, v, bias, u, w, true, gate, heads, key_mask, std::nullopt);
-  a.check_state(state);
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, true, gate, heads, key_mask, std::nullopt);
+  check_state(op, a, state);
   auto [y, saved, position, max, den, num, ring_key, ring_value] = run_forward(op, a, state, false);
   return {y, position, max, den, num, ring_key, ring_value};
 }
@@ -363,8 +145,8 @@ Tensor full_step_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, 
                      const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
                      int64_t heads) {
   constexpr std::string_view op = "full_step_";
-  const FullArguments a(op, q, k, v, bias, u, w, true, gate, heads, std::nullopt, std::nullopt);
-  a.check_state(state);
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, true, gate, heads, std::nullopt, std::nullopt);
+  check_state(op, a, state);
   check_step(op, v, state);
   const FullInputs in(op, a, state);
   const Tensor y = at::empty(v.sizes(), v.options());
@@ -403,7 +185,7 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
                             std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
                             const OptionalTensor& cu_seqlens) {
   constexpr std::string_view op = "full_backward";
-  const FullArguments a(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   const FullInputs in(op, a, state);
   check_dtype_device(op, "grad_y", grad_y, "v", v);
   if (grad_y.sym_sizes() != c10::SymIntArrayRef(a.y_shape())) {
@@ -419,7 +201,7 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
   auto& [grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w, to_ring_key, to_ring_value] = grads;
   const Tensor gy = readable(grad_y);
   const Tensor kept = saved.contiguous();
-  const at::TensorOptions options = accumulate_options(v);
+  const at::TensorOptions options = accumulated(v);
   // In the accumulation type, dense, with all of its dimensions.
   const auto wide = [&](const Tensor& t) { return t.defined() ? at::empty(t.sizes(), options) : Tensor(); };
   const Tensor wide_bias = wide(in.bias);
@@ -463,7 +245,7 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
 Tensor full_meta(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
                  const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate, int64_t heads,
                  const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
-  return empty(FullArguments("full", q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens).y_shape(),
+  return empty(check_full("full", q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens).y_shape(),
                v.options());
 }
 
@@ -471,16 +253,18 @@ YSavedState full_forward_meta(const OptionalTensor& q, const Tensor& k, const Te
                               const OptionalTensor& u, const OptionalTensor& w, TensorList state, bool causal,
                               std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
                               const OptionalTensor& cu_seqlens) {
-  const FullArguments a("full_forward", q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
-  if (!state.empty()) a.check_state(state);
+  constexpr std::string_view op = "full_forward";
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  if (!state.empty()) check_state(op, a, state);
   return empty_results(a, state, true);
 }
 
 YAndState full_with_state_meta(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
                                const OptionalTensor& u, const OptionalTensor& w, TensorList state,
                                std::string_view gate, int64_t heads, const OptionalTensor& key_mask) {
-  const FullArguments a("full_with_state", q, k, v, bias, u, w, true, gate, heads, key_mask, std::nullopt);
-  a.check_state(state);
+  constexpr std::string_view op = "full_with_state";
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, true, gate, heads, key_mask, std::nullopt);
+  check_state(op, a, state);
   auto [y, saved, position, max, den, num, ring_key, ring_value] = empty_results(a, state, false);
   return {y, position, max, den, num, ring_key, ring_value};
 }
@@ -488,9 +272,10 @@ YAndState full_with_state_meta(const OptionalTensor& q, const Tensor& k, const T
 Tensor full_step_meta(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
                       const OptionalTensor& u, const OptionalTensor& w, TensorList state, std::string_view gate,
                       int64_t heads) {
-  const FullArguments a("full_step_", q, k, v, bias, u, w, true, gate, heads, std::nullopt, std::nullopt);
-  a.check_state(state);
-  check_step("full_step_", v, state);
+  constexpr std::string_view op = "full_step_";
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, true, gate, heads, std::nullopt, std::nullopt);
+  check_state(op, a, state);
+  check_step(op, v, state);
   return empty(v.sym_sizes(), v.options());
 }
 
@@ -502,8 +287,8 @@ FullGrads full_backward_meta(const Tensor& grad_y, const OptionalTensor& grad_ri
                              const OptionalTensor& cu_seqlens) {
   (void)grad_ring_key, (void)grad_ring_value, (void)saved;
   constexpr std::string_view op = "full_backward";
-  const FullArguments a(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
-  if (!state.empty()) a.check_state(state);
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  if (!state.empty()) check_state(op, a, state);
   check_dtype_device(op, "grad_y", grad_y, "v", v);
   return empty_gradients(a, bias, u, w, state);
 }
@@ -572,7 +357,7 @@ Tensor full_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v, 
                      const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate,
                      int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
   if (gradient_needed(q, k, v, bias, u, w)) {
-    (void)FullArguments("full", q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+    (void)check_full("full", q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
     return Full::apply(q, k, v, bias, u, w, OptionalTensor(), OptionalTensor(), std::vector<Tensor>(), causal, gate,
                        heads, key_mask, cu_seqlens)[0];
   }
@@ -586,7 +371,8 @@ YAndState full_with_state_autograd(const OptionalTensor& q, const Tensor& k, con
                                    TensorList state, std::string_view gate, int64_t heads,
                                    const OptionalTensor& key_mask) {
   if (gradient_needed(q, k, v, bias, u, w, state) && state.size() == 6) {
-    FullArguments("full_with_state", q, k, v, bias, u, w, true, gate, heads, key_mask, std::nullopt).check_state(state);
+    constexpr std::string_view op = "full_with_state";
+    check_state(op, check_full(op, q, k, v, bias, u, w, true, gate, heads, key_mask, std::nullopt), state);
     const variable_list r = Full::apply(q, k, v, bias, u, w, OptionalTensor(state[4]), OptionalTensor(state[5]),
                                         state.slice(0, 4).vec(), true, gate, heads, key_mask, OptionalTensor());
     return {r[0], r[1], r[2], r[3], r[4], r[5], r[6]};

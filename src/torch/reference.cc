@@ -56,19 +56,12 @@ DenseSizes check_reference(const OptionalTensor& q, const Tensor& k, const Tenso
     s.targets = w->sym_size(-2);
     if (w->dim() > 2 && heads == 1) s.heads = w->sym_size(-3);
   }
-  if ((q.has_value() && q->defined()) != (s.gate != ops::Gate::kNone)) {
-    fail("aft::reference: q must be ", s.gate == ops::Gate::kNone ? "absent" : "a tensor", " with gate \"", gate,
-         "\": pass ", s.gate == ops::Gate::kNone ? "None, or another gate" : "one, or gate=\"none\"");
-  }
-  if (s.gate != ops::Gate::kNone) {
+  if (has_query(op, q, s.gate)) {
     check_dtype_device(op, "q", *q, "v", v);
     if (q->dim() == 3 && !w.has_value()) s.targets = q->sym_size(1);
     check_shape(op, "q", *q, c10::SymDimVector{s.batch, s.targets, s.channels}, v);
   }
-  if (s.heads < 1 || s.channels % s.heads != 0) {
-    fail("aft::reference: the number of heads must divide the ", s.channels, " channels of v, got ", s.heads,
-         ": pass another heads=, or a w of other heads");
-  }
+  check_heads(op, s.heads, v);
   check_dtype_device(op, "k", k, "v", v);
   s.key_channels = k.dim() == 3 && k.sym_size(2) == s.heads ? s.heads : s.channels;
   check_shape(op, "k", k, c10::SymDimVector{s.batch, s.sources, s.key_channels}, v);
@@ -85,12 +78,7 @@ DenseSizes check_reference(const OptionalTensor& q, const Tensor& k, const Tenso
     fail("aft::reference: causal needs as many targets as sources, got ", s.targets, " and ", s.sources,
          ": pass causal=False");
   }
-  if (key_mask.has_value() && (key_mask->scalar_type() != at::kBool || key_mask->device() != v.device() ||
-                               key_mask->sym_sizes() != c10::SymIntArrayRef(c10::SymDimVector{s.batch, s.sources}))) {
-    fail("aft::reference: key_mask must be bool of shape [", s.batch, ", ", s.sources, "] on ", v.device(), ", got ",
-         key_mask->scalar_type(), " of shape ", sizes_of(*key_mask), " on ", key_mask->device(),
-         ": true where a source is there");
-  }
+  check_key_mask(op, key_mask, v);
   return s;
 }
 

@@ -1,11 +1,14 @@
 #pragma once
 
+#include <ATen/OpMathType.h>
 #include <torch/types.h>
 
 #include <string_view>
+#include <type_traits>
 #include <vector>
 
 #include "aft/ops/operands.h"
+#include "aft/ops/state.h"
 #include "arguments.h"
 
 // Between tensors and the params structs of aft/ops, for every operator's CPU side.
@@ -33,6 +36,20 @@ template <typename T>
 ops::Rows<T> rows_of(const at::Tensor& t) {
   if (!t.defined()) return {};
   return {static_cast<T*>(t.data_ptr()), t.stride(0), t.stride(1)};
+}
+
+/// The six tensors of a state; none: no state.
+template <typename T>
+ops::State<T> state_of(at::TensorList s) {
+  if (s.empty()) return {};
+  using Value = std::remove_const_t<T>;
+  return {s[0].data_ptr<int64_t>(), s[1].data_ptr<Value>(), s[2].data_ptr<Value>(),
+          s[3].data_ptr<Value>(),   s[4].data_ptr<Value>(), s[5].data_ptr<Value>()};
+}
+
+/// Where v's operator computes: on its device, 16-bit elements in float32.
+inline at::TensorOptions accumulated(const at::Tensor& v) {
+  return v.options().dtype(at::toOpMathType(v.scalar_type()));
 }
 
 inline std::vector<at::Tensor> contiguous(at::TensorList tensors) {

@@ -1,8 +1,5 @@
 #include "window_arguments.h"
 
-#include <array>
-#include <string>
-
 #include "version_check.h"
 
 namespace aft::dispatch {
@@ -47,56 +44,20 @@ WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at:
   WindowSizes s;
   s.causal = causal;
   s.gate = gate_from_name(op, gate);
-  check_elements(op, "v", v);
-  if (v.dim() != 3) {
-    fail("aft::", op, ": v must have three dimensions [batch, time, channels], got shape ", sizes_of(v),
-         ": add the missing ones with unsqueeze()");
-  }
+  check_values(op, v);
   s.batch = v.sym_size(0);
   s.time = v.sym_size(1);
   s.channels = v.sym_size(2);
   s.sequences = s.batch;
   const bool packed = cu_seqlens.has_value();
-  if (packed) {
-    if (cu_seqlens->scalar_type() != at::kLong || cu_seqlens->dim() != 1 || cu_seqlens->sym_size(0) < 1 ||
-        cu_seqlens->device() != v.device()) {
-      fail("aft::", op, ": cu_seqlens must be int64 of shape [sequences + 1] on ", v.device(), ", got ",
-           cu_seqlens->scalar_type(), " of shape ", sizes_of(*cu_seqlens), " on ", cu_seqlens->device(),
-           ": pass where each sequence begins, and the number of tokens");
-    }
-    if (s.batch != 1) {
-      fail("aft::", op, ": v must have shape [1, tokens, channels] with cu_seqlens, got ", sizes_of(v),
-           ": put the sequences one after another");
-    }
-    s.sequences = cu_seqlens->sym_size(0) - 1;
-  }
-  if (key_mask.has_value() &&
-      (key_mask->scalar_type() != at::kBool || key_mask->device() != v.device() || key_mask->dim() != 2 ||
-       key_mask->sym_size(0) != s.batch || key_mask->sym_size(1) != s.time)) {
-    fail("aft::", op, ": key_mask must be bool of shape [", s.batch, ", ", s.time, "] on ", v.device(), ", got ",
-         key_mask->scalar_type(), " of shape ", sizes_of(*key_mask), " on ", key_mask->device(),
-         ": true where a position is seen");
-  }
-
-  if (s.gate == ops::Gate::kNone) {
-    if (q.has_value() && q->defined()) {
-      fail("aft::", op, ": q must be absent with gate \"none\", got a tensor of shape ", sizes_of(*q),
-           ": pass None, or another gate");
-    }
-  } else {
-    if (!q.has_value() || !q->defined()) {
-      fail("aft::", op, ": q must be a tensor with gate \"", gate, "\", got none: pass one, or gate=\"none\"");
-    }
-    check_same(op, "q", *q, "v", v);
-  }
+  check_packing(op, cu_seqlens, v);
+  if (packed) s.sequences = cu_seqlens->sym_size(0) - 1;
+  check_key_mask(op, key_mask, v);
+  if (has_query(op, q, s.gate)) check_same(op, "q", *q, "v", v);
 
   s.heads = heads;
   if (band.has_value()) {
-    if (band->defined() && band->scalar_type() != v.scalar_type()) {
-      check_accumulated(op, band_name, *band, v);
-    } else {
-      check_dtype_device(op, band_name, *band, "v", v);
-    }
+    check_weights(op, band_name, *band, v);
     if (band->dim() != 2 && band->dim() != 3) {
       fail("aft::", op, ": ", band_name, " must have shape [heads, rows, J], or [heads, J] for one row, got ",
            sizes_of(*band), ": reshape it");
@@ -116,59 +77,14 @@ WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at:
       s.right = causal ? c10::SymInt(0) : s.left;
     }
   }
-  if (s.heads < 1 || s.channels % s.heads != 0) {
-    fail("aft::", op, ": the number of heads must divide the ", s.channels, " channels of v, got ", s.heads,
-         ": change one of them");
-  }
-
-  check_dtype_device(op, "k", k, "v", v);
-  if (k.dim() != 3 || k.sym_size(0) != s.batch || k.sym_size(1) != s.time ||
-      (k.sym_size(2) != s.channels && k.sym_size(2) != s.heads)) {
-    fail("aft::", op, ": k must have shape ", sizes_of(v), " like v, or [", s.batch, ", ", s.time, ", ", s.heads,
-         "] with one key per head, got ", sizes_of(k), ": reshape it, or change the number of heads");
-  }
+  check_heads(op, s.heads, v);
+  check_keys(op, k, v, s.heads);
   s.key_channels = k.sym_size(2);
   return s;
 }
 
 void check_state(std::string_view op, const WindowSizes& s, const at::Tensor& v, at::TensorList state) {
-  if (state.size() != 6) {
-    fail("aft::", op, ": state must be the six tensors position, max, den, num, ring_key, ring_value, got ",
-         state.size(), ": make it with aft::initial_state");
-  }
-  if (!state[0].defined() || state[0].scalar_type() != at::kLong || state[0].dim() != 1 ||
-      state[0].sym_size(0) != s.sequences || state[0].device() != v.device()) {
-    fail("aft::", op, ": state position must be int64 of shape [", s.sequences, "] on ", v.device(), ", got ",
-         state[0].defined()
-             ? c10::str(state[0].scalar_type(), " of shape ", sizes_of(state[0]), " on ", state[0].device())
-             : std::string("none"),
-         ": make it with aft::initial_state");
-  }
-  const auto check = [&](size_t i, std::string_view name, std::initializer_list<c10::SymInt> expected) {
-    check_accumulated(op, c10::str("state ", name), state[i], v);
-    if (state[i].sym_sizes() != c10::SymIntArrayRef(expected)) {
-      fail("aft::", op, ": state ", name, " must have shape ", c10::SymIntArrayRef(expected), ", got ",
-           sizes_of(state[i]), ": make the state with aft::initial_state for the same channels and window");
-    }
-  };
-  check(1, "max", {s.sequences, s.key_channels});
-  check(2, "den", {s.sequences, s.key_channels});
-  check(3, "num", {s.sequences, s.channels});
-  check(4, "ring_key", {s.sequences, s.left, s.key_channels});
-  check(5, "ring_value", {s.sequences, s.left, s.channels});
-}
-
-void check_step(std::string_view op, const at::Tensor& v, at::TensorList state) {
-  if (v.sym_size(1) != 1) {
-    fail("aft::", op, ": v must hold one position, shape [batch, 1, channels], got ", sizes_of(v),
-         ": use the form with_state for several");
-  }
-  for (const at::Tensor& t : state) {
-    if (!t.is_contiguous()) {
-      fail("aft::", op, ": the state is edited in place and must be contiguous, got strides ", t.sym_strides(),
-           ": call .contiguous() on it first");
-    }
-  }
+  check_state(op, s.sequences, s.key_channels, s.left, v, state);
 }
 
 void check_state_gradients(std::string_view op, const at::Tensor& grad_den, const at::Tensor& grad_num,

@@ -35,9 +35,6 @@ WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at:
 /// Checks the six tensors of a state against the sizes of the call.
 void check_state(std::string_view op, const WindowSizes& sizes, const at::Tensor& v, at::TensorList state);
 
-/// What editing a checked state in place by one position asks beside check_state.
-void check_step(std::string_view op, const at::Tensor& v, at::TensorList state);
-
 /// Checks the gradients of the four tensors of a state that have one.
 void check_state_gradients(std::string_view op, const at::Tensor& grad_den, const at::Tensor& grad_num,
                            const at::Tensor& grad_ring_key, const at::Tensor& grad_ring_value, at::TensorList state);

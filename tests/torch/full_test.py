@@ -471,7 +471,7 @@ class Messages(unittest.TestCase):
              lambda: aft.full_with_state(q, k, v, bias, None, None, state[:5])),
             (r"state ring_value must have shape \[2, 5, 6\], got \[2, 4, 6\]: make it with aft::initial_state",
              lambda: aft.full_with_state(q, k, v, bias, None, None, [*state[:5], state[5][:, :4]])),
-            (r"state position must be int64 of shape \[2\] on cpu: make it",
+            (r"state position must be int64 of shape \[2\] on cpu, got Int of shape \[2\] on cpu: make it",
              lambda: aft.full_with_state(q, k, v, bias, None, None, [state[0].int(), *state[1:]])),
             (r"state.position: expected at least 0, got -1",
              lambda: aft.full_with_state(q, k, v, bias, None, None, [state[0] - 1, *state[1:]])),
