@@ -31,11 +31,12 @@ struct Window : Function<Window> {
     const variable_list t = ctx->get_saved_variables();
     const OptionalTensor q = present(t[0]);
     const OptionalTensor band = present(t[3]);
+    const bool band_asked = asked_for(ctx, t, 3);
     auto [grad_q, grad_k, grad_v, grad_band] = window_backward(
         grad_y[0], q, t[1], t[2], band, t[4], ctx->saved_data["causal"].toBool(), ctx->saved_data["gate"].toStringRef(),
-        ctx->saved_data["heads"].toInt(), present(t[5]), present(t[6]));
+        ctx->saved_data["heads"].toInt(), present(t[5]), present(t[6]), band_asked);
     if (!q.has_value()) grad_q = Tensor();
-    if (!band.has_value()) grad_band = Tensor();
+    if (!band_asked) grad_band = Tensor();
     return {grad_q, grad_k, grad_v, grad_band, {}, {}, {}, {}, {}};
   }
 };
@@ -63,12 +64,13 @@ struct WindowWithState : Function<WindowWithState> {
     const variable_list t = ctx->get_saved_variables();
     const OptionalTensor q = present(t[0]);
     const OptionalTensor band = present(t[3]);
+    const bool band_asked = asked_for(ctx, t, 3);
     auto [grad_q, grad_k, grad_v, grad_band, grad_den, grad_num, grad_ring_key, grad_ring_value] =
         window_with_state_backward(grad[0], grad[3], grad[4], grad[5], grad[6], q, t[1], t[2], band,
                                    TensorList(t).slice(4, 6), t[10], ctx->saved_data["gate"].toStringRef(),
-                                   ctx->saved_data["heads"].toInt(), present(t[11]), present(t[12]));
+                                   ctx->saved_data["heads"].toInt(), present(t[11]), present(t[12]), band_asked);
     if (!q.has_value()) grad_q = Tensor();
-    if (!band.has_value()) grad_band = Tensor();
+    if (!band_asked) grad_band = Tensor();
     return {grad_q,   grad_k,        grad_v,          grad_band, {}, {}, grad_den,
             grad_num, grad_ring_key, grad_ring_value, {},        {}, {}, {}};
   }
@@ -142,11 +144,14 @@ YStateSaved window_with_state_forward_autograd(const OptionalTensor& q, const Te
 WindowGrads window_backward_autograd(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                      const OptionalTensor& band, const Tensor& saved, bool causal,
                                      std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
-                                     const OptionalTensor& cu_seqlens) {
+                                     const OptionalTensor& cu_seqlens, bool weights_gradient) {
   return without_derivative(
       kNoSecond,
-      [&] { return window_backward(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens); }, grad_y,
-      q, k, v, band);
+      [&] {
+        return window_backward(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens,
+                               weights_gradient);
+      },
+      grad_y, q, k, v, band);
 }
 
 YStateSaved window_with_state_backward_autograd(const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num,
@@ -154,12 +159,12 @@ YStateSaved window_with_state_backward_autograd(const Tensor& grad_y, const Tens
                                                 const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                                 const OptionalTensor& band, TensorList state, const Tensor& saved,
                                                 std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
-                                                const OptionalTensor& cu_seqlens) {
+                                                const OptionalTensor& cu_seqlens, bool weights_gradient) {
   return without_derivative(
       kNoSecond,
       [&] {
         return window_with_state_backward(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band,
-                                          state, saved, gate, heads, key_mask, cu_seqlens);
+                                          state, saved, gate, heads, key_mask, cu_seqlens, weights_gradient);
       },
       grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band, state);
 }

@@ -122,12 +122,16 @@ void conv2d_out_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, c
   run_forward(in, out);
 }
 
+// grad_q is undefined where there is no q, grad_kernel where it is not wanted.
 void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, const Tensor& grad_k,
                   const Tensor& grad_v, const Tensor& grad_kernel) {
   check_same(kBackward, "grad_y", grad_y, "v", in.v);
   const Tensor gy = readable(grad_y);
-  const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type();
-  const Tensor kernel_sum = direct ? grad_kernel : at::empty(in.kernel.sizes(), in.kernel.options());
+  Tensor kernel_sum;
+  if (grad_kernel.defined()) {
+    const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type();
+    kernel_sum = direct ? grad_kernel : at::empty(in.kernel.sizes(), in.kernel.options());
+  }
   with_element_type(in.v, [&]<typename E>(E) {
     ops::GridBackward<E> p;
     in.fill<E>(p);
@@ -135,31 +139,34 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
     p.grad_q = rows_of<E>(grad_q);
     p.grad_k = rows_of<E>(grad_k);
     p.grad_v = rows_of<E>(grad_v);
-    p.grad_kernel = kernel_sum.data_ptr<ops::Accumulate<E>>();
+    if (kernel_sum.defined()) p.grad_kernel = kernel_sum.data_ptr<ops::Accumulate<E>>();
     ops::grid_backward(p, torch_threads());
   });
-  if (!direct) grad_kernel.copy_(kernel_sum);
+  if (!kernel_sum.is_same(grad_kernel)) grad_kernel.copy_(kernel_sum);
 }
 
-Conv2dGrads empty_gradients(const Conv2dArguments& a) {
+Conv2dGrads empty_gradients(const Conv2dArguments& a, bool weights_gradient) {
   const auto like = [](const Tensor& t) { return at::empty_symint(t.sym_sizes(), t.options()); };
-  return {a.gate == ops::Gate::kNone ? at::empty({0}, a.v.options()) : like(a.v), like(a.k), like(a.v), like(a.kernel)};
+  const auto none = [&] { return at::empty({0}, a.v.options()); };
+  return {a.gate == ops::Gate::kNone ? none() : like(a.v), like(a.k), like(a.v),
+          weights_gradient ? like(a.kernel) : none()};
 }
 
 Conv2dGrads conv2d_backward_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                 const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
-                                std::string_view gate) {
+                                std::string_view gate, bool weights_gradient) {
   const Conv2dArguments a(kBackward, q, k, v, kernel, grid, key_mask, gate);
-  const Conv2dGrads grads = empty_gradients(a);
+  const Conv2dGrads grads = empty_gradients(a, weights_gradient);
   const auto& [grad_q, grad_k, grad_v, grad_kernel] = grads;
-  run_backward(Inputs(a), grad_y, a.gate == ops::Gate::kNone ? Tensor() : grad_q, grad_k, grad_v, grad_kernel);
+  run_backward(Inputs(a), grad_y, a.gate == ops::Gate::kNone ? Tensor() : grad_q, grad_k, grad_v,
+               weights_gradient ? grad_kernel : Tensor());
   return grads;
 }
 
 void conv2d_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                              const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
                              std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
-                             const Tensor& grad_v, const Tensor& grad_kernel) {
+                             const Tensor& grad_v, const OptionalTensor& grad_kernel) {
   const Inputs in(Conv2dArguments(kBackward, q, k, v, kernel, grid, key_mask, gate));
   const auto writable = [&](std::string_view name, const Tensor& out, std::string_view like_name, const Tensor& like,
                             TensorList others) {
@@ -167,21 +174,24 @@ void conv2d_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, cons
     check_writable(kBackward, name, out, {in.q, in.k, in.v, in.kernel, grad_y});
     check_writable(kBackward, name, out, others);
   };
+  const Tensor to_kernel = grad_kernel.value_or(Tensor());
   const bool gated = in.shape.gate != ops::Gate::kNone;
   if (gated) {
     if (!grad_q.has_value()) {
       fail("aft::", kBackward, ": grad_q must be a tensor with gate \"", gate, "\", got none: pass one");
     }
-    writable("grad_q", *grad_q, "q", *q, {grad_k, grad_v, grad_kernel});
+    writable("grad_q", *grad_q, "q", *q, {grad_k, grad_v, to_kernel});
   }
-  writable("grad_k", grad_k, "k", k, {grad_v, grad_kernel});
-  writable("grad_v", grad_v, "v", v, {grad_kernel});
-  writable("grad_kernel", grad_kernel, "kernel", kernel, {});
-  if (!grad_kernel.is_contiguous()) {
-    fail("aft::", kBackward, ": grad_kernel must be contiguous, got strides ", grad_kernel.strides(),
-         ": allocate it with torch.empty");
+  writable("grad_k", grad_k, "k", k, {grad_v, to_kernel});
+  writable("grad_v", grad_v, "v", v, {to_kernel});
+  if (to_kernel.defined()) {
+    writable("grad_kernel", to_kernel, "kernel", kernel, {});
+    if (!to_kernel.is_contiguous()) {
+      fail("aft::", kBackward, ": grad_kernel must be contiguous, got strides ", to_kernel.strides(),
+           ": allocate it with torch.empty");
+    }
   }
-  run_backward(in, grad_y, gated ? *grad_q : Tensor(), grad_k, grad_v, grad_kernel);
+  run_backward(in, grad_y, gated ? *grad_q : Tensor(), grad_k, grad_v, to_kernel);
 }
 
 // ---- shapes without data
@@ -201,22 +211,22 @@ void conv2d_out_meta(const OptionalTensor& q, const Tensor& k, const Tensor& v, 
 
 Conv2dGrads conv2d_backward_meta(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                  const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
-                                 std::string_view gate) {
+                                 std::string_view gate, bool weights_gradient) {
   const Conv2dArguments a(kBackward, q, k, v, kernel, grid, key_mask, gate);
   check_same(kBackward, "grad_y", grad_y, "v", v);
-  return empty_gradients(a);
+  return empty_gradients(a, weights_gradient);
 }
 
 void conv2d_backward_out_meta(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                               const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
                               std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
-                              const Tensor& grad_v, const Tensor& grad_kernel) {
+                              const Tensor& grad_v, const OptionalTensor& grad_kernel) {
   const Conv2dArguments a(kBackward, q, k, v, kernel, grid, key_mask, gate);
   check_same(kBackward, "grad_y", grad_y, "v", v);
   if (a.gate != ops::Gate::kNone && grad_q.has_value()) check_same(kBackward, "grad_q", *grad_q, "q", *q);
   check_same(kBackward, "grad_k", grad_k, "k", k);
   check_same(kBackward, "grad_v", grad_v, "v", v);
-  check_same(kBackward, "grad_kernel", grad_kernel, "kernel", kernel);
+  if (grad_kernel.has_value()) check_same(kBackward, "grad_kernel", *grad_kernel, "kernel", kernel);
 }
 
 // ---- gradients
@@ -237,10 +247,12 @@ struct Conv2d : Function<Conv2d> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
     const variable_list t = ctx->get_saved_variables();
     const OptionalTensor q = present(t[0]);
+    const bool kernel_asked = asked_for(ctx, t, 3);
     auto [grad_q, grad_k, grad_v, grad_kernel] = conv2d_backward(
         grad_y[0], q, t[1], t[2], t[3], {ctx->saved_data["height"].toSymInt(), ctx->saved_data["width"].toSymInt()},
-        present(t[4]), ctx->saved_data["gate"].toStringRef());
+        present(t[4]), ctx->saved_data["gate"].toStringRef(), kernel_asked);
     if (!q.has_value()) grad_q = Tensor();
+    if (!kernel_asked) grad_kernel = Tensor();
     return {grad_q, grad_k, grad_v, grad_kernel, {}, {}, {}, {}};
   }
 };
@@ -257,10 +269,10 @@ Tensor conv2d_autograd(const OptionalTensor& q, const Tensor& k, const Tensor& v
 
 Conv2dGrads conv2d_backward_autograd(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                      const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
-                                     std::string_view gate) {
+                                     std::string_view gate, bool weights_gradient) {
   return without_derivative(
-      kNoSecond, [&] { return conv2d_backward(grad_y, q, k, v, kernel, grid, key_mask, gate); }, grad_y, q, k, v,
-      kernel);
+      kNoSecond, [&] { return conv2d_backward(grad_y, q, k, v, kernel, grid, key_mask, gate, weights_gradient); },
+      grad_y, q, k, v, kernel);
 }
 
 TORCH_LIBRARY_IMPL(aft, CPU, m) {

@@ -136,7 +136,7 @@ std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor&
   return {y, saved};
 }
 
-// Gradients in the order of their inputs; band only where there is one, in the dtype that the operator computes in.
+// Gradients in the order of their inputs; band only where it is wanted, in the dtype that the operator computes in.
 struct Gradients {
   Tensor q, k, v, band;
 };
@@ -168,28 +168,29 @@ void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, c
   });
 }
 
-Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor& band, ops::Gate gate) {
+Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor& band, ops::Gate gate,
+                          bool weights_gradient) {
   Gradients grad;
   if (gate != ops::Gate::kNone) grad.q = at::empty(v.sizes(), v.options());
   grad.k = at::empty(k.sizes(), k.options());
   grad.v = at::empty(v.sizes(), v.options());
-  if (band.has_value()) grad.band = at::empty(band->sizes(), accumulated(v));
+  if (weights_gradient && band.has_value()) grad.band = at::empty(band->sizes(), accumulated(v));
   return grad;
 }
 
 // In the dtype of the band.
 Tensor band_gradient(const Gradients& grad, const OptionalTensor& band, const Tensor& v) {
-  return band.has_value() ? grad.band.to(band->scalar_type()) : at::empty({0}, v.options());
+  return grad.band.defined() ? grad.band.to(band->scalar_type()) : at::empty({0}, v.options());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y, const OptionalTensor& q,
                                                            const Tensor& k, const Tensor& v, const OptionalTensor& band,
                                                            const Tensor& saved, bool causal, std::string_view gate,
                                                            int64_t heads, const OptionalTensor& key_mask,
-                                                           const OptionalTensor& cu_seqlens) {
+                                                           const OptionalTensor& cu_seqlens, bool weights_gradient) {
   constexpr std::string_view op = "window_backward";
   const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
-  const Gradients grad = empty_gradients(v, k, band, in.shape.gate);
+  const Gradients grad = empty_gradients(v, k, band, in.shape.gate, weights_gradient);
   run_backward(op, in, grad_y, saved, grad);
   return {or_empty(grad.q, v), grad.k, grad.v, band_gradient(grad, band, v)};
 }
@@ -218,13 +219,13 @@ void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
   writable("grad_v", grad_v, "v", v);
   grad.k = grad_k;
   grad.v = grad_v;
-  if (band.has_value()) {
-    if (!grad_band.has_value()) fail("aft::", op, ": grad_band must be a tensor with a band, got none: pass one");
+  const bool wants_band = band.has_value() && grad_band.has_value();
+  if (wants_band) {
     writable("grad_band", *grad_band, "band", *band);
     grad.band = grad_band->to(in.band.scalar_type());
   }
   run_backward(op, in, grad_y, saved, grad);
-  if (band.has_value() && !grad.band.is_same(*grad_band)) grad_band->copy_(grad.band);
+  if (wants_band && !grad.band.is_same(*grad_band)) grad_band->copy_(grad.band);
 }
 
 // ---- with state
@@ -258,11 +259,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
     const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num, const Tensor& grad_ring_key,
     const Tensor& grad_ring_value, const OptionalTensor& q, const Tensor& k, const Tensor& v,
     const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads,
-    const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+    const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, bool weights_gradient) {
   constexpr std::string_view op = "window_with_state_backward";
   const Inputs in = checked_inputs(op, q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens, state);
   check_state_gradients(op, grad_den, grad_num, grad_ring_key, grad_ring_value, state);
-  const Gradients grad = empty_gradients(v, k, band, in.shape.gate);
+  const Gradients grad = empty_gradients(v, k, band, in.shape.gate, weights_gradient);
   const std::vector<Tensor> from = contiguous({grad_den, grad_num, grad_ring_key, grad_ring_value});
   std::vector<Tensor> to;
   for (const Tensor& t : from) to.push_back(at::empty(t.sizes(), t.options()));

@@ -162,10 +162,10 @@ Tensor full_step_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, 
 
 // Gradients of q, k, v, bias, u, w in the shapes and dtypes of what was given, then of the ring's keys and values.
 FullGrads empty_gradients(const FullArguments& a, const OptionalTensor& bias, const OptionalTensor& u,
-                          const OptionalTensor& w, TensorList state) {
+                          const OptionalTensor& w, TensorList state, bool weights_gradient) {
   const auto like = [&](const Tensor& t) { return empty(t.sym_sizes(), t.options()); };
   const auto weights = [&](const OptionalTensor& t) {
-    return t.has_value() && t->defined() ? like(*t) : at::empty({0}, a.v.options());
+    return weights_gradient && t.has_value() && t->defined() ? like(*t) : at::empty({0}, a.v.options());
   };
   const auto ring = [&](size_t i) { return state.empty() ? at::empty({0}, a.v.options()) : like(state[i]); };
   return {a.gate == ops::Gate::kNone ? at::empty({0}, a.v.options()) : like(*a.q),
@@ -183,7 +183,7 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
                             const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u,
                             const OptionalTensor& w, TensorList state, const Tensor& saved, bool causal,
                             std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
-                            const OptionalTensor& cu_seqlens) {
+                            const OptionalTensor& cu_seqlens, bool weights_gradient) {
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   const FullInputs in(op, a, state);
@@ -197,13 +197,15 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
     fail("aft::", op, ": saved must have ", ops::full_saved_size(in.shape, a.cu_seqlens.has_value()), " elements, got ",
          saved.numel(), ": pass what aft::full_forward gave");
   }
-  FullGrads grads = empty_gradients(a, bias, u, w, state);
+  FullGrads grads = empty_gradients(a, bias, u, w, state, weights_gradient);
   auto& [grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w, to_ring_key, to_ring_value] = grads;
   const Tensor gy = readable(grad_y);
   const Tensor kept = saved.contiguous();
   const at::TensorOptions options = accumulated(v);
   // In the accumulation type, dense, with all of its dimensions.
-  const auto wide = [&](const Tensor& t) { return t.defined() ? at::empty(t.sizes(), options) : Tensor(); };
+  const auto wide = [&](const Tensor& t) {
+    return weights_gradient && t.defined() ? at::empty(t.sizes(), options) : Tensor();
+  };
   const Tensor wide_bias = wide(in.bias);
   const Tensor wide_u = wide(in.u);
   const Tensor wide_w = wide(in.w);
@@ -284,13 +286,13 @@ FullGrads full_backward_meta(const Tensor& grad_y, const OptionalTensor& grad_ri
                              const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u,
                              const OptionalTensor& w, TensorList state, const Tensor& saved, bool causal,
                              std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
-                             const OptionalTensor& cu_seqlens) {
+                             const OptionalTensor& cu_seqlens, bool weights_gradient) {
   (void)grad_ring_key, (void)grad_ring_value, (void)saved;
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   if (!state.empty()) check_state(op, a, state);
   check_dtype_device(op, "grad_y", grad_y, "v", v);
-  return empty_gradients(a, bias, u, w, state);
+  return empty_gradients(a, bias, u, w, state, weights_gradient);
 }
 
 // ---- gradients
@@ -329,20 +331,21 @@ struct Full : Function<Full> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grad) {
     const variable_list t = ctx->get_saved_variables();
     const bool stateful = t.size() > 9;
+    const bool weights_asked = asked_for(ctx, t, 3) || asked_for(ctx, t, 4) || asked_for(ctx, t, 5);
     auto [grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w, grad_ring_key, grad_ring_value] =
         full_backward(grad[0], stateful ? present(grad[5]) : std::nullopt, stateful ? present(grad[6]) : std::nullopt,
                       present(t[0]), t[1], t[2], present(t[3]), present(t[4]), present(t[5]), TensorList(t).slice(9),
                       t[8], ctx->saved_data["causal"].toBool(), ctx->saved_data["gate"].toStringRef(),
-                      ctx->saved_data["heads"].toInt(), present(t[6]), present(t[7]));
-    const auto of = [](const Tensor& input, const Tensor& g) { return input.defined() ? g : Tensor(); };
-    return {of(t[0], grad_q),
+                      ctx->saved_data["heads"].toInt(), present(t[6]), present(t[7]), weights_asked);
+    const auto of = [](const Tensor& g, bool there) { return there ? g : Tensor(); };
+    return {of(grad_q, t[0].defined()),
             grad_k,
             grad_v,
-            of(t[3], grad_bias),
-            of(t[4], grad_u),
-            of(t[5], grad_w),
-            stateful ? grad_ring_key : Tensor(),
-            stateful ? grad_ring_value : Tensor(),
+            of(grad_bias, weights_asked && t[3].defined()),
+            of(grad_u, weights_asked && t[4].defined()),
+            of(grad_w, weights_asked && t[5].defined()),
+            of(grad_ring_key, stateful),
+            of(grad_ring_value, stateful),
             {},
             {},
             {},
@@ -396,12 +399,12 @@ FullGrads full_backward_autograd(const Tensor& grad_y, const OptionalTensor& gra
                                  const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u,
                                  const OptionalTensor& w, TensorList state, const Tensor& saved, bool causal,
                                  std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
-                                 const OptionalTensor& cu_seqlens) {
+                                 const OptionalTensor& cu_seqlens, bool weights_gradient) {
   return without_derivative(
       kNoSecond,
       [&] {
         return full_backward(grad_y, grad_ring_key, grad_ring_value, q, k, v, bias, u, w, state, saved, causal, gate,
-                             heads, key_mask, cu_seqlens);
+                             heads, key_mask, cu_seqlens, weights_gradient);
       },
       grad_y, grad_ring_key, grad_ring_value, q, k, v, bias, u, w, state);
 }

@@ -36,6 +36,13 @@ bool gradient_needed(const Tensors&... tensors) {
 
 inline OptionalTensor present(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 
+// Whether a backward is asked for the gradient of input i, where what the forward saved begins with its inputs in their
+// order. Inputs that are absent have no edge in the graph.
+inline bool asked_for(const AutogradContext* ctx, const variable_list& saved, ptrdiff_t i) {
+  const auto edge = std::count_if(saved.begin(), saved.begin() + i, [](const Tensor& t) { return t.defined(); });
+  return saved[i].defined() && ctx->needs_input_grad(static_cast<size_t>(edge));
+}
+
 // An operator without a derivative: its results hang in the graph by a node that throws `message` when a gradient
 // arrives, and not before (create_graph=True alone is no error).
 struct NoDerivative : Function<NoDerivative> {

@@ -39,8 +39,8 @@ Tensor empty_grad_q(ops::Gate gate, const Tensor& v) {
   return gate == ops::Gate::kNone ? empty({c10::SymInt(0)}, v) : dense_like(v);
 }
 
-Tensor empty_grad_band(const OptionalTensor& band, const Tensor& v) {
-  return band.has_value() ? dense_like(*band) : empty({c10::SymInt(0)}, v);
+Tensor empty_grad_band(const OptionalTensor& band, bool wanted, const Tensor& v) {
+  return wanted && band.has_value() ? dense_like(*band) : empty({c10::SymInt(0)}, v);
 }
 
 Tensor window(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band, bool causal,
@@ -67,11 +67,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y,
                                                            const Tensor& k, const Tensor& v, const OptionalTensor& band,
                                                            const Tensor& saved, bool causal, std::string_view gate,
                                                            int64_t heads, const OptionalTensor& key_mask,
-                                                           const OptionalTensor& cu_seqlens) {
+                                                           const OptionalTensor& cu_seqlens, bool weights_gradient) {
   (void)saved;
   const WindowSizes sizes = check_window("window_backward", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   check_same("window_backward", "grad_y", grad_y, "v", v);
-  return {empty_grad_q(sizes.gate, v), dense_like(k), dense_like(v), empty_grad_band(band, v)};
+  return {empty_grad_q(sizes.gate, v), dense_like(k), dense_like(v), empty_grad_band(band, weights_gradient, v)};
 }
 
 void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
@@ -80,7 +80,7 @@ void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
                          const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
                          const OptionalTensor& grad_band) {
   constexpr std::string_view op = "window_backward";
-  window_backward(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens);
+  window_backward(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens, grad_band.has_value());
   if (q.has_value() && grad_q.has_value()) check_same(op, "grad_q", *grad_q, "q", *q);
   check_same(op, "grad_k", grad_k, "k", k);
   check_same(op, "grad_v", grad_v, "v", v);
@@ -119,7 +119,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
     const Tensor& grad_y, const Tensor& grad_den, const Tensor& grad_num, const Tensor& grad_ring_key,
     const Tensor& grad_ring_value, const OptionalTensor& q, const Tensor& k, const Tensor& v,
     const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads,
-    const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+    const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, bool weights_gradient) {
   (void)saved;
   constexpr std::string_view op = "window_with_state_backward";
   const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens);
@@ -129,7 +129,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
   return {empty_grad_q(sizes.gate, v),
           dense_like(k),
           dense_like(v),
-          empty_grad_band(band, v),
+          empty_grad_band(band, weights_gradient, v),
           dense_like(grad_den),
           dense_like(grad_num),
           dense_like(grad_ring_key),

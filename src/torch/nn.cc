@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "aft/torch.h"
+#include "gradients.h"
 #include "operators.h"
 
 namespace aft::nn {
@@ -74,10 +75,8 @@ struct PackedWindow : torch::autograd::Function<PackedWindow> {
     const Tensor grad_qkv = torch::empty(t[0].sizes(), t[0].options());
     const Projected grad(grad_qkv, channels, gate);
     std::optional<Tensor> band, grad_band;
-    if (t[1].defined()) {
-      band = t[1];
-      grad_band = torch::empty(t[1].sizes(), t[1].options());
-    }
+    if (t[1].defined()) band = t[1];
+    if (dispatch::asked_for(ctx, t, 1)) grad_band = torch::empty(t[1].sizes(), t[1].options());
     dispatch::window_backward_out(grad_y[0], in.q, in.k, in.v, band, t[2], ctx->saved_data["causal"].toBool(),
                                   dispatch::name_of_gate(gate), 1, std::nullopt, std::nullopt, grad.q, grad.k, grad.v,
                                   grad_band);
@@ -116,12 +115,13 @@ struct PackedConv2d : torch::autograd::Function<PackedConv2d> {
     const Projected in(t[0], channels, gate);
     const Tensor grad_qkv = torch::empty(t[0].sizes(), t[0].options());
     const Projected grad(grad_qkv, channels, gate);
-    Tensor grad_kernel = torch::empty(t[1].sizes(), t[1].options());
+    std::optional<Tensor> grad_kernel;
+    if (dispatch::asked_for(ctx, t, 1)) grad_kernel = torch::empty(t[1].sizes(), t[1].options());
     const std::optional<Tensor> key_mask = t[2].defined() ? std::optional(t[2]) : std::nullopt;
     dispatch::conv2d_backward_out(grad_y[0], in.q, in.k, in.v, t[1],
                                   {ctx->saved_data["height"].toInt(), ctx->saved_data["width"].toInt()}, key_mask,
                                   dispatch::name_of_gate(gate), grad.q, grad.k, grad.v, grad_kernel);
-    return {grad_qkv, grad_kernel, {}, {}, {}, {}, {}};
+    return {grad_qkv, grad_kernel.value_or(Tensor()), {}, {}, {}, {}, {}};
   }
 };
 

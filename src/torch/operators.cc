@@ -85,9 +85,10 @@ std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor&
 
 WindowGrads window_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                             const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
-                            int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+                            int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                            bool weights_gradient) {
   static const auto op = find<decltype(window_backward)>("aft::window_backward");
-  return op.call(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens);
+  return op.call(grad_y, q, k, v, band, saved, causal, gate, heads, key_mask, cu_seqlens, weights_gradient);
 }
 
 void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
@@ -125,10 +126,10 @@ YStateSaved window_with_state_backward(const Tensor& grad_y, const Tensor& grad_
                                        const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                        const OptionalTensor& band, TensorList state, const Tensor& saved,
                                        std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
-                                       const OptionalTensor& cu_seqlens) {
+                                       const OptionalTensor& cu_seqlens, bool weights_gradient) {
   static const auto op = find<decltype(window_with_state_backward)>("aft::window_with_state_backward");
   return op.call(grad_y, grad_den, grad_num, grad_ring_key, grad_ring_value, q, k, v, band, state, saved, gate, heads,
-                 key_mask, cu_seqlens);
+                 key_mask, cu_seqlens, weights_gradient);
 }
 
 Tensor conv2d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const Tensor& kernel, c10::SymIntArrayRef grid,
@@ -139,15 +140,15 @@ Tensor conv2d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const T
 
 Conv2dGrads conv2d_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                             const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
-                            std::string_view gate) {
+                            std::string_view gate, bool weights_gradient) {
   static const auto op = find<decltype(conv2d_backward)>("aft::conv2d_backward");
-  return op.call(grad_y, q, k, v, kernel, grid, key_mask, gate);
+  return op.call(grad_y, q, k, v, kernel, grid, key_mask, gate, weights_gradient);
 }
 
 void conv2d_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                          const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
                          std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
-                         const Tensor& grad_v, const Tensor& grad_kernel) {
+                         const Tensor& grad_v, const OptionalTensor& grad_kernel) {
   static const auto op = find<decltype(conv2d_backward_out)>("aft::conv2d_backward", "out");
   op.call(grad_y, q, k, v, kernel, grid, key_mask, gate, grad_q, grad_k, grad_v, grad_kernel);
 }
@@ -185,10 +186,10 @@ FullGrads full_backward(const Tensor& grad_y, const OptionalTensor& grad_ring_ke
                         const OptionalTensor& grad_ring_value, const OptionalTensor& q, const Tensor& k,
                         const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
                         TensorList state, const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
-                        const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+                        const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, bool weights_gradient) {
   static const auto op = find<decltype(full_backward)>("aft::full_backward");
   return op.call(grad_y, grad_ring_key, grad_ring_value, q, k, v, bias, u, w, state, saved, causal, gate, heads,
-                 key_mask, cu_seqlens);
+                 key_mask, cu_seqlens, weights_gradient);
 }
 
 StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left) {

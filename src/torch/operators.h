@@ -56,7 +56,7 @@ std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor&
 WindowGrads window_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                             const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
                             int64_t heads, const OptionalTensor& key_mask = std::nullopt,
-                            const OptionalTensor& cu_seqlens = std::nullopt);
+                            const OptionalTensor& cu_seqlens = std::nullopt, bool weights_gradient = true);
 void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                          const OptionalTensor& band, const Tensor& saved, bool causal, std::string_view gate,
                          int64_t heads, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
@@ -78,7 +78,7 @@ YStateSaved window_with_state_backward(const Tensor& grad_y, const Tensor& grad_
                                        const OptionalTensor& band, TensorList state, const Tensor& saved,
                                        std::string_view gate, int64_t heads,
                                        const OptionalTensor& key_mask = std::nullopt,
-                                       const OptionalTensor& cu_seqlens = std::nullopt);
+                                       const OptionalTensor& cu_seqlens = std::nullopt, bool weights_gradient = true);
 
 using Conv2dGrads = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // q, k, v, kernel; an absent one of size [0]
 
@@ -86,11 +86,11 @@ Tensor conv2d(const OptionalTensor& q, const Tensor& k, const Tensor& v, const T
               const OptionalTensor& key_mask, std::string_view gate);
 Conv2dGrads conv2d_backward(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                             const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
-                            std::string_view gate);
+                            std::string_view gate, bool weights_gradient);
 void conv2d_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                          const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
                          std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
-                         const Tensor& grad_v, const Tensor& grad_kernel);
+                         const Tensor& grad_v, const OptionalTensor& grad_kernel);
 
 // q, k, v, bias, u, w, ring_key, ring_value; absent ones of size [0].
 using FullGrads = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -113,7 +113,7 @@ FullGrads full_backward(const Tensor& grad_y, const OptionalTensor& grad_ring_ke
                         const OptionalTensor& grad_ring_value, const OptionalTensor& q, const Tensor& k,
                         const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
                         TensorList state, const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
-                        const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens);
+                        const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, bool weights_gradient);
 
 StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left);
 

@@ -1,7 +1,8 @@
 // The public names and schemas (docs/ops.md). `(a!)` marks what an operator writes.
 //
 // key_mask: bool [B, T], false leaves a source out. cu_seqlens: int64 [N + 1], packs N sequences into q, k, v
-// [1, total, d].
+// [1, total, d]. A backward leaves out the gradient of what it is not asked for: with weights_gradient=False, or of the
+// form .out where no tensor is given for it, that of the weights (band, kernel, bias, u, w).
 //
 // simple, local and conv1d are one windowed operator: they check their own arguments and call `window`, which alone has
 // kernels and gradients (variants.cc).
@@ -53,12 +54,12 @@ TORCH_LIBRARY(aft, m) {
       "str gate=\"sigmoid\", Tensor(a!) out) -> ()");
   m.def(
       "conv2d_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor kernel, SymInt[2] grid, *, "
-      "Tensor? key_mask=None, str gate=\"sigmoid\") "
+      "Tensor? key_mask=None, str gate=\"sigmoid\", bool weights_gradient=True) "
       "-> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_kernel)");
   m.def(
       "conv2d_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor kernel, SymInt[2] grid, *, "
       "Tensor? key_mask=None, str gate=\"sigmoid\", Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v, "
-      "Tensor(d!) grad_kernel) -> ()");
+      "Tensor(d!)? grad_kernel) -> ()");
 
   // The windowed operator. band: [heads, rows, J], a row a position; [heads, J], one row for all; absent, no window.
   // heads counts where there is no band.
@@ -73,8 +74,8 @@ TORCH_LIBRARY(aft, m) {
       "int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) -> (Tensor y, Tensor saved)");
   m.def(
       "window_backward(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor saved, *, "
-      "bool causal=True, str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) -> "
-      "(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_band)");
+      "bool causal=True, str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None, "
+      "bool weights_gradient=True) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_band)");
   m.def(
       "window_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor saved, *, "
       "bool causal=True, str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None, "
@@ -93,9 +94,10 @@ TORCH_LIBRARY(aft, m) {
   m.def(
       "window_with_state_backward(Tensor grad_y, Tensor grad_den, Tensor grad_num, Tensor grad_ring_key, "
       "Tensor grad_ring_value, Tensor? q, Tensor k, Tensor v, Tensor? band, Tensor[] state, Tensor saved, *, "
-      "str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) -> (Tensor grad_q, "
-      "Tensor grad_k, Tensor grad_v, Tensor grad_band, Tensor grad_den, Tensor grad_num, Tensor grad_ring_key, "
-      "Tensor grad_ring_value)");
+      "str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None, bool weights_gradient=True) "
+      "-> "
+      "(Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_band, Tensor grad_den, Tensor grad_num, "
+      "Tensor grad_ring_key, Tensor grad_ring_value)");
 
   // The neutral state for keys and values like k and v.
   m.def(
@@ -133,8 +135,9 @@ TORCH_LIBRARY(aft, m) {
   m.def(
       "full_backward(Tensor grad_y, Tensor? grad_ring_key, Tensor? grad_ring_value, Tensor? q, Tensor k, Tensor v, "
       "Tensor? bias, Tensor? u, Tensor? w, Tensor[] state, Tensor saved, *, bool causal=True, str gate=\"sigmoid\", "
-      "int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, "
-      "Tensor grad_bias, Tensor grad_u, Tensor grad_w, Tensor grad_ring_key, Tensor grad_ring_value)");
+      "int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None, bool weights_gradient=True) -> (Tensor grad_q, "
+      "Tensor grad_k, Tensor grad_v, Tensor grad_bias, Tensor grad_u, Tensor grad_w, Tensor grad_ring_key, "
+      "Tensor grad_ring_value)");
 
   // The family in plain torch operations, dense: w spreads over [batch, heads, Tq, Tk]; and w of a window
   // (reference.cc).

@@ -4,6 +4,7 @@ import unittest
 
 import torch
 from torch.library import opcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from aft_testing import aft, dense, inputs
 
@@ -57,12 +58,17 @@ def samples():
             grad_band = None if band is None else torch.empty_like(band)
             yield aft.window_backward.out, (v, q, k, v, band, saved), dict(gate=gate, **out, grad_band=grad_band)
             yield aft.window.out, (q, k, v, band), dict(gate=gate, out=torch.empty_like(v))
+        frozen = dict(gate=gate, weights_gradient=False)
+        yield aft.window_backward.default, (v, q, k, v, band, saved), frozen
+        yield aft.window_backward.out, (v, q, k, v, band, saved), dict(gate=gate, **out, grad_band=None)
         grid = [t if t is None else t.detach() for t in (*grid, kernel)]
         packed = [t if t is None else torch.empty_like(t) for t in grid]
         packed = dict(zip(("grad_q", "grad_k", "grad_v", "grad_kernel"), packed))
         yield aft.conv2d.out, (*grid, [2, 3]), dict(gate=gate, out=torch.empty_like(grid[2]))
         yield aft.conv2d_backward.default, (grid[2], *grid, [2, 3]), dict(gate=gate, key_mask=mask)
         yield aft.conv2d_backward.out, (grid[2], *grid, [2, 3]), dict(gate=gate, **packed)
+        yield aft.conv2d_backward.default, (grid[2], *grid, [2, 3]), frozen
+        yield aft.conv2d_backward.out, (grid[2], *grid, [2, 3]), dict(gate=gate, **packed | dict(grad_kernel=None))
         one = [None if t is None else t[:, :1] for t in (q, k, v)]
         yield aft.simple_step_.default, (*one, simple_state), dict(gate=gate)
         yield aft.local_step_.default, (*one, bias, local_state), dict(gate=gate)
@@ -74,11 +80,13 @@ def samples():
             saved = aft.full_forward(q, k, v, *weights, state, gate=gate)[1]
             after = state[4:] or (None, None)
             yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), dict(gate=gate)
+        yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), frozen
         yield aft.full_step_.default, (*one, square, None, None, ring), dict(gate=gate)
         for b, state in ((None, simple_state), (bias[:, :, :], [t.clone() for t in aft.initial_state(k, v, 2)])):
             yield aft.window_with_state_forward.default, (q, k, v, b, state), dict(gate=gate)
             *_, saved = aft.window_with_state_forward(q, k, v, b, state, gate=gate)
             yield aft.window_with_state_backward.default, (v, *state[2:], q, k, v, b, state, saved), dict(gate=gate)
+        yield aft.window_with_state_backward.default, (v, *state[2:], q, k, v, b, state, saved), frozen
     for requires_grad in (True, False):
         q, k, v, bias = inputs(2, 5, 4, span=3, heads=2, requires_grad=requires_grad)
         w = bias.new_zeros(2, 5, 5).requires_grad_(requires_grad)
@@ -170,6 +178,110 @@ class PyTorch(unittest.TestCase):
         redone, total = aft.redo_count()
         self.assertGreaterEqual(total, redone)
         self.assertGreaterEqual(redone, 0)
+
+
+class Backwards(TorchDispatchMode):
+    """Which backwards ran, each with whether it was asked for the gradient of its weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "aft" and op._opname.endswith("_backward"):
+            self.calls.append((op._opname, (kwargs or {}).get("weights_gradient", True)))
+        return op(*args, **(kwargs or {}))
+
+
+class FrozenWeights(unittest.TestCase):
+    def samples(self):
+        """(name, backward, call, q, k, v, weights) over the operators, 70 positions long: more than a chunk."""
+        for gate, keys in (("sigmoid", 4), ("none", 4), ("relu", 2)):
+            *qkv, bias = inputs(2, 70, 4, span=5, heads=2, key_channels=keys, gate=gate)
+            square = inputs(70, 70, 2, seed=1)[2].permute(2, 0, 1)
+            factors = [inputs(2, 70, 3, seed=seed)[2] for seed in (2, 3)]
+            kernel = inputs(2, 3, 3, seed=4)[2]
+            mask = torch.rand(2, 70, generator=torch.Generator().manual_seed(3)) < 0.9
+            short = list(aft.initial_state(*qkv[1:], 4))
+            long = list(aft.initial_state(*qkv[1:], 70))
+            for causal in (True, False):
+                options = dict(gate=gate, causal=causal, key_mask=mask)
+                yield "local", "window_backward", lambda q, k, v, b, o=options: aft.local(q, k, v, b, **o), qkv, [bias]
+                yield ("conv1d", "window_backward", lambda q, k, v, b, o=options: aft.conv1d(q, k, v, b, **o), qkv,
+                       [bias[:, 0]])
+                yield "full", "full_backward", lambda q, k, v, b, o=options: aft.full(q, k, v, b, **o), qkv, [square]
+                yield ("full of factors", "full_backward",
+                       lambda q, k, v, u, w, o=options: aft.full(q, k, v, None, u, w, **o), qkv, factors)
+            options = dict(gate=gate)
+            yield ("conv2d", "conv2d_backward", lambda q, k, v, b, o=options: aft.conv2d(q, k, v, b, (7, 10), **o), qkv,
+                   [kernel])
+            yield ("local_with_state", "window_with_state_backward",
+                   lambda q, k, v, b, s=short, o=options: aft.local_with_state(q, k, v, b, s, **o)[0], qkv, [bias])
+            yield ("full_with_state", "full_backward",
+                   lambda q, k, v, b, s=long, o=options: aft.full_with_state(q, k, v, b, None, None, s, **o)[0], qkv,
+                   [square])
+
+    def test_other_gradients_are_the_same(self):
+        def ask(call, qkv, weights, of_weights):
+            leaves = [None if t is None else t.detach().requires_grad_() for t in qkv]
+            weights = [t.detach().requires_grad_(of_weights is not None) for t in weights]
+            wanted = [t for t in leaves if t is not None] + (weights if of_weights else [])
+            with Backwards() as seen:
+                grads = torch.autograd.grad(call(*leaves, *weights).square().sum(), wanted)
+            return grads, seen.calls
+
+        for name, backward, call, qkv, weights in self.samples():
+            with self.subTest(name):
+                whole, calls = ask(call, qkv, weights, True)
+                self.assertEqual(calls, [(backward, True)])
+                for of_weights in (None, False):  # frozen; not frozen, but not asked for
+                    grads, calls = ask(call, qkv, weights, of_weights)
+                    self.assertEqual(calls, [(backward, False)])
+                    self.assertTrue(all(torch.equal(a, b) for a, b in zip(grads, whole)))
+
+    def test_a_frozen_bias_has_none(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3, requires_grad=True)
+        bias = bias.detach()
+        aft.local(q, k, v, bias).sum().backward()
+        self.assertIsNone(bias.grad)
+        self.assertIsNotNone(q.grad)
+
+    def test_one_factor_alone(self):
+        q, k, v = inputs(2, 5, 4)
+        u, w = [torch.randn(5, 3, dtype=torch.float64).requires_grad_() for _ in range(2)]
+        both = torch.autograd.grad(aft.full(q, k, v, None, u, w).sum(), (u, w))
+        for i, (a, b) in enumerate(((u, w.detach()), (u.detach(), w))):
+            (one,) = torch.autograd.grad(aft.full(q, k, v, None, a, b).sum(), (u, w)[i])
+            self.assertTrue(torch.equal(one, both[i]))
+
+    def test_the_backward_alone(self):
+        for gate in ("sigmoid", "none"):
+            q, k, v, bias = inputs(2, 70, 4, span=3, heads=2, gate=gate)
+            _, saved = aft.window_forward(q, k, v, bias, gate=gate)
+            *whole, _ = aft.window_backward(v, q, k, v, bias, saved, gate=gate)
+            *grads, none = aft.window_backward(v, q, k, v, bias, saved, gate=gate, weights_gradient=False)
+            self.assertEqual(none.shape, (0,))
+            written = [None if q is None else torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)]
+            aft.window_backward(v, q, k, v, bias, saved, gate=gate, grad_q=written[0], grad_k=written[1],
+                                grad_v=written[2], grad_band=None)
+            for a, b, c in list(zip(whole, grads, written))[q is None:]:
+                self.assertTrue(torch.equal(a, b) and torch.equal(a, c))
+
+    def test_compile(self):
+        compiled = torch.compile(lambda *t: aft.local(*t[:4]) + aft.full(*t[:3], t[4]), fullgraph=True,
+                                 backend="aot_eager")
+        q, k, v, bias = inputs(2, 7, 4, span=3, requires_grad=True)
+        tensors = (q, k, v, bias.detach(), torch.randn(7, 7, dtype=torch.float64))
+        expected = torch.autograd.grad((aft.local(*tensors[:4]) + aft.full(*tensors[:3], tensors[4])).sum(), (q, k, v))
+        for a, b in zip(torch.autograd.grad(compiled(*tensors).sum(), (q, k, v)), expected):
+            self.assertTrue(torch.equal(a, b))
+
+    def test_double_backward_says_so(self):
+        q, k, v, bias = inputs(2, 5, 4, span=3, requires_grad=True)
+        bias = bias.detach()
+        (grad,) = torch.autograd.grad(aft.local(q, k, v, bias).square().sum(), k, create_graph=True)
+        with self.assertRaisesRegex(RuntimeError, "double backward .* is not supported.* call aft::reference"):
+            grad.sum().backward()
 
 
 class Derivatives(unittest.TestCase):
@@ -334,9 +446,6 @@ class Messages(unittest.TestCase):
         r("grad_k must not share memory",
           lambda: aft.window_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad, grad_v=grad,
                                       grad_band=torch.empty_like(bias)))
-        r("grad_band must be a tensor with a band, got none",
-          lambda: aft.window_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad,
-                                      grad_v=torch.empty_like(v), grad_band=None))
         r("saved must have shape", lambda: aft.window_backward(v, q, k, v, bias, torch.cat([saved, v.flatten()])))
 
 

@@ -4,6 +4,7 @@
 #include <torch/autograd.h>
 
 #include <array>
+#include <functional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -295,6 +296,44 @@ TEST(Modules, GradientReachesEveryParameter) {
     EXPECT_GT(p.value().grad().abs().sum().item<double>(), 0.0) << p.key();
   }
   EXPECT_EQ(local->u.grad().slice(0, 7).abs().sum().item<double>(), 0.0) << "positions beyond the sequence";
+}
+
+// With its weights frozen, a module leaves out their gradient and gives the same one of everything else.
+void expect_frozen_weights(torch::nn::Module& module, const std::vector<std::string>& weights,
+                           const std::function<Tensor()>& forward) {
+  const auto gradients = [&] {
+    module.zero_grad();
+    forward().square().sum().backward();
+    std::vector<Tensor> g;
+    for (const auto& p : module.parameters()) g.push_back(p.grad());
+    return g;
+  };
+  const std::vector<Tensor> whole = gradients();
+  auto parameters = module.named_parameters();
+  for (const std::string& name : weights) parameters[name].set_requires_grad(false);
+  const std::vector<Tensor> frozen = gradients();
+  for (size_t i = 0; i < whole.size(); ++i) {
+    const std::string& name = parameters[i].key();
+    if (parameters[i].value().requires_grad()) {
+      EXPECT_TRUE(torch::equal(frozen[i], whole[i])) << name;
+    } else {
+      EXPECT_FALSE(frozen[i].defined()) << name;
+    }
+  }
+}
+
+TEST(Modules, FrozenWeightsHaveNoGradient) {
+  const Tensor x = sequence(2, 9, 4);
+  auto local = local_module({.channels = 4, .context = 9, .window = 3, .factor_channels = 2});
+  expect_frozen_weights(*local, {"u", "v"}, [&] { return local->forward(x); });
+  auto conv1d = conv_module({.channels = 4, .heads = 2, .kernel = 3});
+  expect_frozen_weights(*conv1d, {"weight", "gamma", "beta"}, [&] { return conv1d->forward(x); });
+  auto full = full_module({.channels = 4, .context = 9, .factor_channels = 2});
+  expect_frozen_weights(*full, {"u", "v"}, [&] { return full->forward(x); });
+  torch::manual_seed(3);
+  aft::nn::AFTConv2d conv2d(aft::nn::AFTConv2dOptions{.channels = 4, .heads = 2, .kernel = 3});
+  conv2d->to(torch::kDouble);
+  expect_frozen_weights(*conv2d, {"weight", "gamma", "beta"}, [&] { return conv2d->forward(x, {3, 3}); });
 }
 
 template <typename Module>
