@@ -144,7 +144,7 @@ torch::Tensor local_weights(const torch::Tensor& bias, int64_t time, int64_t lef
 
 /// reference's w for conv2d: kernel [H, s, s], s odd, centred on the target on a grid of [rows, columns] whose
 /// positions are read row by row; 0 outside. [H, T, T] with T = rows columns.
-torch::Tensor conv2d_weights(const torch::Tensor& kernel, torch::IntArrayRef grid);
+torch::Tensor conv2d_weights(const torch::Tensor& kernel, std::array<int64_t, 2> grid);
 
 /// How many (row, channel) pairs the exact redo took over, of all computed since the process began.
 ops::RedoCount redo_count();

@@ -129,8 +129,8 @@ torch::Tensor local_weights(const torch::Tensor& bias, int64_t time, int64_t lef
   return dispatch::local_weights(bias, time, left, right);
 }
 
-torch::Tensor conv2d_weights(const torch::Tensor& kernel, torch::IntArrayRef grid) {
-  return dispatch::conv2d_weights(kernel, grid);
+torch::Tensor conv2d_weights(const torch::Tensor& kernel, std::array<int64_t, 2> grid) {
+  return dispatch::conv2d_weights(kernel, {grid[0], grid[1]});
 }
 
 ops::RedoCount redo_count() { return ops::window_redo_count(); }

@@ -208,7 +208,7 @@ Tensor local_weights(const Tensor& bias, c10::SymInt time, int64_t left, int64_t
   return op.call(bias, std::move(time), left, right);
 }
 
-Tensor conv2d_weights(const Tensor& kernel, at::IntArrayRef grid) {
+Tensor conv2d_weights(const Tensor& kernel, c10::SymIntArrayRef grid) {
   static const auto op = find<decltype(conv2d_weights)>("aft::conv2d_weights");
   return op.call(kernel, grid);
 }

@@ -120,7 +120,7 @@ StateTensors initial_state(const Tensor& k, const Tensor& v, int64_t left);
 Tensor reference(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w, bool causal,
                  std::string_view gate, int64_t heads, const OptionalTensor& key_mask);
 Tensor local_weights(const Tensor& bias, c10::SymInt time, int64_t left, int64_t right);
-Tensor conv2d_weights(const Tensor& kernel, at::IntArrayRef grid);
+Tensor conv2d_weights(const Tensor& kernel, c10::SymIntArrayRef grid);
 
 Tensor local_bias(const Tensor& u, const Tensor& v, int64_t left, int64_t right);
 std::tuple<Tensor, Tensor> local_bias_backward(const Tensor& grad_bias, const Tensor& u, const Tensor& v, int64_t left,

@@ -4,7 +4,6 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
-#include <algorithm>
 #include <limits>
 
 #include "operators.h"
@@ -152,7 +151,7 @@ Tensor local_weights_dense(const Tensor& bias, SymInt time, int64_t left, int64_
 }
 
 // w[h, (y, x), (y', x')] = kernel[h, y' - y + reach_y, x' - x + reach_x] inside the kernel, else 0.
-Tensor conv2d_weights_dense(const Tensor& kernel, at::IntArrayRef grid) {
+Tensor conv2d_weights_dense(const Tensor& kernel, c10::SymIntArrayRef grid) {
   if (kernel.dim() != 3 || kernel.sym_size(1) % 2 != 1 || kernel.sym_size(2) % 2 != 1) {
     fail("aft::conv2d_weights: kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
          ": it is centred on the target");
@@ -160,20 +159,21 @@ Tensor conv2d_weights_dense(const Tensor& kernel, at::IntArrayRef grid) {
   if (grid.size() != 2 || grid[0] < 0 || grid[1] < 0) {
     fail("aft::conv2d_weights: grid must be the two sizes [rows, columns], got ", grid, ": pass both");
   }
-  const int64_t time = grid[0] * grid[1];
+  const SymInt time = grid[0] * grid[1];
   const SymInt height = kernel.sym_size(1);
   const SymInt width = kernel.sym_size(2);
-  const Tensor positions = at::arange(time, kernel.options().dtype(at::kLong));
-  const auto offset = [&](const Tensor& place, const SymInt& size) {  // [target, source], from 0 inside the kernel
+  // The row or column of each position: [target, source], from 0 inside the kernel.
+  const auto offset = [&](int64_t dim, const SymInt& size) {
+    const Tensor places = at::arange(grid[dim], kernel.options().dtype(at::kLong)).unsqueeze(1 - dim);
+    const Tensor place = places.expand_symint(grid).reshape_symint({time});
     return place.unsqueeze(0) - place.unsqueeze(1) + at::Scalar(size / 2);
   };
-  const int64_t columns = std::max<int64_t>(grid[1], 1);
-  const Tensor y = offset(positions.div(columns, "floor"), height);
-  const Tensor x = offset(positions.remainder(columns), width);
+  const Tensor y = offset(0, height);
+  const Tensor x = offset(1, width);
   const Tensor inside =
       (y >= 0).logical_and(y < at::Scalar(height)).logical_and(x >= 0).logical_and(x < at::Scalar(width));
   const Tensor index = at::where(inside, y * at::Scalar(width) + x, 0).flatten();
-  const Tensor weights = kernel.flatten(1).index_select(1, index).unflatten(1, {time, time});
+  const Tensor weights = kernel.flatten(1).index_select(1, index).unflatten_symint(1, {time, time});
   return at::where(inside, weights, 0);
 }
 

@@ -145,7 +145,7 @@ TORCH_LIBRARY(aft, m) {
       "reference(Tensor? q, Tensor k, Tensor v, Tensor? w=None, *, bool causal=True, str gate=\"sigmoid\", "
       "int heads=1, Tensor? key_mask=None) -> Tensor");
   m.def("local_weights(Tensor bias, SymInt time, int left, int right=0) -> Tensor");
-  m.def("conv2d_weights(Tensor kernel, int[2] grid) -> Tensor");
+  m.def("conv2d_weights(Tensor kernel, SymInt[2] grid) -> Tensor");
 
   // (pairs redone exactly, pairs computed) since the process began.
   m.def("redo_count() -> (int redone, int total)");

@@ -5,6 +5,7 @@ import math
 import unittest
 
 import torch
+import torch._dynamo.testing
 from torch.autograd import gradcheck, gradgradcheck
 
 from aft_testing import aft, dense, inputs
@@ -260,6 +261,21 @@ class Traced(unittest.TestCase):
         for time in (5, 6, 9):
             tensors = inputs(2, time, 4, span=3, rows=9, requires_grad=True)
             torch.testing.assert_close(compiled(*tensors), layer(*tensors), **F64)
+
+    def test_any_grid(self):
+        def layer(k, v, kernel, rows, columns):
+            return aft.reference(None, k, v, aft.conv2d_weights(kernel, (rows, columns)), causal=False, gate="none")
+
+        once = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(layer, fullgraph=True, backend=once, dynamic=True)
+        kernel = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+        for rows, columns in ((3, 4), (5, 2), (4, 7)):
+            _, k, v = inputs(2, rows * columns, 4, requires_grad=True)
+            y, expected = compiled(k, v, kernel, rows, columns), layer(k, v, kernel, rows, columns)
+            torch.testing.assert_close(y, expected, **F64)
+            for a, b in zip(*(torch.autograd.grad(x.square().sum(), (k, v, kernel)) for x in (y, expected))):
+                torch.testing.assert_close(a, b, **F64)
+        self.assertEqual(once.frame_count, 1)
 
 
 class Messages(unittest.TestCase):
