@@ -11,7 +11,8 @@
 #include <tuple>
 
 #include "aft/error.h"
-#include "aft/ops/window.h"
+#include "aft/ops/operands.h"
+#include "aft/ops/redo.h"
 
 // The operators and layers for LibTorch (libaft_torch.so). Every function calls the dispatcher: the same operators are
 // torch.ops.aft.* in Python, where docs/ops.md documents their schemas. q, k, v are f32, f64, bf16 or f16, on the CPU;
@@ -146,7 +147,7 @@ torch::Tensor local_weights(const torch::Tensor& bias, int64_t time, int64_t lef
 /// positions are read row by row; 0 outside. [H, T, T] with T = rows columns.
 torch::Tensor conv2d_weights(const torch::Tensor& kernel, std::array<int64_t, 2> grid);
 
-/// How many (row, channel) pairs the exact redo took over, of all computed since the process began.
+/// How many (row, channel) pairs the exact redo took over, of all computed since the process began, by all operators.
 ops::RedoCount redo_count();
 
 /// The layers. Call them as layer->forward(x): layer(x) does not see overloaded functions.

@@ -133,6 +133,6 @@ torch::Tensor conv2d_weights(const torch::Tensor& kernel, std::array<int64_t, 2>
   return dispatch::conv2d_weights(kernel, {grid[0], grid[1]});
 }
 
-ops::RedoCount redo_count() { return ops::window_redo_count(); }
+ops::RedoCount redo_count() { return ops::redo_count(); }
 
 }  // namespace aft

@@ -6,6 +6,7 @@
 #include <array>
 #include <tuple>
 
+#include "aft/ops/redo.h"
 #include "tensors.h"
 #include "torch_threads.h"
 #include "window_arguments.h"
@@ -361,7 +362,7 @@ void local_bias_backward_out(const Tensor& grad_bias, const Tensor& u, const Ten
 }
 
 std::tuple<int64_t, int64_t> redo_count() {
-  const ops::RedoCount count = ops::window_redo_count();
+  const ops::RedoCount count = ops::redo_count();
   return {count.redone, count.total};
 }
 

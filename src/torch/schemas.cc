@@ -147,6 +147,6 @@ TORCH_LIBRARY(aft, m) {
   m.def("local_weights(Tensor bias, SymInt time, int left, int right=0) -> Tensor");
   m.def("conv2d_weights(Tensor kernel, SymInt[2] grid) -> Tensor");
 
-  // (pairs redone exactly, pairs computed) since the process began.
+  // (pairs redone exactly, pairs computed) by all operators since the process began.
   m.def("redo_count() -> (int redone, int total)");
 }

@@ -115,9 +115,9 @@ WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_
 
 // The time becomes a number here, since the size goes with it in steps of the kernel's chunk; the batch stays a symbol.
 //
-// Packed sequences save sum floor((length - 1) / chunk) boundaries, never more than the floor((tokens - 1) / chunk) of one
-// sequence of all tokens, which is a packing too. Fewer could be had only by looking into cu_seqlens, which shapes without
-// data (Meta, torch.compile) do not have: the whole is 3 / 64 of a tensor at the most.
+// Packed sequences save sum floor((length - 1) / chunk) boundaries, never more than the floor((tokens - 1) / chunk) of
+// one sequence of all tokens, which is a packing too. Fewer could be had only by looking into cu_seqlens, which shapes
+// without data (Meta, torch.compile) do not have: the whole is 3 / 64 of a tensor at the most.
 c10::SymInt saved_size(const WindowSizes& sizes) {
   WindowSizes one = sizes;
   one.sequences = 1;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "tests/ops/redo_off.h"
 #include "tests/ops/window_compare.h"
 
 namespace aft::ops::test {
@@ -14,12 +15,6 @@ template <typename T>
 class WindowHardNumbers : public ::testing::Test {};
 using Dtypes = ::testing::Types<float, double, BFloat16, Float16>;
 TYPED_TEST_SUITE(WindowHardNumbers, Dtypes);
-
-// The exact redo is off while this lives.
-struct RedoOff {
-  RedoOff() { window_set_redo(false); }
-  ~RedoOff() { window_set_redo(true); }
-};
 
 TYPED_TEST(WindowHardNumbers, ErrorRuleHolds) {
   using E = TypeParam;

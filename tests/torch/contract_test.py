@@ -178,6 +178,12 @@ class PyTorch(unittest.TestCase):
         redone, total = aft.redo_count()
         self.assertGreaterEqual(total, redone)
         self.assertGreaterEqual(redone, 0)
+        q, k, v, bias = inputs(2, 6, 4, span=3)
+        for call in (lambda: aft.local(q, k, v, bias), lambda: aft.full(q, k, v, torch.zeros(6, 6, dtype=v.dtype)),
+                     lambda: aft.conv2d(q, k, v, torch.zeros(1, 3, 3, dtype=v.dtype), (2, 3))):
+            before = aft.redo_count()[1]
+            call()
+            self.assertEqual(aft.redo_count()[1] - before, v.numel())
 
 
 class Backwards(TorchDispatchMode):

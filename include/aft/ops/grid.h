@@ -66,10 +66,4 @@ void grid_forward_reference(const GridForward<E>& p);
 template <typename E>
 void grid_backward_reference(const GridBackward<E>& p);
 
-/// The certified fast path factors e^(k+w); what fails its certificate is redone exactly. Vectors of channels redone
-/// since the process began: rows of the forward, whole images of the backward.
-int64_t grid_redo_count();
-/// For tests: false leaves what failed as it is, to show that the redo matters.
-void grid_set_redo(bool enabled);
-
 }  // namespace aft::ops

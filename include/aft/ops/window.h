@@ -112,13 +112,4 @@ void window_backward_reference(const WindowBackward<T>& p);
 template <typename T>
 void window_step_reference(const WindowStep<T>& p);
 
-/// The certified fast path factors e^(k+w); rows that fail its certificate are redone exactly.
-struct RedoCount {
-  int64_t redone = 0;  // (row, channel) pairs of the window operator redone since the process began
-  int64_t total = 0;   // pairs computed
-};
-RedoCount window_redo_count();
-/// For tests: false leaves failed rows as they are, to show that the redo matters.
-void window_set_redo(bool enabled);
-
 }  // namespace aft::ops

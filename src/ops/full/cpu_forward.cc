@@ -15,6 +15,7 @@
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
+#include "ops/common/redo.h"
 #include "ops/common/scratch.h"
 #include "ops/full/check.h"
 #include "ops/full/dense-inl.h"
@@ -22,7 +23,6 @@
 #include "ops/full/exponents-inl.h"
 #include "ops/full/plan.h"
 #include "ops/full/tile-inl.h"
-#include "ops/window/redo.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
@@ -206,7 +206,7 @@ class Forward {
             [&](int64_t o, V den, V num, V e0, V e1) { end_row(c, o, den, num, e0, e1); });
       }
     }
-    count_redone(redone, total);
+    count_redone(RedoFamily::kFull, redone, total);
   }
 
   // What the next block of a column reads and writes lies in rows far apart: it is fetched ahead.

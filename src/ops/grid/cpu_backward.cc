@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "aft/ops/grid.h"
+#include "ops/common/redo.h"
 #include "ops/common/scratch.h"
 #include "ops/grid/check.h"
 #include "ops/grid/plan.h"
-#include "ops/grid/redo.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/grid/cpu_backward.cc"
@@ -60,7 +60,7 @@ class GridBackwardTask {
       if (panel.key_per_head) write_keys(b);
     }
     if (out_kernel != nullptr) write_kernel();
-    count_grid_redone(redone);
+    count_redone(RedoFamily::kGrid, redone, task.pairs(p.shape));
   }
 
  private:
@@ -133,8 +133,8 @@ class GridBackwardTask {
     panel.load_image(b, j, true);
     panel.sum_outside(panel.sources);
     const Scale scale = gradient_scale(b, j);
-    if (!leave_targets(b, j, scale.to_g) && grid_redo_enabled()) {
-      ++redone;
+    if (!leave_targets(b, j, scale.to_g) && redo_enabled()) {
+      redone += panel.time * panel.count(j);
       exact_image(b, j, scale);
       return;
     }

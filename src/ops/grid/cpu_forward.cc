@@ -3,10 +3,10 @@
 #include <cstdint>
 
 #include "aft/ops/grid.h"
+#include "ops/common/redo.h"
 #include "ops/common/scratch.h"
 #include "ops/grid/check.h"
 #include "ops/grid/plan.h"
-#include "ops/grid/redo.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/grid/cpu_forward.cc"
@@ -26,7 +26,7 @@ void GridForwardTask(const GridForward<E>& p, const GridTask& task) {
   const D d;
   Scratch scratch(Panel<D, E>::bytes(p.shape, task, false));
   Panel<D, E> panel(p.shape, task, p.k, p.v, p.key_mask, p.kernel_data, false, scratch);
-  const bool redo = grid_redo_enabled();
+  const bool redo = redo_enabled();
   const bool gated = p.shape.gate != Gate::kNone;
   int64_t redone = 0;
   for (int64_t b = task.first; b < task.last; ++b) {
@@ -40,7 +40,7 @@ void GridForwardTask(const GridForward<E>& p, const GridTask& task) {
       panel.for_each_sum(panel.sources, panel.weights(j), j, before, [&](int64_t t, V den, V num) {
         const auto failed = panel.failed(den);
         if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
-          ++redone;
+          redone += static_cast<int64_t>(hn::CountTrue(d, hn::And(failed, hn::FirstN(d, panel.count(j)))));
           const ExactRow<V> exact = panel.exact_row(b, j, t);
           den = hn::IfThenElse(failed, exact.den, den);
           num = hn::IfThenElse(failed, exact.num, num);
@@ -51,7 +51,7 @@ void GridForwardTask(const GridForward<E>& p, const GridTask& task) {
       });
     }
   }
-  count_grid_redone(redone);
+  count_redone(RedoFamily::kGrid, redone, task.pairs(p.shape));
 }
 
 void ForwardF32(const GridForward<float>& p, const GridTask& task) { GridForwardTask(p, task); }

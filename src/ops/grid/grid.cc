@@ -1,19 +1,14 @@
-// Checks and the redo counter of the grid operator: no arithmetic here.
+// Checks of the grid operator: no arithmetic here.
 
 #include "aft/ops/grid.h"
 
-#include <atomic>
 #include <string>
 
 #include "ops/common/require.h"
 #include "ops/grid/check.h"
-#include "ops/grid/redo.h"
 
 namespace aft::ops {
 namespace {
-
-std::atomic<int64_t> redone{0};
-std::atomic<bool> redo{true};
 
 void check_shape(const GridShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
@@ -56,13 +51,6 @@ void check_grid_backward(const GridBackward<E>& p) {
   if (p.shape.gate != Gate::kNone) require_data(p.grad_q, p.shape, "grad_q");
   require_data(p.grad_k, p.shape, "grad_k");
   require_data(p.grad_v, p.shape, "grad_v");
-}
-
-int64_t grid_redo_count() { return redone.load(); }
-void grid_set_redo(bool enabled) { redo = enabled; }
-bool grid_redo_enabled() { return redo.load(std::memory_order_relaxed); }
-void count_grid_redone(int64_t count) {
-  if (count > 0) redone.fetch_add(count, std::memory_order_relaxed);
 }
 
 #define AFT_INSTANTIATE(E)                                    \

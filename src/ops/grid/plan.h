@@ -28,6 +28,9 @@ inline GridReach grid_reach(const GridShape& s) {
 /// Batch rows [first, last), channels [begin, end).
 struct GridTask {
   int64_t first, last, begin, end;
+
+  /// (row, channel) pairs.
+  int64_t pairs(const GridShape& s) const { return (last - first) * s.time() * (end - begin); }
 };
 
 /// T is the type of the sums. Channels go by panels of 128 bytes, two lines of memory, and whole heads where a head

@@ -11,8 +11,8 @@
 
 #include <bit>
 
+#include "ops/common/redo.h"
 #include "ops/window/backward.h"
-#include "ops/window/redo.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/window/cpu_backward_band.cc"
@@ -89,7 +89,7 @@ class BackwardBand : BackwardTask<D, E> {
       for (int64_t panel = 0; panel < vectors; panel += panel_vectors) run_panel(s, panel, begin, end);
       if (key_per_head) write_keys(s, begin, end);
     }
-    count_redone(s.redone, shape.time * s.width);
+    count_redone(RedoFamily::kWindow, s.redone, shape.time * s.width);
     Base::flush();
   }
 

@@ -1,15 +1,14 @@
 // Forward and prefill of the windowed operator on the CPU. Cost and layout: README.md.
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
 #include "aft/ops/window.h"
+#include "ops/common/redo.h"
 #include "ops/common/scratch.h"
 #include "ops/window/check.h"
 #include "ops/window/plan.h"
-#include "ops/window/redo.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/window/cpu_forward.cc"
@@ -162,7 +161,7 @@ class ForwardTask {
       }
       s.move_window(end - shape.left, end);
     }
-    count_redone(s.redone, shape.time * s.width);
+    count_redone(RedoFamily::kWindow, s.redone, shape.time * s.width);
     write_state(s);
   }
 
@@ -200,7 +199,7 @@ class ForwardTask {
       stored = s.after_chunk(index);
       if (end < shape.time) s.move_window(end - s.reach_left(), stored);
     }
-    count_redone(s.redone, shape.time * s.width);
+    count_redone(RedoFamily::kWindow, s.redone, shape.time * s.width);
   }
 
   // The sums stand at sources < T - left; the ring takes the last `left` raw keys and values. Positions are written

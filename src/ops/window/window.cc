@@ -1,23 +1,17 @@
-// Checks, the neutral state and the redo counter of the windowed operator: no arithmetic here.
+// Checks and the neutral state of the windowed operator: no arithmetic here.
 
 #include "aft/ops/window.h"
 
 #include <algorithm>
-#include <atomic>
 #include <limits>
 #include <string>
 
 #include "ops/common/require.h"
 #include "ops/window/check.h"
 #include "ops/window/plan.h"
-#include "ops/window/redo.h"
 
 namespace aft::ops {
 namespace {
-
-std::atomic<int64_t> redone_rows{0};
-std::atomic<int64_t> total_rows{0};
-std::atomic<bool> redo{true};
 
 void check_shape(const WindowShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
@@ -146,15 +140,6 @@ void window_state_init(const WindowShape& s, State<T> state) {
   if (s.left == 0) return;
   std::fill_n(state.ring_key, s.batch * s.left * s.key_channels, T(0));
   std::fill_n(state.ring_value, s.batch * s.left * s.channels, T(0));
-}
-
-RedoCount window_redo_count() { return {redone_rows.load(), total_rows.load()}; }
-void window_set_redo(bool enabled) { redo = enabled; }
-bool redo_enabled() { return redo.load(std::memory_order_relaxed); }
-
-void count_redone(int64_t redone, int64_t total) {
-  redone_rows.fetch_add(redone, std::memory_order_relaxed);
-  total_rows.fetch_add(total, std::memory_order_relaxed);
 }
 
 template void window_state_init<float>(const WindowShape&, State<float>);
