@@ -16,8 +16,10 @@
 // foreach_target first.
 #include "aft/ops/full.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/gate-inl.h"
 #include "ops/common/scratch.h"
 #include "ops/full/check.h"
@@ -788,17 +790,9 @@ class Backward {
   uint8_t* redone = nullptr;  // [panels][chunks]: whether the forward redid a row
 };
 
-void FullBackwardF32(const FullBackward<float>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<Accumulate<float>>, float>(p, parallel).run();
-}
-void FullBackwardF64(const FullBackward<double>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<Accumulate<double>>, double>(p, parallel).run();
-}
-void FullBackwardBF16(const FullBackward<BFloat16>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<Accumulate<BFloat16>>, BFloat16>(p, parallel).run();
-}
-void FullBackwardF16(const FullBackward<Float16>& p, const ParallelFor& parallel) {
-  Backward<hn::ScalableTag<Accumulate<Float16>>, Float16>(p, parallel).run();
+template <typename E>
+void RunBackward(const FullBackward<E>& p, const ParallelFor& parallel) {
+  Backward<hn::ScalableTag<Accumulate<E>>, E>(p, parallel).run();
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -806,28 +800,6 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
-
-HWY_EXPORT(FullBackwardF32);
-HWY_EXPORT(FullBackwardF64);
-HWY_EXPORT(FullBackwardBF16);
-HWY_EXPORT(FullBackwardF16);
-
-namespace {
-
-void run_backward(const FullBackward<float>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullBackwardF32)(p, parallel);
-}
-void run_backward(const FullBackward<double>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullBackwardF64)(p, parallel);
-}
-void run_backward(const FullBackward<BFloat16>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullBackwardBF16)(p, parallel);
-}
-void run_backward(const FullBackward<Float16>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullBackwardF16)(p, parallel);
-}
-
-}  // namespace
 
 template <typename E>
 void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
@@ -841,13 +813,12 @@ void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
   zero(p.grad_initial_state.num, s.batch * s.channels);
   zero(p.grad_initial_state.ring_key, s.batch * s.capacity * s.key_channels);
   zero(p.grad_initial_state.ring_value, s.batch * s.capacity * s.channels);
-  run_backward(p, parallel);
+  AFT_DISPATCH(RunBackward<E>)(p, parallel);
 }
 
-template void full_backward<float>(const FullBackward<float>&, const ParallelFor&);
-template void full_backward<double>(const FullBackward<double>&, const ParallelFor&);
-template void full_backward<BFloat16>(const FullBackward<BFloat16>&, const ParallelFor&);
-template void full_backward<Float16>(const FullBackward<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void full_backward<E>(const FullBackward<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

@@ -12,8 +12,10 @@
 // foreach_target first.
 #include "aft/ops/full.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/gate-inl.h"
 #include "ops/common/redo.h"
 #include "ops/common/scratch.h"
@@ -319,43 +321,16 @@ void RunForward(const FullForward<E>& p, const ParallelFor& parallel) {
   if (p.final_state.position != nullptr) WriteState(D(), p);
 }
 
-void FullForwardF32(const FullForward<float>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
-void FullForwardF64(const FullForward<double>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
-void FullForwardBF16(const FullForward<BFloat16>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
-void FullForwardF16(const FullForward<Float16>& p, const ParallelFor& parallel) { RunForward(p, parallel); }
-
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
 
-HWY_EXPORT(FullForwardF32);
-HWY_EXPORT(FullForwardF64);
-HWY_EXPORT(FullForwardBF16);
-HWY_EXPORT(FullForwardF16);
-
-namespace {
-
-void run_forward(const FullForward<float>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullForwardF32)(p, parallel);
-}
-void run_forward(const FullForward<double>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullForwardF64)(p, parallel);
-}
-void run_forward(const FullForward<BFloat16>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullForwardBF16)(p, parallel);
-}
-void run_forward(const FullForward<Float16>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullForwardF16)(p, parallel);
-}
-
-}  // namespace
-
 template <typename E>
 void full_forward(const FullForward<E>& p, const ParallelFor& parallel) {
   check_forward(p);
-  run_forward(p, parallel);
+  AFT_DISPATCH(RunForward<E>)(p, parallel);
   if (p.final_state.position == nullptr) return;
   for (int64_t b = 0; b < p.shape.batch; ++b) {
     p.final_state.position[b] =
@@ -363,10 +338,9 @@ void full_forward(const FullForward<E>& p, const ParallelFor& parallel) {
   }
 }
 
-template void full_forward<float>(const FullForward<float>&, const ParallelFor&);
-template void full_forward<double>(const FullForward<double>&, const ParallelFor&);
-template void full_forward<BFloat16>(const FullForward<BFloat16>&, const ParallelFor&);
-template void full_forward<Float16>(const FullForward<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void full_forward<E>(const FullForward<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

@@ -10,8 +10,10 @@
 // foreach_target first.
 #include "aft/ops/full.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/gate-inl.h"
 #include "ops/common/scratch.h"
 #include "ops/full/check.h"
@@ -106,17 +108,9 @@ void Step(const FullStep<E>& p, const ParallelFor& parallel) {
                [&](int64_t i) { StepTask<D, E>(p, panels, pieces[i].batch, pieces[i].first, pieces[i].last); });
 }
 
-void FullStepF32(const FullStep<float>& p, const ParallelFor& parallel) {
-  Step<hn::ScalableTag<Accumulate<float>>, float>(p, parallel);
-}
-void FullStepF64(const FullStep<double>& p, const ParallelFor& parallel) {
-  Step<hn::ScalableTag<Accumulate<double>>, double>(p, parallel);
-}
-void FullStepBF16(const FullStep<BFloat16>& p, const ParallelFor& parallel) {
-  Step<hn::ScalableTag<Accumulate<BFloat16>>, BFloat16>(p, parallel);
-}
-void FullStepF16(const FullStep<Float16>& p, const ParallelFor& parallel) {
-  Step<hn::ScalableTag<Accumulate<Float16>>, Float16>(p, parallel);
+template <typename E>
+void RunStep(const FullStep<E>& p, const ParallelFor& parallel) {
+  Step<hn::ScalableTag<Accumulate<E>>, E>(p, parallel);
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -125,37 +119,16 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-HWY_EXPORT(FullStepF32);
-HWY_EXPORT(FullStepF64);
-HWY_EXPORT(FullStepBF16);
-HWY_EXPORT(FullStepF16);
-
-namespace {
-
-void run_step(const FullStep<float>& p, const ParallelFor& parallel) { HWY_DYNAMIC_DISPATCH(FullStepF32)(p, parallel); }
-void run_step(const FullStep<double>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullStepF64)(p, parallel);
-}
-void run_step(const FullStep<BFloat16>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullStepBF16)(p, parallel);
-}
-void run_step(const FullStep<Float16>& p, const ParallelFor& parallel) {
-  HWY_DYNAMIC_DISPATCH(FullStepF16)(p, parallel);
-}
-
-}  // namespace
-
 template <typename E>
 void full_step(const FullStep<E>& p, const ParallelFor& parallel) {
   check_step(p);
-  run_step(p, parallel);
+  AFT_DISPATCH(RunStep<E>)(p, parallel);
   for (int64_t b = 0; b < p.shape.batch; ++b) ++p.state.position[b];
 }
 
-template void full_step<float>(const FullStep<float>&, const ParallelFor&);
-template void full_step<double>(const FullStep<double>&, const ParallelFor&);
-template void full_step<BFloat16>(const FullStep<BFloat16>&, const ParallelFor&);
-template void full_step<Float16>(const FullStep<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void full_step<E>(const FullStep<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

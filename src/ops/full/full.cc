@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <string>
 
+#include "ops/common/for_each_element.h"
 #include "ops/common/require.h"
 #include "ops/full/check.h"
 
@@ -154,10 +155,7 @@ int64_t full_saved_size(const FullShape& s, bool packed) { return 3 * (packed ? 
   template void check_forward<E>(const FullForward<E>&);   \
   template void check_backward<E>(const FullBackward<E>&); \
   template void check_step<E>(const FullStep<E>&);
-AFT_INSTANTIATE(float)
-AFT_INSTANTIATE(double)
-AFT_INSTANTIATE(BFloat16)
-AFT_INSTANTIATE(Float16)
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 
 }  // namespace aft::ops

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "aft/ops/grid.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/redo.h"
 #include "ops/common/scratch.h"
 #include "ops/grid/check.h"
@@ -21,6 +22,7 @@
 #define HWY_TARGET_INCLUDE "ops/grid/cpu_backward.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/grid/panel-inl.h"
@@ -319,17 +321,9 @@ class GridBackwardTask {
   }
 };
 
-void BackwardF32(const GridBackward<float>& p, const GridTask& task, float* kernel_sums) {
-  GridBackwardTask<float>(p, task, kernel_sums).run();
-}
-void BackwardF64(const GridBackward<double>& p, const GridTask& task, double* kernel_sums) {
-  GridBackwardTask<double>(p, task, kernel_sums).run();
-}
-void BackwardBF16(const GridBackward<BFloat16>& p, const GridTask& task, float* kernel_sums) {
-  GridBackwardTask<BFloat16>(p, task, kernel_sums).run();
-}
-void BackwardF16(const GridBackward<Float16>& p, const GridTask& task, float* kernel_sums) {
-  GridBackwardTask<Float16>(p, task, kernel_sums).run();
+template <typename E>
+void RunGridBackward(const GridBackward<E>& p, const GridTask& task, Accumulate<E>* kernel_sums) {
+  GridBackwardTask<E>(p, task, kernel_sums).run();
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -337,18 +331,6 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
-
-#define AFT_EXPORT(Kernel, E)                                                                        \
-  HWY_EXPORT(Kernel);                                                                                \
-  static void run_task(const GridBackward<E>& p, const GridTask& task, Accumulate<E>* kernel_sums) { \
-    HWY_DYNAMIC_DISPATCH(Kernel)(p, task, kernel_sums);                                              \
-  }
-AFT_EXPORT(BackwardF32, float)
-AFT_EXPORT(BackwardF64, double)
-AFT_EXPORT(BackwardBF16, BFloat16)
-AFT_EXPORT(BackwardF16, Float16)
-#undef AFT_EXPORT
-
 namespace {
 
 // Adds the chunks' sums, [chunks][reach.size()][channels], in their order, and the channels of a head in theirs.
@@ -387,15 +369,14 @@ void grid_backward(const GridBackward<E>& p, const ParallelFor& parallel) {
   std::vector<T> sums(wants_kernel ? plan.chunks() * chunk_size : 0);
   parallel.run(plan.tasks(), [&](int64_t i) {
     T* chunk_sums = wants_kernel ? sums.data() + plan.chunk_of(i) * chunk_size : nullptr;
-    run_task(p, plan.task(i), chunk_sums);
+    AFT_DISPATCH(RunGridBackward<E>)(p, plan.task(i), chunk_sums);
   });
   if (wants_kernel) add_kernel_sums(s, plan.chunks(), sums.data(), p.grad_kernel, parallel);
 }
 
-template void grid_backward<float>(const GridBackward<float>&, const ParallelFor&);
-template void grid_backward<double>(const GridBackward<double>&, const ParallelFor&);
-template void grid_backward<BFloat16>(const GridBackward<BFloat16>&, const ParallelFor&);
-template void grid_backward<Float16>(const GridBackward<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void grid_backward<E>(const GridBackward<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

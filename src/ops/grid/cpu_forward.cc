@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "aft/ops/grid.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/redo.h"
 #include "ops/common/scratch.h"
 #include "ops/grid/check.h"
@@ -12,6 +13,7 @@
 #define HWY_TARGET_INCLUDE "ops/grid/cpu_forward.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/grid/panel-inl.h"
@@ -54,38 +56,23 @@ void GridForwardTask(const GridForward<E>& p, const GridTask& task) {
   count_redone(RedoFamily::kGrid, redone, task.pairs(p.shape));
 }
 
-void ForwardF32(const GridForward<float>& p, const GridTask& task) { GridForwardTask(p, task); }
-void ForwardF64(const GridForward<double>& p, const GridTask& task) { GridForwardTask(p, task); }
-void ForwardBF16(const GridForward<BFloat16>& p, const GridTask& task) { GridForwardTask(p, task); }
-void ForwardF16(const GridForward<Float16>& p, const GridTask& task) { GridForwardTask(p, task); }
-
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
 
-#define AFT_EXPORT(Kernel, E) \
-  HWY_EXPORT(Kernel);         \
-  static void run_task(const GridForward<E>& p, const GridTask& task) { HWY_DYNAMIC_DISPATCH(Kernel)(p, task); }
-AFT_EXPORT(ForwardF32, float)
-AFT_EXPORT(ForwardF64, double)
-AFT_EXPORT(ForwardBF16, BFloat16)
-AFT_EXPORT(ForwardF16, Float16)
-#undef AFT_EXPORT
-
 template <typename E>
 void grid_forward(const GridForward<E>& p, const ParallelFor& parallel) {
   check_grid_forward(p);
   if (p.shape.time() == 0) return;
   const GridPlan<Accumulate<E>> plan(p.shape);
-  parallel.run(plan.tasks(), [&](int64_t i) { run_task(p, plan.task(i)); });
+  parallel.run(plan.tasks(), [&](int64_t i) { AFT_DISPATCH(GridForwardTask<E>)(p, plan.task(i)); });
 }
 
-template void grid_forward<float>(const GridForward<float>&, const ParallelFor&);
-template void grid_forward<double>(const GridForward<double>&, const ParallelFor&);
-template void grid_forward<BFloat16>(const GridForward<BFloat16>&, const ParallelFor&);
-template void grid_forward<Float16>(const GridForward<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void grid_forward<E>(const GridForward<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

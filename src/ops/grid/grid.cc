@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "ops/common/for_each_element.h"
 #include "ops/common/require.h"
 #include "ops/grid/check.h"
 
@@ -56,10 +57,7 @@ void check_grid_backward(const GridBackward<E>& p) {
 #define AFT_INSTANTIATE(E)                                    \
   template void check_grid_forward<E>(const GridForward<E>&); \
   template void check_grid_backward<E>(const GridBackward<E>&);
-AFT_INSTANTIATE(float)
-AFT_INSTANTIATE(double)
-AFT_INSTANTIATE(BFloat16)
-AFT_INSTANTIATE(Float16)
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 
 }  // namespace aft::ops

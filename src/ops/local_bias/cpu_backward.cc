@@ -10,6 +10,7 @@
 #include <algorithm>
 
 #include "aft/ops/local_bias.h"
+#include "ops/common/dispatch.h"
 #include "ops/local_bias/banded_product.h"
 #include "ops/local_bias/check.h"
 
@@ -93,9 +94,6 @@ void product_rows(const BandedProduct<T>& p, int64_t begin, int64_t end) {
   }
 }
 
-void product_f32(const BandedProduct<float>& p, int64_t begin, int64_t end) { product_rows(p, begin, end); }
-void product_f64(const BandedProduct<double>& p, int64_t begin, int64_t end) { product_rows(p, begin, end); }
-
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace aft::ops
@@ -103,19 +101,6 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
-namespace {
-
-HWY_EXPORT(product_f32);
-HWY_EXPORT(product_f64);
-
-void product_rows(const BandedProduct<float>& p, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(product_f32)(p, begin, end);
-}
-void product_rows(const BandedProduct<double>& p, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(product_f64)(p, begin, end);
-}
-
-}  // namespace
 
 template <typename T>
 void local_bias_backward(const LocalBiasShape& s, const T* u, const T* v, const T* grad_band, T* grad_u, T* grad_v,
@@ -143,7 +128,7 @@ void local_bias_backward(const LocalBiasShape& s, const T* u, const T* v, const 
       product.partner_stride = 1;
       product.before = s.left;
       product.after = s.right;
-      product_rows(product, begin, end);
+      AFT_DISPATCH(product_rows<T>)(product, begin, end);
     }
     if (grad_v != nullptr) {
       product.out = grad_v + first * s.width;
@@ -153,7 +138,7 @@ void local_bias_backward(const LocalBiasShape& s, const T* u, const T* v, const 
       product.partner_stride = span - 1;
       product.before = s.right;
       product.after = s.left;
-      product_rows(product, begin, end);
+      AFT_DISPATCH(product_rows<T>)(product, begin, end);
     }
   });
 }

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "aft/ops/local_bias.h"
+#include "ops/common/dispatch.h"
 #include "ops/local_bias/check.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -128,14 +129,6 @@ void forward_rows(const LocalBiasShape& s, const T* u, const T* v, T* band, int6
   }
 }
 
-void forward_f32(const LocalBiasShape& s, const float* u, const float* v, float* band, int64_t begin, int64_t end) {
-  forward_rows(s, u, v, band, begin, end);
-}
-
-void forward_f64(const LocalBiasShape& s, const double* u, const double* v, double* band, int64_t begin, int64_t end) {
-  forward_rows(s, u, v, band, begin, end);
-}
-
 }  // namespace
 }  // namespace HWY_NAMESPACE
 }  // namespace aft::ops
@@ -143,20 +136,6 @@ HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
-namespace {
-
-HWY_EXPORT(forward_f32);
-HWY_EXPORT(forward_f64);
-
-void forward_rows(const LocalBiasShape& s, const float* u, const float* v, float* band, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(forward_f32)(s, u, v, band, begin, end);
-}
-
-void forward_rows(const LocalBiasShape& s, const double* u, const double* v, double* band, int64_t begin, int64_t end) {
-  HWY_DYNAMIC_DISPATCH(forward_f64)(s, u, v, band, begin, end);
-}
-
-}  // namespace
 
 template <typename T>
 void local_bias_forward(const LocalBiasShape& s, const T* u, const T* v, T* band, const ParallelFor& parallel) {
@@ -167,11 +146,12 @@ void local_bias_forward(const LocalBiasShape& s, const T* u, const T* v, T* band
   check_local_bias_array("band", band, s.heads * s.rows * span);
   const int64_t tasks = (s.rows + kLocalBiasTaskRows - 1) / kLocalBiasTaskRows;
   if (tasks == 0) return;
+  const auto run = AFT_DISPATCH(forward_rows<T>);
   parallel.run(s.heads * tasks, [&](int64_t task) {
     const int64_t first = task / tasks * s.rows;  // row 0 of the head
     const int64_t begin = task % tasks * kLocalBiasTaskRows;
-    forward_rows(s, u + first * s.width, v + first * s.width, band + first * span, begin,
-                 std::min(s.rows, begin + kLocalBiasTaskRows));
+    run(s, u + first * s.width, v + first * s.width, band + first * span, begin,
+        std::min(s.rows, begin + kLocalBiasTaskRows));
   });
 }
 

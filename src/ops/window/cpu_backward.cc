@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "aft/ops/window.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/scratch.h"
 #include "ops/window/backward.h"
 #include "ops/window/check.h"
@@ -128,9 +129,8 @@ void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
   }
 }
 
-template void window_backward<float>(const WindowBackward<float>&, const ParallelFor&);
-template void window_backward<double>(const WindowBackward<double>&, const ParallelFor&);
-template void window_backward<BFloat16>(const WindowBackward<BFloat16>&, const ParallelFor&);
-template void window_backward<Float16>(const WindowBackward<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void window_backward<E>(const WindowBackward<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops

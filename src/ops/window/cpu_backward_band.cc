@@ -11,6 +11,7 @@
 
 #include <bit>
 
+#include "ops/common/for_each_element.h"
 #include "ops/common/redo.h"
 #include "ops/window/backward.h"
 
@@ -18,6 +19,7 @@
 #define HWY_TARGET_INCLUDE "ops/window/cpu_backward_band.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/window/backward-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -558,12 +560,6 @@ template <typename E>
 void Banded(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) {
   BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, grad_band).run();
 }
-void BandF32(const WindowBackward<float>& p, const WindowTask& task, float* grad_band) { Banded(p, task, grad_band); }
-void BandF64(const WindowBackward<double>& p, const WindowTask& task, double* grad_band) { Banded(p, task, grad_band); }
-void BandBF16(const WindowBackward<BFloat16>& p, const WindowTask& task, float* grad_band) {
-  Banded(p, task, grad_band);
-}
-void BandF16(const WindowBackward<Float16>& p, const WindowTask& task, float* grad_band) { Banded(p, task, grad_band); }
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -571,17 +567,15 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-#define AFT_EXPORT(Kernel, E)                                                                                \
-  HWY_EXPORT(Kernel);                                                                                        \
-  template <>                                                                                                \
-  void backward_band_task<E>(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) { \
-    HWY_DYNAMIC_DISPATCH(Kernel)(p, task, grad_band);                                                        \
-  }
-AFT_EXPORT(BandF32, float)
-AFT_EXPORT(BandF64, double)
-AFT_EXPORT(BandBF16, BFloat16)
-AFT_EXPORT(BandF16, Float16)
-#undef AFT_EXPORT
+template <typename E>
+void backward_band_task(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) {
+  AFT_DISPATCH(Banded<E>)(p, task, grad_band);
+}
+
+#define AFT_INSTANTIATE(E) \
+  template void backward_band_task<E>(const WindowBackward<E>&, const WindowTask&, Accumulate<E>*);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

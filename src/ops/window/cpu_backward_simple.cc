@@ -2,12 +2,14 @@
 //
 // With a[t] = gy gate / D and b[t] = a N/D:   dv[t'] = e^k sum_t a[t]    dk[t'] = v dv - e^k sum_t b[t].
 
+#include "ops/common/for_each_element.h"
 #include "ops/window/backward.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/window/cpu_backward_simple.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/window/backward-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -152,10 +154,6 @@ template <typename E>
 void Simple(const WindowBackward<E>& p, const WindowTask& task) {
   BackwardSimple<hn::ScalableTag<Accumulate<E>>, E>(p, task).run();
 }
-void SimpleF32(const WindowBackward<float>& p, const WindowTask& task) { Simple(p, task); }
-void SimpleF64(const WindowBackward<double>& p, const WindowTask& task) { Simple(p, task); }
-void SimpleBF16(const WindowBackward<BFloat16>& p, const WindowTask& task) { Simple(p, task); }
-void SimpleF16(const WindowBackward<Float16>& p, const WindowTask& task) { Simple(p, task); }
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -163,17 +161,14 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-#define AFT_EXPORT(Kernel, E)                                                        \
-  HWY_EXPORT(Kernel);                                                                \
-  template <>                                                                        \
-  void backward_simple_task<E>(const WindowBackward<E>& p, const WindowTask& task) { \
-    HWY_DYNAMIC_DISPATCH(Kernel)(p, task);                                           \
-  }
-AFT_EXPORT(SimpleF32, float)
-AFT_EXPORT(SimpleF64, double)
-AFT_EXPORT(SimpleBF16, BFloat16)
-AFT_EXPORT(SimpleF16, Float16)
-#undef AFT_EXPORT
+template <typename E>
+void backward_simple_task(const WindowBackward<E>& p, const WindowTask& task) {
+  AFT_DISPATCH(Simple<E>)(p, task);
+}
+
+#define AFT_INSTANTIATE(E) template void backward_simple_task<E>(const WindowBackward<E>&, const WindowTask&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

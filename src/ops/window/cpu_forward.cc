@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "aft/ops/window.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/redo.h"
 #include "ops/common/scratch.h"
 #include "ops/window/check.h"
@@ -14,6 +15,7 @@
 #define HWY_TARGET_INCLUDE "ops/window/cpu_forward.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
@@ -228,10 +230,6 @@ template <typename E>
 void Forward(const WindowForward<E>& p, const WindowTask& task) {
   ForwardTask<hn::ScalableTag<Accumulate<E>>, E>(p, task).run();
 }
-void ForwardF32(const WindowForward<float>& p, const WindowTask& task) { Forward(p, task); }
-void ForwardF64(const WindowForward<double>& p, const WindowTask& task) { Forward(p, task); }
-void ForwardBF16(const WindowForward<BFloat16>& p, const WindowTask& task) { Forward(p, task); }
-void ForwardF16(const WindowForward<Float16>& p, const WindowTask& task) { Forward(p, task); }
 
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -239,22 +237,13 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
-#define AFT_EXPORT(Kernel, E) \
-  HWY_EXPORT(Kernel);         \
-  static void run_task(const WindowForward<E>& p, const WindowTask& task) { HWY_DYNAMIC_DISPATCH(Kernel)(p, task); }
-AFT_EXPORT(ForwardF32, float)
-AFT_EXPORT(ForwardF64, double)
-AFT_EXPORT(ForwardBF16, BFloat16)
-AFT_EXPORT(ForwardF16, Float16)
-#undef AFT_EXPORT
-
 template <typename E>
 void window_forward(const WindowForward<E>& p, const ParallelFor& parallel) {
   check_forward(p);
   const WindowShape& shape = p.shape;
   if (shape.channels > 0) {
     const auto tasks = window_tasks(shape, p.cu_seqlens, split_channels<E>(shape, parallel.threads));
-    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task(p, tasks[i]); });
+    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { AFT_DISPATCH(Forward<E>)(p, tasks[i]); });
   }
   if (p.final_state.position == nullptr) return;
   for_each_sequence(shape, p.cu_seqlens, [&](const Sequence& s) {
@@ -269,10 +258,9 @@ int64_t window_saved_size(const WindowShape& shape, const int64_t* cu_seqlens) {
   return shape.causal ? boundaries * 3 * shape.channels : 0;
 }
 
-template void window_forward<float>(const WindowForward<float>&, const ParallelFor&);
-template void window_forward<double>(const WindowForward<double>&, const ParallelFor&);
-template void window_forward<BFloat16>(const WindowForward<BFloat16>&, const ParallelFor&);
-template void window_forward<Float16>(const WindowForward<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void window_forward<E>(const WindowForward<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "aft/ops/window.h"
+#include "ops/common/for_each_element.h"
 #include "ops/common/scratch.h"
 #include "ops/window/check.h"
 #include "ops/window/plan.h"
@@ -13,6 +14,7 @@
 #define HWY_TARGET_INCLUDE "ops/window/cpu_step.cc"
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
+#include "ops/common/dispatch.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
@@ -66,25 +68,11 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
   if (shape.left > 0) s.write_ring(0, p.state);
 }
 
-void StepF32(const WindowStep<float>& p, const WindowTask& task) { Step(p, task); }
-void StepF64(const WindowStep<double>& p, const WindowTask& task) { Step(p, task); }
-void StepBF16(const WindowStep<BFloat16>& p, const WindowTask& task) { Step(p, task); }
-void StepF16(const WindowStep<Float16>& p, const WindowTask& task) { Step(p, task); }
-
 }  // namespace aft::ops::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
-
-#define AFT_EXPORT(Kernel, E) \
-  HWY_EXPORT(Kernel);         \
-  static void run_task(const WindowStep<E>& p, const WindowTask& task) { HWY_DYNAMIC_DISPATCH(Kernel)(p, task); }
-AFT_EXPORT(StepF32, float)
-AFT_EXPORT(StepF64, double)
-AFT_EXPORT(StepBF16, BFloat16)
-AFT_EXPORT(StepF16, Float16)
-#undef AFT_EXPORT
 
 template <typename E>
 void window_step(const WindowStep<E>& p, const ParallelFor& parallel) {
@@ -93,15 +81,14 @@ void window_step(const WindowStep<E>& p, const ParallelFor& parallel) {
   one.shape.time = 1;
   if (one.shape.channels > 0) {
     const auto tasks = window_tasks(one.shape, nullptr, split_channels<E>(one.shape, parallel.threads));
-    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task(one, tasks[i]); });
+    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { AFT_DISPATCH(Step<E>)(one, tasks[i]); });
   }
   for (int64_t b = 0; b < one.shape.batch; ++b) ++one.state.position[b];
 }
 
-template void window_step<float>(const WindowStep<float>&, const ParallelFor&);
-template void window_step<double>(const WindowStep<double>&, const ParallelFor&);
-template void window_step<BFloat16>(const WindowStep<BFloat16>&, const ParallelFor&);
-template void window_step<Float16>(const WindowStep<Float16>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void window_step<E>(const WindowStep<E>&, const ParallelFor&);
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
+#undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
 #endif

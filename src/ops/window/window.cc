@@ -6,6 +6,7 @@
 #include <limits>
 #include <string>
 
+#include "ops/common/for_each_element.h"
 #include "ops/common/require.h"
 #include "ops/window/check.h"
 #include "ops/window/plan.h"
@@ -148,10 +149,7 @@ template void window_state_init<double>(const WindowShape&, State<double>);
   template void check_forward<E>(const WindowForward<E>&);   \
   template void check_backward<E>(const WindowBackward<E>&); \
   template void check_step<E>(const WindowStep<E>&);
-AFT_INSTANTIATE(float)
-AFT_INSTANTIATE(double)
-AFT_INSTANTIATE(BFloat16)
-AFT_INSTANTIATE(Float16)
+AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 
 }  // namespace aft::ops
