@@ -201,15 +201,15 @@ class Backwards(TorchDispatchMode):
 
 class FrozenWeights(unittest.TestCase):
     def samples(self):
-        """(name, backward, call, q, k, v, weights) over the operators, 70 positions long: more than a chunk."""
+        """(name, backward, call, q, k, v, weights) over the operators, 200 positions long: more than a chunk."""
         for gate, keys in (("sigmoid", 4), ("none", 4), ("relu", 2)):
-            *qkv, bias = inputs(2, 70, 4, span=5, heads=2, key_channels=keys, gate=gate)
-            square = inputs(70, 70, 2, seed=1)[2].permute(2, 0, 1)
-            factors = [inputs(2, 70, 3, seed=seed)[2] for seed in (2, 3)]
+            *qkv, bias = inputs(2, 200, 4, span=5, heads=2, key_channels=keys, gate=gate)
+            square = inputs(200, 200, 2, seed=1)[2].permute(2, 0, 1)
+            factors = [inputs(2, 200, 3, seed=seed)[2] for seed in (2, 3)]
             kernel = inputs(2, 3, 3, seed=4)[2]
-            mask = torch.rand(2, 70, generator=torch.Generator().manual_seed(3)) < 0.9
+            mask = torch.rand(2, 200, generator=torch.Generator().manual_seed(3)) < 0.9
             short = list(aft.initial_state(*qkv[1:], 4))
-            long = list(aft.initial_state(*qkv[1:], 70))
+            long = list(aft.initial_state(*qkv[1:], 200))
             for causal in (True, False):
                 options = dict(gate=gate, causal=causal, key_mask=mask)
                 yield "local", "window_backward", lambda q, k, v, b, o=options: aft.local(q, k, v, b, **o), qkv, [bias]
@@ -219,7 +219,7 @@ class FrozenWeights(unittest.TestCase):
                 yield ("full of factors", "full_backward",
                        lambda q, k, v, u, w, o=options: aft.full(q, k, v, None, u, w, **o), qkv, factors)
             options = dict(gate=gate)
-            yield ("conv2d", "conv2d_backward", lambda q, k, v, b, o=options: aft.conv2d(q, k, v, b, (7, 10), **o), qkv,
+            yield ("conv2d", "conv2d_backward", lambda q, k, v, b, o=options: aft.conv2d(q, k, v, b, (10, 20), **o), qkv,
                    [kernel])
             yield ("local_with_state", "window_with_state_backward",
                    lambda q, k, v, b, s=short, o=options: aft.local_with_state(q, k, v, b, s, **o)[0], qkv, [bias])
