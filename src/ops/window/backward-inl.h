@@ -50,7 +50,7 @@ class BackwardTask {
     width = task.end - task.begin;
     lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (width + lanes - 1) / lanes;
-    chunk = shape.causal ? chunk_rows(shape) : std::max<int64_t>(1, shape.time);
+    chunk = chunk_rows(shape);
     const int64_t tokens = token_count(p.shape, p.cu_seqlens);
     streams_q = grad_q != nullptr && streams_past_caches(shape, tokens, grad_q, p.grad_q.time_stride, width);
     streams_k = !key_per_head && streams_past_caches(shape, tokens, grad_k, p.grad_k.time_stride, width);

@@ -169,10 +169,10 @@ class ForwardTask {
   void banded_whole() {
     if (shape.time == 0) return;
     const int64_t chunk = chunk_rows(shape);
-    const int64_t chunks = (shape.time + chunk - 1) / chunk;
+    const int64_t chunks = chunk_count(shape, shape.time);
     const int64_t reach = std::min(shape.left, shape.time) + std::min(shape.right, shape.time);
     const typename Stripe<D, E>::Room room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
-    const int64_t ends_size = chunks * vectors * kSumParts * static_cast<int64_t>(hn::Lanes(d));
+    const int64_t ends_size = chunks * vectors * kBoundaryParts * static_cast<int64_t>(hn::Lanes(d));
     Scratch scratch(Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(ends_size));
     Stripe<D, E> s = stripe(scratch, room);
     T* ends = scratch.take<T>(ends_size);

@@ -81,7 +81,8 @@ struct Weights {
   int64_t next_row() const { return stride() - 1; }
 };
 
-constexpr int64_t kSumParts = 5;  // vectors of a RunningSum in memory
+constexpr int64_t kSumParts = 5;       // vectors of a RunningSum in memory
+constexpr int64_t kBoundaryParts = 3;  // of one between chunks: max, den, num
 
 template <class D, typename E>
 class Stripe {
@@ -356,47 +357,29 @@ class Stripe {
     }
   }
 
-  // Not causal: one scale for the whole sequence, every source stored, the sums after each block's window.
-  void prepare_whole(int64_t begin_vector, int64_t end_vector) {
-    for (int64_t j = begin_vector; j < end_vector; ++j) {
-      V m = hn::Set(d, kExponentFloor<T>);
-      V x = hn::Set(d, T(-100));
-      for (int64_t s = 0; s < shape.time; ++s) {
-        const V key = source_key(s, j);
-        const V value = MaskAbsent(d, key, source_value(s, j));
-        m = hn::Max(Split(d, key).n, m);
-        x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), x);
-      }
-      hn::Store(m, d, scale + j * 2 * lanes);
-      hn::Store(x, d, scale + j * 2 * lanes + lanes);
-      for (int64_t s = 0; s < shape.time; ++s) {
-        const V key = source_key(s, j);
-        store_source(j, s, Split(d, key), MaskAbsent(d, key, source_value(s, j)), load_scales(j));
-      }
-      RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
-      store_sums(sum, sums + j * kSumParts * lanes);
-      int64_t next = shape.time;
-      for (int64_t block = (shape.time - 1) / kRows; block >= 0; --block) {
-        while (next > (block + 1) * kRows + shape.right) {
-          --next;
-          AddSource(d, sum, source_key(next, j), source_value(next, j));
-        }
-        store_sums(sum, after_row(block, j));
-      }
-    }
+  // Running sums between chunks, [chunks][vectors][kBoundaryParts][lanes]: what rounding added too much is left out.
+  T* boundary_row(T* rows, int64_t index, int64_t j) const {
+    return rows + (index * vectors + j) * kBoundaryParts * lanes;
+  }
+  void store_boundary(const RunningSum<V>& s, T* at) const {
+    hn::Store(s.max, d, at);
+    hn::Store(s.den, d, at + lanes);
+    hn::Store(s.num, d, at + 2 * lanes);
+  }
+  RunningSum<V> load_boundary(const T* at) const {
+    return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes), hn::Zero(d), hn::Zero(d)};
   }
 
-  // Not causal: rows of the chunks that cover the sequence, the sources it reaches from one, and the first source after
-  // the windows of chunk `index`.
+  // Not causal: how far a row's window reaches into the sequence, and the first source after the windows of chunk
+  // `index`.
   int64_t reach_left() const { return std::min(shape.left, shape.time); }
   int64_t after_chunk(int64_t index) const {
     return std::min(shape.time, (index + 1) * chunk_rows(shape) + std::min(shape.right, shape.time));
   }
-  T* ends_row(T* ends, int64_t index, int64_t j) const { return ends + (index * vectors + j) * kSumParts * lanes; }
 
-  // Not causal, before the chunks: one scale for the whole sequence, and in `ends` [chunks][vectors][kSumParts][lanes]
-  // the sums of the sources after each chunk's windows. One pass over the rows, last to first; in pieces of a chunk, so
-  // that the sums stay in registers and memory sees whole rows.
+  // Not causal, before the chunks: one scale for the whole sequence, and in `ends`, a boundary a chunk, the sums of the
+  // sources after its windows. One pass over the rows, last to first; in pieces of a chunk, so that the sums stay in
+  // registers and memory sees whole rows.
   void scan_whole(T* ends) const {
     const V floor = hn::Set(d, kExponentFloor<T>);
     for (int64_t j = 0; j < vectors; ++j) {
@@ -424,7 +407,7 @@ class Stripe {
         hn::Store(m, d, at);
         hn::Store(x, d, at + lanes);
         store_sums(sum, sums + j * kSumParts * lanes);
-        if (index >= 0) store_sums(sum, ends_row(ends, index, j));
+        if (index >= 0) store_boundary(sum, boundary_row(ends, index, j));
       }
       next = until;
     }
@@ -437,7 +420,7 @@ class Stripe {
       const V key = own_key(s, j);
       store_source(j, s, Split(d, key), MaskAbsent(d, key, own_value(s, j)), scales);
     }
-    RunningSum<V> sum = load_sums(ends_row(ends, index, j));
+    RunningSum<V> sum = load_boundary(boundary_row(ends, index, j));
     const int64_t begin = index * chunk_rows(shape);
     int64_t next = after_chunk(index);
     for (int64_t block = (std::min(chunk_rows(shape), shape.time - begin) - 1) / kRows; block >= 0; --block) {
