@@ -22,6 +22,7 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "ops/window/backward-inl.h"
+#include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
