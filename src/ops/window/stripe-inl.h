@@ -133,11 +133,21 @@ class Stripe : public Channels<D, E> {
   // Weights of local rows [begin, end); row i of the arrays is local row begin + i. Rows past the last are the virtual
   // target that the final sums are: it sees the sources before the ring, with weight 1.
   void prepare_rows(int64_t begin, int64_t end) {
+    bool repeats = false;  // all positions share a row, and the one before was whole
     for (int64_t t = begin; t < end; ++t) {
       T* to = weights.at(t - begin, 0);
       // Sources that exist: first <= t - left + j < T.
       const int64_t low = t < shape.time ? std::max<int64_t>(0, sources.first - (t - shape.left)) : span;
       const int64_t high = std::max(low, std::min(span, shape.time - (t - shape.left)));
+      const bool whole = low == 0 && high == span;
+      if (whole && repeats) {
+        const T* before = weights.at(t - begin - 1, -Weights<T>::kPad);
+        std::copy(before, before + weights.stride(), to - Weights<T>::kPad);
+        weights.exponent[t - begin] = weights.exponent[t - begin - 1];
+        weights.outside[t - begin] = weights.outside[t - begin - 1];
+        continue;
+      }
+      repeats = whole && band_stride == 0;
       const T* from = band + std::min(t, shape.time - 1) * band_stride;
       V max = hn::Zero(d);
       for (int64_t j = low; j < high; j += lanes) {
