@@ -10,6 +10,8 @@ namespace aft::ops {
 class Scratch {
  public:
   explicit Scratch(size_t bytes);  // grows the thread's buffer if it must
+  /// Hands out memory of the caller's instead, aligned to 64 bytes.
+  explicit Scratch(std::byte* memory) : next_(memory) {}
 
   template <typename T>
   T* take(int64_t count) {

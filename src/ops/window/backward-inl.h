@@ -17,8 +17,8 @@
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
+#include "ops/window/channels-inl.h"
 #include "ops/window/plan.h"
-#include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
@@ -50,7 +50,7 @@ class BackwardTask {
     width = task.end - task.begin;
     lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (width + lanes - 1) / lanes;
-    chunk = shape.causal ? chunk_rows(shape) : std::max<int64_t>(1, shape.time);
+    chunk = chunk_rows(shape);
     const int64_t tokens = token_count(p.shape, p.cu_seqlens);
     streams_q = grad_q != nullptr && streams_past_caches(shape, tokens, grad_q, p.grad_q.time_stride, width);
     streams_k = !key_per_head && streams_past_caches(shape, tokens, grad_k, p.grad_k.time_stride, width);
@@ -101,7 +101,7 @@ class BackwardTask {
   }
 
   // What the gradient of the final sums asks of every source before the ring, as a and b of a virtual target at T.
-  TargetGrad<V> final_grad(const Stripe<D, E>& s, int64_t j) const {
+  TargetGrad<V> final_grad(const Channels<D, E>& s, int64_t j) const {
     V g_num = hn::Zero(d);
     V g_den = g_num;
     if (p.grad_final_state.num != nullptr) {
@@ -116,7 +116,7 @@ class BackwardTask {
   }
 
   // The sums at the start of a chunk, of vectors [begin, end): saved, or the initial state's.
-  void restore_sums(const Stripe<D, E>& s, int64_t index, int64_t begin, int64_t end) const {
+  void restore_sums(const Channels<D, E>& s, int64_t index, int64_t begin, int64_t end) const {
     const T* from =
         index == 0 ? nullptr : p.saved + (task.sequence.boundary + index - 1) * 3 * shape.channels + task.begin;
     for (int64_t j = begin; j < end; ++j) {
@@ -133,7 +133,7 @@ class BackwardTask {
 
   // dv = k a, dk = k (v a - b), plus the gradient of the final state's ring, which is a copy. A key that serves its
   // whole head gathers dk in key_sum; write_key writes it.
-  HWY_INLINE void write_source(const Stripe<D, E>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
+  HWY_INLINE void write_source(const Channels<D, E>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
     const int64_t n = count(j);
     const V key = s.source_key(source, j);
     const V value = MaskAbsent(d, key, s.source_value(source, j));
@@ -159,7 +159,7 @@ class BackwardTask {
     }
   }
 
-  HWY_INLINE void write_key(const Stripe<D, E>& s, int64_t source, int64_t at, V dk, int64_t n) const {
+  HWY_INLINE void write_key(const Channels<D, E>& s, int64_t source, int64_t at, V dk, int64_t n) const {
     const int64_t row =
         shape.left == 0
             ? 0

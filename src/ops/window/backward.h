@@ -1,21 +1,32 @@
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+
 #include "aft/ops/window.h"
 #include "ops/window/plan.h"
 
 namespace aft::ops {
 
-/// Rows of the band's gradient that a panel of a sequence sums: one a position, or one for all of them (conv1d).
-template <typename E>
-int64_t band_gradient_rows(const WindowBackward<E>& p, const Sequence& sequence) {
-  return p.grad_band.row_stride == 0 ? 1 : sequence.time;
-}
+/// What one call does of a task with a band: chunks [first_chunk, last_chunk) of its targets. A task is done from its
+/// last chunk to its first, in one call or several.
+template <typename T>
+struct BandPart {
+  int64_t first_chunk = 0, last_chunk = 0;
+  /// backward_band_bytes() that stay between the calls of a task, aligned to 64; null: one call, which takes its own.
+  std::byte* memory = nullptr;
+  /// The band's gradient summed over the channels of a panel, zeroed: [panels][rows][J]; null: not wanted. Rows are the
+  /// targets from first_chunk on, or one for all of them where they share it (conv1d).
+  T* sums = nullptr;
+  int64_t rows = 0;
+};
 
 /// The backward of one task, each for the targets of this machine: without a band, and with one.
 template <typename E>
 void backward_simple_task(const WindowBackward<E>& p, const WindowTask& task);
-/// grad_band: [panels][band_gradient_rows()][J] of this task alone, zeroed; null: not wanted.
 template <typename E>
-void backward_band_task(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band);
+void backward_band_task(const WindowBackward<E>& p, const WindowTask& task, const BandPart<Accumulate<E>>& part);
+template <typename E>
+size_t backward_band_bytes(const WindowBackward<E>& p, const WindowTask& task);
 
 }  // namespace aft::ops

@@ -1,7 +1,9 @@
 // Backward of the windowed operator on the CPU: how it is dealt out to threads, and the sum of the band's gradient.
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "aft/ops/window.h"
@@ -14,25 +16,16 @@
 namespace aft::ops {
 namespace {
 
-template <typename E>
-void run_task(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) {
-  if (p.shape.has_band) {
-    backward_band_task<E>(p, task, grad_band);
-  } else {
-    backward_simple_task<E>(p, task);
-  }
-}
-
 template <typename T>
 void zero(T* data, int64_t size) {
   if (data != nullptr) std::fill_n(data, size, T(0));
 }
 
-// The band's gradient summed over the channels of one panel, [band_gradient_rows()][J].
+// The band's gradient summed over the channels of one panel: rows [row, row + rows) of the table, [rows][J].
 template <typename T>
 struct BandPanel {
   int64_t head;
-  int64_t position, time;  // rows of the table
+  int64_t row, rows;
   const T* sums;
 };
 
@@ -40,38 +33,121 @@ struct BandPanel {
 template <typename E, typename T>
 void add_panels(const WindowBackward<E>& p, const std::vector<BandPanel<T>>& panels, const ParallelFor& parallel) {
   const int64_t span = p.shape.left + 1 + p.shape.right;
-  const auto add_row = [&](const BandPanel<T>& panel, int64_t t) {
-    const T* from = panel.sums + t * span;
-    T* to = p.grad_band.data + panel.head * p.grad_band.head_stride + (panel.position + t) * p.grad_band.row_stride;
-    for (int64_t j = 0; j < span; ++j) to[j] += from[j];
-  };
-  if (p.grad_band.row_stride == 0) {
-    for (const BandPanel<T>& panel : panels) add_row(panel, 0);
-    return;
-  }
   // Rows of the table are independent: split by absolute row, so that sequences at different positions do not meet.
-  int64_t first = p.grad_band.rows;
+  int64_t first = std::numeric_limits<int64_t>::max();
   int64_t last = 0;
   for (const BandPanel<T>& panel : panels) {
-    first = std::min(first, panel.position);
-    last = std::max(last, panel.position + panel.time);
+    first = std::min(first, panel.row);
+    last = std::max(last, panel.row + panel.rows);
   }
   constexpr int64_t kTableRows = 256;
-  parallel.run((std::max(last, first) - first + kTableRows - 1) / kTableRows, [&](int64_t i) {
+  parallel.run(last <= first ? 0 : (last - first + kTableRows - 1) / kTableRows, [&](int64_t i) {
     const int64_t begin = first + i * kTableRows;
     for (const BandPanel<T>& panel : panels) {
-      const int64_t low = std::max<int64_t>(0, begin - panel.position);
-      const int64_t high = std::min(panel.time, begin + kTableRows - panel.position);
-      for (int64_t t = low; t < high; ++t) add_row(panel, t);
+      const int64_t end = std::min(panel.row + panel.rows, begin + kTableRows);
+      for (int64_t row = std::max(begin, panel.row); row < end; ++row) {
+        const T* from = panel.sums + (row - panel.row) * span;
+        T* to = p.grad_band.data + panel.head * p.grad_band.head_stride + row * p.grad_band.row_stride;
+        for (int64_t j = 0; j < span; ++j) to[j] += from[j];
+      }
     }
   });
+}
+
+// A task with a band, in as many steps as keep the room for its part of the band's gradient small.
+template <typename E>
+struct BandTask {
+  using T = Accumulate<E>;
+  static constexpr int64_t kStepRows = 1024;  // rows of the table a step
+
+  const WindowBackward<E>& p;
+  WindowTask task;
+  int64_t chunk = chunk_rows(p.shape);
+  int64_t chunks = chunk_count(p.shape, task.sequence.time);
+  int64_t panels = panel_count<E>(task.end - task.begin);
+  bool shares_row = p.grad_band.row_stride == 0;
+  int64_t step_chunks = shares_row ? std::max<int64_t>(1, chunks) : kStepRows / chunk;
+  int64_t steps = std::max<int64_t>(1, (chunks + step_chunks - 1) / step_chunks);
+  int64_t panel_size =
+      (shares_row ? 1 : std::min(task.sequence.time, step_chunks* chunk)) * (p.shape.left + 1 + p.shape.right);
+  std::byte* memory = nullptr;
+  T* sums = nullptr;
+
+  BandTask(const WindowBackward<E>& params, const WindowTask& window_task) : p(params), task(window_task) {}
+
+  int64_t size() const { return panels * panel_size; }
+
+  BandPart<T> part(int64_t step) const {
+    BandPart<T> part;
+    part.last_chunk = std::max<int64_t>(0, chunks - step * step_chunks);
+    part.first_chunk = std::max<int64_t>(0, part.last_chunk - step_chunks);
+    part.memory = memory;
+    part.sums = sums;
+    part.rows = shares_row ? 1 : std::min(task.sequence.time, part.last_chunk * chunk) - part.first_chunk * chunk;
+    return part;
+  }
+  void run(int64_t step) const {
+    zero(sums, size());
+    backward_band_task<E>(p, task, part(step));
+  }
+  void add_to(std::vector<BandPanel<T>>& all, int64_t step) const {
+    const BandPart<T> done = part(step);
+    const int64_t b = task.sequence.index;
+    const int64_t position = shares_row || p.initial_state.position == nullptr ? 0 : p.initial_state.position[b];
+    const int64_t span = p.shape.left + 1 + p.shape.right;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      all.push_back({task.head, shares_row ? 0 : position + done.first_chunk * chunk, done.rows,
+                     sums + panel * done.rows * span});
+    }
+  }
+};
+
+// The backward with the band's gradient.
+template <typename E>
+void run_with_band(const WindowBackward<E>& p, const ParallelFor& parallel) {
+  using T = Accumulate<E>;
+  std::vector<BandTask<E>> tasks;
+  for (const WindowTask& task :
+       window_tasks(p.shape, p.cu_seqlens, split_band_channels<E>(p.shape, parallel.threads))) {
+    tasks.emplace_back(p, task);
+  }
+  // As many tasks at a time as fit into room for one largest a thread.
+  int64_t capacity = 0;
+  for (const BandTask<E>& task : tasks) capacity = std::max(capacity, task.size());
+  capacity *= std::max<int64_t>(1, parallel.threads);
+  for (size_t begin = 0, end = 0; begin < tasks.size(); begin = end) {
+    size_t bytes = 0;
+    int64_t steps = 0;
+    for (int64_t size = 0; end < tasks.size() && size + tasks[end].size() <= capacity; ++end) {
+      size += tasks[end].size();
+      steps = std::max(steps, tasks[end].steps);
+      bytes += Scratch::padded<T>(tasks[end].size());
+      if (tasks[end].steps > 1) bytes += Scratch::padded<std::byte>(backward_band_bytes<E>(p, tasks[end].task));
+    }
+    Workspace workspace(bytes);
+    for (size_t i = begin; i < end; ++i) {
+      tasks[i].sums = workspace.take<T>(tasks[i].size());
+      if (tasks[i].steps > 1) {
+        tasks[i].memory = workspace.take<std::byte>(backward_band_bytes<E>(p, tasks[i].task));
+      }
+    }
+    for (int64_t step = 0; step < steps; ++step) {
+      std::vector<const BandTask<E>*> running;
+      for (size_t i = begin; i < end; ++i) {
+        if (step < tasks[i].steps) running.push_back(&tasks[i]);
+      }
+      parallel.run(static_cast<int64_t>(running.size()), [&](int64_t i) { running[i]->run(step); });
+      std::vector<BandPanel<T>> panels;
+      for (const BandTask<E>* task : running) task->add_to(panels, step);
+      add_panels(p, panels, parallel);
+    }
+  }
 }
 
 }  // namespace
 
 template <typename E>
 void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
-  using T = Accumulate<E>;
   check_backward(p);
   const WindowShape& s = p.shape;
   const bool wants_band = s.has_band && p.grad_band.data != nullptr;
@@ -88,45 +164,20 @@ void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
     }
   }
   if (s.channels == 0) return;
-  if (!wants_band) {
-    const auto tasks = window_tasks(s, p.cu_seqlens, split_channels<E>(s, parallel.threads));
-    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { run_task<E>(p, tasks[i], nullptr); });
+  if (wants_band) {
+    run_with_band(p, parallel);
     return;
   }
-  const auto tasks = window_tasks(s, p.cu_seqlens, split_band_channels<E>(s, parallel.threads));
-  const auto panel_size = [&](const WindowTask& task) { return band_gradient_rows(p, task.sequence) * span; };
-  const auto panels_of = [](const WindowTask& task) { return panel_count<E>(task.end - task.begin); };
-  int64_t largest = 0;
-  for (const WindowTask& task : tasks) largest = std::max(largest, panels_of(task) * panel_size(task));
-  // As many tasks at a time as fit into room for one largest a thread.
-  const int64_t capacity = std::max<int64_t>(1, parallel.threads) * largest;
-  Workspace workspace(Scratch::padded<T>(capacity));
-  T* sums = workspace.take<T>(capacity);
-  for (size_t begin = 0; begin < tasks.size();) {
-    std::vector<int64_t> offsets = {0};
-    while (begin + offsets.size() <= tasks.size()) {
-      const WindowTask& next = tasks[begin + offsets.size() - 1];
-      const int64_t end = offsets.back() + panels_of(next) * panel_size(next);
-      if (end > capacity) break;
-      offsets.push_back(end);
+  const auto tasks = window_tasks(s, p.cu_seqlens, split_channels<E>(s, parallel.threads));
+  parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+    if (!s.has_band) {
+      backward_simple_task<E>(p, tasks[i]);
+      return;
     }
-    const auto count = static_cast<int64_t>(offsets.size()) - 1;
-    parallel.run(count, [&](int64_t i) {
-      zero(sums + offsets[i], offsets[i + 1] - offsets[i]);
-      run_task<E>(p, tasks[begin + i], sums + offsets[i]);
-    });
-    std::vector<BandPanel<T>> panels;
-    for (int64_t i = 0; i < count; ++i) {
-      const WindowTask& task = tasks[begin + i];
-      const int64_t b = task.sequence.index;
-      const int64_t position = p.initial_state.position == nullptr ? 0 : p.initial_state.position[b];
-      for (int64_t panel = 0; panel < panels_of(task); ++panel) {
-        panels.push_back({task.head, position, task.sequence.time, sums + offsets[i] + panel * panel_size(task)});
-      }
-    }
-    add_panels(p, panels, parallel);
-    begin += count;
-  }
+    BandPart<Accumulate<E>> whole;
+    whole.last_chunk = chunk_count(s, tasks[i].sequence.time);
+    backward_band_task<E>(p, tasks[i], whole);
+  });
 }
 
 #define AFT_INSTANTIATE(E) template void window_backward<E>(const WindowBackward<E>&, const ParallelFor&);

@@ -3,11 +3,14 @@
 // With a[t] = gy gate / D and b[t] = a N/D:   dv[t'] = e^k sum_t e^w a[t]    dk[t'] = v dv - e^k sum_t e^w b[t]
 // and dw[t,t'] = e^w sum_c e^k (v a[t] - b[t]): the sums over t are the operator run backwards with key -log D.
 //
-// Chunks are walked right to left, a chunk's channels panel by panel. In each, the forward is recomputed from the saved
-// sums (phase 1), leaving a, b and an exponent per row, normalised so that a row is worth a 2^exponent. Then everything
-// is brought to the chunk's scale: K = e^k 2^-M as in the forward, a' = a 2^(exponent + M). K is at most sqrt(2), so
-// what a product loses is harmless as long as a' stays below 2^kRangeLimit; a vector of channels that exceeds it is
-// computed exactly in this chunk.
+// Chunks of targets are walked right to left, a chunk's channels panel by panel. In each, the forward is recomputed
+// from the sums at its start (phase 1), leaving a, b and an exponent per row, normalised so that a row is worth a
+// 2^exponent. Then everything is brought to the chunk's scale: K = e^k 2^-M as in the forward, a' = a 2^(exponent + M).
+// K is at most sqrt(2), so what a product loses is harmless as long as a' stays below 2^kRangeLimit; a vector of
+// channels that exceeds it is computed exactly in this chunk. Sources follow as soon as all targets whose windows hold
+// them are there (phase 2): causal, those of the chunk; without `causal`, `lag` rows later.
+//
+// Without `causal` the sums at the chunks' starts, of sources and of targets, come from a walk over all chunks before.
 
 #include <bit>
 
@@ -21,6 +24,7 @@
 #include "hwy/highway.h"
 #include "ops/common/dispatch.h"
 #include "ops/window/backward-inl.h"
+#include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
@@ -63,111 +67,177 @@ class BackwardBand : BackwardTask<D, E> {
   using typename Base::V;
 
  public:
-  BackwardBand(const WindowBackward<E>& params, const WindowTask& window_task, T* band_gradient)
-      : Base(params, window_task), grad_band(band_gradient), shares_row(params.grad_band.row_stride == 0) {
+  BackwardBand(const WindowBackward<E>& params, const WindowTask& window_task, const BandPart<T>& band_part)
+      : Base(params, window_task), part(band_part), shares_row(params.grad_band.row_stride == 0) {
     panel_vectors = std::min(vectors, kPanelChannels<E> / lanes);
-    rows_capacity = chunk + shape.left + kRows;
+    chunks = chunk_count(shape, shape.time);
+    reach = shape.causal ? shape.left : std::min(shape.left, shape.time);
+    lag = whole_blocks(std::min(shape.right, shape.time));
+    rows_capacity = reach + chunk + lag + kRows;
     ring = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows_capacity)));
-    if (!shape.causal) ring = rows_capacity;  // one chunk
-    ring_mask = shape.causal ? ring - 1 : ~int64_t{0};
+    room = {panel_vectors, rows_capacity, rows_capacity, shape.causal ? 0 : chunk / kRows};
   }
 
-  void run() {
-    const bool causal = shape.causal;
-    const int64_t rows_end = whole_blocks(shape.time);
-    const typename Stripe<D, E>::Room room = {panel_vectors, causal ? rows_capacity : rows_end + kRows,
-                                              causal ? rows_capacity : rows_end, causal ? 0 : rows_end / kRows};
-    Scratch scratch(bytes(room));
+  size_t bytes() const {
+    const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
+    return Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(vectors * ring * 3 * lanes) +
+           Scratch::padded<T>(panel_vectors * rows_capacity * 2 * lanes) +
+           2 * Scratch::padded<T>(vectors * kSumParts * lanes) +
+           Scratch::padded<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes) +
+           3 * Scratch::padded<T>(boundary) + Scratch::padded<T>(panel_vectors * kRows * 2 * lanes) +
+           Scratch::padded<bool>(panel_vectors) + Scratch::padded<T>(rows_capacity) +
+           Scratch::padded<T>(shape.left + 1 + shape.right);
+  }
+
+  void run(Scratch scratch) {
     Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, room, scratch);
-    take(scratch, room.blocks);
+    take(scratch);
     s.redo = redo_enabled();
-    for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);
-    if (shape.time == 0) ring_passes(s);
-    for (int64_t begin = (shape.time - 1) / chunk * chunk; shape.time > 0 && begin >= 0; begin -= chunk) {
-      const int64_t end = std::min(begin + chunk, shape.time);
-      s.base = causal ? begin - shape.left : 0;
-      s.prepare_rows(begin, causal ? std::min(shape.time + kRows, end + shape.left + kRows) : rows_end);
-      if (key_per_head) std::fill_n(key_sums, shape.left + end - begin, T(0));
-      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) run_panel(s, panel, begin, end);
-      if (key_per_head) write_keys(s, begin, end);
+    if (part.last_chunk == chunks) {
+      for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);
+      if (shape.time == 0) ring_passes(s);
+      if (!shape.causal) sum_boundaries(s);
     }
-    count_redone(RedoFamily::kWindow, s.redone, shape.time * s.width);
+    for (int64_t index = part.last_chunk - 1; index >= part.first_chunk; --index) {
+      const int64_t begin = index * chunk;
+      const int64_t end = std::min(begin + chunk, shape.time);
+      s.base = begin - reach;
+      s.prepare_rows(begin, std::min(shape.time + kRows, begin + rows_capacity));
+      first_source = source_begin(index);
+      last_source = source_begin(index + 1);
+      if (key_per_head) std::fill_n(key_sums, rows_capacity, T(0));
+      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) run_panel(s, panel, index, begin, end);
+      if (key_per_head) write_keys(s);
+    }
+    count_redone(RedoFamily::kWindow, s.redone,
+                 (std::min(shape.time, part.last_chunk * chunk) - part.first_chunk * chunk) * s.width);
     Base::flush();
   }
 
  private:
-  T* grad_band;
+  const BandPart<T>& part;
   bool shares_row;
   int64_t panel_vectors = 0;
   int64_t first = 0, last = 0;  // vectors of the panel at hand
-  int64_t rows_capacity = 0;    // targets that a chunk's sources see
-  int64_t ring = 0, ring_mask = 0;
-  T* target = nullptr;      // [held vectors][ring][3][lanes]: a, b, exponent of target t at t & ring_mask
+  int64_t chunks = 0;
+  int64_t reach = 0;          // how far windows reach to earlier sources
+  int64_t lag = 0;            // how far, in whole blocks, they reach to later ones
+  int64_t rows_capacity = 0;  // targets that the sources of a chunk see; sources that its targets see
+  int64_t ring = 0;
+  typename Stripe<D, E>::Room room;
+  T* target = nullptr;      // [vectors][ring][3][lanes]: a, b, exponent of target t at t % ring
   T* scaled = nullptr;      // [panel][rows_capacity][2][lanes]: a', b'
   T* later = nullptr;       // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
-  T* earlier = nullptr;     // not causal: [blocks][panel][kSumParts][lanes], targets before each block's window
+  T* earlier = nullptr;     // not causal: the same of those before a chunk
+  T* before = nullptr;      // not causal: [blocks][panel][kSumParts][lanes], those before each block's window
   T* dw_rows = nullptr;     // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
   bool* exact = nullptr;    // [panel]: out of range in this chunk
   T* chunk_band = nullptr;  // [J]: the chunk's part of the gradient of a shared row
-  T* key_sums = nullptr;    // [left + chunk]: dk of sources begin - left + i where a head shares its key
-  int64_t later_from = 0;   // targets >= this are in `later`
-  T den_sum = 0;            // gradient of the initial den where a head shares it
+  T* key_sums = nullptr;    // [rows_capacity]: dk of source first_source - reach + i where a head shares its key
+  // Not causal, boundaries of every chunk: the sources after its windows, the sources before its first window, the
+  // targets before it.
+  T* ends = nullptr;
+  T* starts = nullptr;
+  T* targets_before = nullptr;
+  int64_t first_source = 0, last_source = 0;  // the chunk's sources
+  int64_t later_from = 0;                     // targets >= this are in `later`
+  T den_sum = 0;                              // gradient of the initial den where a head shares it
 
   int64_t target_end() const { return shape.time + (has_final ? 1 : 0); }
-  // Causal, the next chunk needs this one's targets of every panel.
-  int64_t held_vectors() const { return shape.causal ? vectors : panel_vectors; }
-  T* target_row(int64_t j, int64_t t) const {
-    return target + ((shape.causal ? j : j - first) * ring + (t & ring_mask)) * 3 * lanes;
+  // First source done with chunk `index`; later ones are done.
+  int64_t source_begin(int64_t index) const {
+    return index == 0 ? 0 : index == chunks ? shape.time : std::min(shape.time, index * chunk + lag);
   }
-  T* earlier_row(int64_t i, int64_t j) const { return earlier + (i * panel_vectors + j - first) * kSumParts * lanes; }
+  T* target_row(int64_t j, int64_t t) const { return target + (j * ring + (t & (ring - 1))) * 3 * lanes; }
+  T* before_row(int64_t sb, int64_t j) const {
+    return before + ((sb - first_source) / kRows * panel_vectors + j - first) * kSumParts * lanes;
+  }
   T* scaled_row(int64_t j, int64_t i) const { return scaled + ((j - first) * rows_capacity + i) * 2 * lanes; }
 
-  size_t bytes(const typename Stripe<D, E>::Room& room) const {
-    return Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(held_vectors() * ring * 3 * lanes) +
-           Scratch::padded<T>(panel_vectors * rows_capacity * 2 * lanes) +
-           Scratch::padded<T>(vectors * kSumParts * lanes) +
-           Scratch::padded<T>(room.blocks * panel_vectors * kSumParts * lanes) +
-           Scratch::padded<T>(panel_vectors * kRows * 2 * lanes) + Scratch::padded<bool>(panel_vectors) +
-           Scratch::padded<T>(shape.left + chunk) + Scratch::padded<T>(shape.left + 1 + shape.right);
-  }
-
-  void take(Scratch& scratch, int64_t blocks) {
-    target = scratch.take<T>(held_vectors() * ring * 3 * lanes);
+  void take(Scratch& scratch) {
+    const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
+    target = scratch.take<T>(vectors * ring * 3 * lanes);
     scaled = scratch.take<T>(panel_vectors * rows_capacity * 2 * lanes);
     later = scratch.take<T>(vectors * kSumParts * lanes);
-    earlier = scratch.take<T>(blocks * panel_vectors * kSumParts * lanes);
+    earlier = scratch.take<T>(vectors * kSumParts * lanes);
+    before = scratch.take<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes);
+    ends = scratch.take<T>(boundary);
+    starts = scratch.take<T>(boundary);
+    targets_before = scratch.take<T>(boundary);
     dw_rows = scratch.take<T>(panel_vectors * kRows * 2 * lanes);
     exact = scratch.take<bool>(panel_vectors);
-    key_sums = scratch.take<T>(shape.left + chunk);
+    key_sums = scratch.take<T>(rows_capacity);
     chunk_band = scratch.take<T>(shape.left + 1 + shape.right);
   }
 
   RunningSum<V> no_sum() const { return StartSum(d, hn::Set(d, kExponentFloor<T>)); }
 
-  void run_panel(Stripe<D, E>& s, int64_t panel, int64_t begin, int64_t end) {
+  void take_panel(Stripe<D, E>& s, int64_t panel) {
     first = panel;
     last = std::min(panel + panel_vectors, vectors);
     s.first_vector = panel;
-    later_from = std::min(target_end(), end + shape.left + kRows);
-    recompute(s, begin, end);
+  }
+
+  void run_panel(Stripe<D, E>& s, int64_t panel, int64_t index, int64_t begin, int64_t end) {
+    take_panel(s, panel);
+    later_from = std::min(target_end(), last_source + reach + kRows);
+    if (shape.causal) {
+      Base::restore_sums(s, index, first, last);
+    } else {
+      for (int64_t j = first; j < last; ++j) {
+        s.store_sums(s.load_boundary(s.boundary_row(starts, index, j)), s.sums + j * kSumParts * lanes);
+      }
+    }
+    recompute(s, index, begin, end, true);
     if (end == shape.time && has_final) {
       for (int64_t j = first; j < last; ++j) leave_final(s, j, hn::Load(d, s.sums + j * kSumParts * lanes));
     }
     scale_targets(s, begin, end);
-    if (!shape.causal) sum_earlier(s);
-    if (grad_band != nullptr) {
+    if (!shape.causal) sum_before(s, index, begin);
+    if (part.sums != nullptr) {
       if (shares_row) std::fill_n(chunk_band, s.weights.span, T(0));
       band_gradient(s, begin, end);
       if (shares_row) add_chunk_band(s.weights.span);
     }
-    for (int64_t source = begin + (end - begin - 1) / kRows * kRows; source >= begin; source -= kRows) {
-      source_block(s, source, std::min(kRows, end - source), begin);
+    for (int64_t source = first_source + (last_source - first_source - 1) / kRows * kRows;
+         last_source > first_source && source >= first_source; source -= kRows) {
+      source_block(s, source, std::min(kRows, last_source - source), begin);
     }
     if (begin == 0 && p.initial_state.position != nullptr) initial_gradient(s);
   }
 
+  // Not causal, before everything else: first chunk to last, what each will need of the rows before it. The rows' a and
+  // b are formed here a first time: to keep them would take three tensors.
+  void sum_boundaries(Stripe<D, E>& s) {
+    s.scan_whole(ends);
+    for (int64_t j = 0; j < vectors; ++j) {
+      s.store_sums(no_sum(), s.sums + j * kSumParts * lanes);
+      s.store_sums(no_sum(), earlier + j * kSumParts * lanes);
+    }
+    for (int64_t index = 0; index < chunks; ++index) {
+      for (int64_t j = 0; j < vectors; ++j) {
+        s.store_boundary(s.load_sums(s.sums + j * kSumParts * lanes), s.boundary_row(starts, index, j));
+        s.store_boundary(s.load_sums(earlier + j * kSumParts * lanes), s.boundary_row(targets_before, index, j));
+      }
+      if (index + 1 == chunks) break;  // the last chunk is before no other
+      const int64_t begin = index * chunk;
+      const int64_t end = begin + chunk;
+      s.base = begin - reach;
+      s.prepare_rows(begin, end);
+      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
+        take_panel(s, panel);
+        recompute(s, index, begin, end, false);
+        for (int64_t j = first; j < last; ++j) {
+          RunningSum<V> sum = s.load_sums(earlier + j * kSumParts * lanes);
+          for (int64_t t = begin; t < end; t += kRows) add_targets(sum, j, t, s.weights.exponent + t - begin);
+          s.store_sums(sum, earlier + j * kSumParts * lanes);
+        }
+      }
+    }
+  }
+
   // What a target's row leaves behind: a, b and their exponent (times 2^W, which the window's weights w~ lack), and dq.
-  HWY_INLINE void leave_row(int64_t t, int64_t j, const RowSums<V>& row, T w) const {
+  HWY_INLINE void leave_row(int64_t t, int64_t j, const RowSums<V>& row, T w, bool writes_query) const {
     const TargetGrad<V> grad = Base::target_grad(t, j, row.den, row.num, row.value_scale);
     const auto empty = hn::Eq(row.den, hn::Zero(d));
     const V den_exponent = ExponentOf(d, row.den);
@@ -177,7 +247,7 @@ class BackwardBand : BackwardTask<D, E> {
     hn::Store(hn::Mul(grad.a, normal), d, to);
     hn::Store(hn::Mul(grad.b, normal), d, to + lanes);
     hn::Store(hn::IfThenElse(empty, hn::Set(d, kExponentFloor<T>), exponent), d, to + 2 * lanes);
-    Base::write_query(t, j, grad.grad_q);
+    if (writes_query) Base::write_query(t, j, grad.grad_q);
   }
 
   // The virtual target at T: what the gradient of the final sums, whose maximum is `max`, asks of every source before
@@ -207,31 +277,31 @@ class BackwardBand : BackwardTask<D, E> {
     if (!Base::streams_k && !key_per_head) s.prefetch_to_write(Base::grad_k, p.grad_k.time_stride, j, sb - kRows);
   }
 
-  // Phase 1: the forward of the chunk's rows.
-  void recompute(Stripe<D, E>& s, int64_t begin, int64_t end) {
-    if (shape.causal) {
-      Base::restore_sums(s, begin / chunk, first, last);
-      s.keep_from = std::max(s.sources.first, begin - shape.left);
-      for (int64_t j = first; j < last; ++j) {
+  // Phase 1: the forward of the chunk's rows, from the sums at its start.
+  void recompute(Stripe<D, E>& s, int64_t index, int64_t begin, int64_t end, bool writes_query) {
+    for (int64_t j = first; j < last; ++j) {
+      const int64_t from = std::max(s.sources.first, begin - reach);
+      if (shape.causal) {
+        s.keep_from = from;
         s.start_scale(j, s.load_sums(s.sums + j * kSumParts * lanes));
-        s.preload(j, s.keep_from, begin);
+        s.preload(j, from, begin);
+      } else {
+        s.enter_chunk(j, index, from, std::min(shape.time, begin + chunk + lag), ends);
       }
-    } else {
-      s.prepare_whole(first, last);
     }
     for (int64_t tb = begin; tb < end; tb += kRows) {
       const int64_t rows = std::min(kRows, end - tb);
       for (int64_t j = first; j < last; ++j) {
+        if (writes_query && Base::grad_q != nullptr && !Base::streams_q) {
+          s.prefetch_to_write(Base::grad_q, p.grad_q.time_stride, j, tb + kRows);
+        }
         const auto leave = [&](int64_t r, const RowSums<V>& row) {
-          leave_row(tb + r, j, row, s.weights.exponent[tb + r - begin]);
+          leave_row(tb + r, j, row, s.weights.exponent[tb + r - begin], writes_query);
         };
         if (shape.causal) {
-          if (Base::grad_q != nullptr && !Base::streams_q) {
-            s.prefetch_to_write(Base::grad_q, p.grad_q.time_stride, j, tb + kRows);
-          }
           s.causal_block(j, tb, rows, begin, leave);
         } else {
-          s.whole_block(j, tb, rows, 0, tb / kRows, leave);
+          s.whole_block(j, tb, rows, begin, (tb - begin) / kRows, leave);
         }
       }
     }
@@ -289,15 +359,14 @@ class BackwardBand : BackwardTask<D, E> {
     AddCompensated(b, one, sum.den, sum.den_low);
   }
 
-  // Not causal: the targets before each block's window.
-  void sum_earlier(const Stripe<D, E>& s) const {
-    const int64_t blocks = whole_blocks(shape.time) / kRows;
+  // Not causal: the targets before each source block's window.
+  void sum_before(const Stripe<D, E>& s, int64_t index, int64_t begin) const {
     for (int64_t j = first; j < last; ++j) {
-      RunningSum<V> sum = no_sum();
-      int64_t next = 0;
-      for (int64_t i = 0; i < blocks; ++i) {
-        for (; next < i * kRows - shape.right; ++next) add_target(sum, j, next, s.weights.exponent[next]);
-        s.store_sums(sum, earlier_row(i, j));
+      RunningSum<V> sum = s.load_boundary(s.boundary_row(targets_before, index, j));
+      int64_t next = begin;
+      for (int64_t sb = first_source; sb < last_source; sb += kRows) {
+        for (; next < sb - shape.right; ++next) add_target(sum, j, next, s.weights.exponent[next - begin]);
+        s.store_sums(sum, before_row(sb, j));
       }
     }
   }
@@ -318,18 +387,18 @@ class BackwardBand : BackwardTask<D, E> {
         for (int64_t t = later_from - 1; t >= beyond; --t) add_target(after, j, t, s.weights.exponent[t - begin]);
       }
       s.store_sums(after, later + j * kSumParts * lanes);
-      const RunningSum<V> before = shape.causal ? no_sum() : s.load_sums(earlier_row(sb / kRows, j));
+      const RunningSum<V> sooner = shape.causal ? no_sum() : s.load_sums(before_row(sb, j));
       const V m = hn::Load(d, s.scale + j * 2 * lanes);
-      const V outside = hn::Add(hn::Max(after.max, before.max), m);
+      const V outside = hn::Add(hn::Max(after.max, sooner.max), m);
       const bool in_range = hn::AllFalse(d, hn::Gt(outside, hn::Set(d, kRangeLimit<T>)));
       const auto key_sum = [&](int64_t r) -> T& {
-        return key_per_head ? key_sums[sb + r - begin + shape.left] : unused;
+        return key_per_head ? key_sums[sb + r - first_source + reach] : unused;
       };
       if (HWY_LIKELY((!exact[j - first] && in_range) || !s.redo)) {
         V sum_a[kRows], sum_b[kRows];
         window_sums(s, j, sb, begin, low, high, sum_a, sum_b);
         const Beyond later_sums = scale_beyond(after, m);
-        const Beyond earlier_sums = scale_beyond(before, m);
+        const Beyond earlier_sums = scale_beyond(sooner, m);
         for (int64_t r = 0; r < rows; ++r) {
           if (sb + r < s.sources.first) continue;
           const V a = hn::Add(hn::Add(sum_a[r], later_sums.a), earlier_sums.a);
@@ -338,7 +407,7 @@ class BackwardBand : BackwardTask<D, E> {
         }
       } else {
         for (int64_t r = 0; r < rows; ++r) {
-          if (sb + r >= s.sources.first) exact_source(s, j, sb + r, begin, low, high, after, before, key_sum(r));
+          if (sb + r >= s.sources.first) exact_source(s, j, sb + r, begin, low, high, after, sooner, key_sum(r));
         }
       }
     }
@@ -394,7 +463,7 @@ class BackwardBand : BackwardTask<D, E> {
 
   // dv = e^k sum a and e^k sum b of one source, every pair from its p and n.
   HWY_NOINLINE void exact_source(const Stripe<D, E>& s, int64_t j, int64_t source, int64_t begin, int64_t low,
-                                 int64_t high, const RunningSum<V>& after, const RunningSum<V>& before,
+                                 int64_t high, const RunningSum<V>& after, const RunningSum<V>& sooner,
                                  T& key_sum) const {
     const SplitExp<V> e = Split(d, s.source_key(source, j));
     V a = hn::Zero(d);
@@ -411,7 +480,7 @@ class BackwardBand : BackwardTask<D, E> {
                b);
     }
     add_pair(e.p, hn::Add(e.n, after.max), after.num, after.den, a, b);
-    add_pair(e.p, hn::Add(e.n, before.max), before.num, before.den, a, b);
+    add_pair(e.p, hn::Add(e.n, sooner.max), sooner.num, sooner.den, a, b);
     Base::write_source(s, j, source, hn::Set(d, T(1)), a, b, key_sum);
   }
 
@@ -422,10 +491,10 @@ class BackwardBand : BackwardTask<D, E> {
   }
 
   // dk where a head shares its key, once all its channels are in; with the first chunk also of the ring's sources.
-  void write_keys(const Stripe<D, E>& s, int64_t begin, int64_t end) const {
-    const int64_t low = begin == 0 && p.initial_state.position != nullptr ? s.sources.first : begin;
-    for (int64_t source = low; source < end; ++source) {
-      Base::write_key(s, source, 0, hn::Set(d, key_sums[source - begin + shape.left]), 1);
+  void write_keys(const Stripe<D, E>& s) const {
+    const bool ring_too = first_source == 0 && p.initial_state.position != nullptr;
+    for (int64_t source = ring_too ? s.sources.first : first_source; source < last_source; ++source) {
+      Base::write_key(s, source, 0, hn::Set(d, key_sums[source - first_source + reach]), 1);
     }
   }
 
@@ -454,12 +523,13 @@ class BackwardBand : BackwardTask<D, E> {
 
   // Row t of the panel's gradient; where all positions share a row, the chunk's part of it.
   T* band_row(const Stripe<D, E>& s, int64_t t) const {
-    return shares_row ? chunk_band : grad_band + (first / panel_vectors * shape.time + t) * s.weights.span;
+    if (shares_row) return chunk_band;
+    return part.sums + (first / panel_vectors * part.rows + t - part.first_chunk * chunk) * s.weights.span;
   }
 
   // Chunk by chunk: one long sum over all positions would lose more to rounding.
   void add_chunk_band(int64_t span) const {
-    T* to = grad_band + first / panel_vectors * span;
+    T* to = part.sums + first / panel_vectors * span;
     for (int64_t i = 0; i < span; ++i) to[i] += chunk_band[i];
   }
 
@@ -539,7 +609,7 @@ class BackwardBand : BackwardTask<D, E> {
   // T = 0: the final state is the initial one.
   void ring_passes(Stripe<D, E>& s) {
     if (p.initial_state.position == nullptr) return;
-    std::fill_n(key_sums, shape.left, T(0));
+    std::fill_n(key_sums, reach, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
       for (int64_t source = s.sources.first; source < 0; ++source) {
         T zero = 0;
@@ -552,13 +622,21 @@ class BackwardBand : BackwardTask<D, E> {
       }
       initial_sums_gradient(s, j, sum);
     }
-    if (key_per_head) write_keys(s, 0, 0);
+    first_source = last_source = 0;
+    if (key_per_head) write_keys(s);
   }
 };
 
 template <typename E>
-void Banded(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) {
-  BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, grad_band).run();
+void Banded(const WindowBackward<E>& p, const WindowTask& task, const BandPart<Accumulate<E>>& part) {
+  BackwardBand<hn::ScalableTag<Accumulate<E>>, E> band(p, task, part);
+  band.run(part.memory == nullptr ? Scratch(band.bytes()) : Scratch(part.memory));
+}
+
+template <typename E>
+size_t BandBytes(const WindowBackward<E>& p, const WindowTask& task) {
+  const BandPart<Accumulate<E>> part;
+  return BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, part).bytes();
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -568,12 +646,18 @@ HWY_AFTER_NAMESPACE();
 namespace aft::ops {
 
 template <typename E>
-void backward_band_task(const WindowBackward<E>& p, const WindowTask& task, Accumulate<E>* grad_band) {
-  AFT_DISPATCH(Banded<E>)(p, task, grad_band);
+void backward_band_task(const WindowBackward<E>& p, const WindowTask& task, const BandPart<Accumulate<E>>& part) {
+  AFT_DISPATCH(Banded<E>)(p, task, part);
 }
 
-#define AFT_INSTANTIATE(E) \
-  template void backward_band_task<E>(const WindowBackward<E>&, const WindowTask&, Accumulate<E>*);
+template <typename E>
+size_t backward_band_bytes(const WindowBackward<E>& p, const WindowTask& task) {
+  return AFT_DISPATCH(BandBytes<E>)(p, task);
+}
+
+#define AFT_INSTANTIATE(E)                                                                                          \
+  template void backward_band_task<E>(const WindowBackward<E>&, const WindowTask&, const BandPart<Accumulate<E>>&); \
+  template size_t backward_band_bytes<E>(const WindowBackward<E>&, const WindowTask&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

@@ -39,7 +39,7 @@ class BackwardSimple : BackwardTask<D, E> {
   T* later = nullptr;  // [vectors][kSumParts][lanes]: sums of b and a over later targets
 
   size_t bytes(int64_t kept) const {
-    return Stripe<D, E>::bytes(shape, task, {}) + Scratch::padded<T>(vectors * kSumParts * lanes) +
+    return Channels<D, E>::bytes(shape, task) + Scratch::padded<T>(vectors * kSumParts * lanes) +
            Scratch::padded<T>(kept);
   }
 
@@ -49,7 +49,7 @@ class BackwardSimple : BackwardTask<D, E> {
     constexpr int64_t kKept = 4;  // K, a, b, -M of a row
     const int64_t size = chunk * vectors * kKept * lanes;
     Scratch scratch(bytes(size));
-    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, {}, scratch);
+    Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
     later = scratch.take<T>(vectors * kSumParts * lanes);
     T* kept = scratch.take<T>(size);
     const V one = hn::Set(d, T(1));
@@ -90,7 +90,7 @@ class BackwardSimple : BackwardTask<D, E> {
     }
   }
 
-  void keep_row(const Stripe<D, E>& s, int64_t t, int64_t j, T* row) const {
+  void keep_row(const Channels<D, E>& s, int64_t t, int64_t j, T* row) const {
     T* sum_at = s.sums + j * kSumParts * lanes;
     RunningSum<V> sum = s.load_sums(sum_at);
     const V key = s.own_key(t, j);
@@ -106,7 +106,7 @@ class BackwardSimple : BackwardTask<D, E> {
   }
 
   // The sums over later targets begin with what the gradient of the final sums asks.
-  void start_later(const Stripe<D, E>& s, int64_t j, V max) const {
+  void start_later(const Channels<D, E>& s, int64_t j, V max) const {
     RunningSum<V> sum = StartSum(d, hn::Neg(max));
     if (has_final) {
       const auto seen = hn::Gt(max, hn::Set(d, kExponentFloor<T>));
@@ -124,7 +124,7 @@ class BackwardSimple : BackwardTask<D, E> {
   // Not causal: every target sees every source, so there is one D, one maximum, and one pair of sums.
   void whole() {
     Scratch scratch(bytes(0));
-    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, {}, scratch);
+    Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
     std::vector<T> keys(key_per_head ? shape.time : 0, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
       RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));

@@ -65,7 +65,7 @@ class ForwardTask {
   int64_t vectors = 0;  // that hold the task's channels
   int64_t panel_vectors = kPanelChannels<E> / static_cast<int64_t>(hn::Lanes(D()));
 
-  void write_row(const Stripe<D, E>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
+  void write_row(const Channels<D, E>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
     const int64_t at = j * s.lanes;
     const V query = shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
     const V out = GatedRatio(d, shape.gate, query, num, den);
@@ -73,13 +73,13 @@ class ForwardTask {
   }
 
   // The rows that the next block in the walk reads.
-  void prefetch(const Stripe<D, E>& s, int64_t j, int64_t t) const {
+  void prefetch(const Channels<D, E>& s, int64_t j, int64_t t) const {
     s.prefetch_sources(j, t);
     if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
   }
 
   // Before chunk `chunk`; those before the first are the initial state's.
-  void save_sums(const Stripe<D, E>& s, int64_t chunk) const {
+  void save_sums(const Channels<D, E>& s, int64_t chunk) const {
     if (p.saved == nullptr || chunk == 0) return;
     T* to = p.saved + (task.sequence.boundary + chunk - 1) * 3 * shape.channels + task.begin;
     for (int64_t j = 0; j < s.vectors; ++j) {
@@ -95,8 +95,8 @@ class ForwardTask {
   }
 
   void simple_causal() {
-    Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
-    Stripe<D, E> s = stripe(scratch, {});
+    Scratch scratch(Channels<D, E>::bytes(shape, task));
+    const Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
     for (int64_t j = 0; j < s.vectors; ++j)
       s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * kSumParts * s.lanes);
     const int64_t chunk = chunk_rows(shape);
@@ -115,8 +115,8 @@ class ForwardTask {
   }
 
   void simple_whole() {
-    Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
-    Stripe<D, E> s = stripe(scratch, {});
+    Scratch scratch(Channels<D, E>::bytes(shape, task));
+    const Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
     for (int64_t j = 0; j < s.vectors; ++j) {
       RunningSum<V> sum = s.initial_sums({}, j);
       for (int64_t t = 0; t < shape.time; ++t) {
@@ -170,10 +170,10 @@ class ForwardTask {
   void banded_whole() {
     if (shape.time == 0) return;
     const int64_t chunk = chunk_rows(shape);
-    const int64_t chunks = (shape.time + chunk - 1) / chunk;
+    const int64_t chunks = chunk_count(shape, shape.time);
     const int64_t reach = std::min(shape.left, shape.time) + std::min(shape.right, shape.time);
     const typename Stripe<D, E>::Room room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
-    const int64_t ends_size = chunks * vectors * kSumParts * static_cast<int64_t>(hn::Lanes(d));
+    const int64_t ends_size = chunks * vectors * kBoundaryParts * static_cast<int64_t>(hn::Lanes(d));
     Scratch scratch(Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(ends_size));
     Stripe<D, E> s = stripe(scratch, room);
     T* ends = scratch.take<T>(ends_size);
@@ -206,7 +206,7 @@ class ForwardTask {
 
   // The sums stand at sources < T - left; the ring takes the last `left` raw keys and values. Positions are written
   // after all tasks, which read them.
-  void write_state(const Stripe<D, E>& s) const {
+  void write_state(const Channels<D, E>& s) const {
     const State<T>& out = p.final_state;
     if (out.position == nullptr) return;
     const int64_t key_row = task.sequence.index * shape.key_channels + s.key_begin;

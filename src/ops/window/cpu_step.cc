@@ -18,7 +18,7 @@
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
-#include "ops/window/stripe-inl.h"
+#include "ops/window/channels-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
@@ -32,8 +32,8 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
   const WindowShape& shape = p.shape;
   const State<const T> before = {p.state.position, p.state.max,      p.state.den,
                                  p.state.num,      p.state.ring_key, p.state.ring_value};
-  Scratch scratch(Stripe<D, E>::bytes(shape, task, {}));
-  Stripe<D, E> s(shape, task, p, {}, before, {}, scratch);
+  Scratch scratch(Channels<D, E>::bytes(shape, task));
+  const Channels<D, E> s(shape, task, p, {}, before, scratch);
   const E* q = shape.gate == Gate::kNone ? nullptr : first_row(p.q, task.sequence) + task.begin;
   E* y = first_row(p.y, task.sequence) + task.begin;
   const int64_t first = s.sources.first;

@@ -21,15 +21,21 @@ constexpr int64_t kRows = 4;
 template <typename E>
 constexpr int64_t kChannelAlign = 64 / static_cast<int64_t>(sizeof(E));
 
-/// Rows between two saved running sums: 3 / chunk of a tensor is saved for the backward.
-inline int64_t chunk_rows(const WindowShape& s) { return std::clamp<int64_t>((s.left + 63) / 64 * 64, 64, 256); }
+/// Rows between two boundaries, where running sums are kept: 3 / chunk of a tensor, which the causal forward saves for
+/// the backward. Without `causal`, where the backward walks all rows twice unless they are one chunk, longer ones
+/// measured 4 to 16 % faster.
+inline int64_t chunk_rows(const WindowShape& s) {
+  return s.causal ? std::clamp<int64_t>((s.left + 63) / 64 * 64, 64, 256) : 256;
+}
+
+inline int64_t chunk_count(const WindowShape& s, int64_t time) { return (time + chunk_rows(s) - 1) / chunk_rows(s); }
 
 /// Rows of the blocks that cover `rows`.
 inline int64_t whole_blocks(int64_t rows) { return (rows + kRows - 1) / kRows * kRows; }
 
 /// Boundaries between the chunks of a sequence: where the forward saves its sums.
 inline int64_t chunk_boundaries(const WindowShape& s, int64_t time) {
-  return time == 0 ? 0 : (time - 1) / chunk_rows(s);
+  return std::max<int64_t>(0, chunk_count(s, time) - 1);
 }
 
 /// One sequence: its rows lie in batch row `row` of the tensors, from position `first` on.

@@ -1,11 +1,11 @@
-// One stripe of the windowed operator: one sequence and the channels of one task, walked in blocks of kRows targets.
+// The channels of a task with a window, walked in blocks of kRows targets.
 // Forward and backward (which recomputes the forward) share it. Included by kernels inside foreach_target.
 //
 // Fast path: K = e^k 2^-M and KV = K v 2^-X are formed once per source, M being an exponent at or above that of every
 // key seen so far; w~ = e^w 2^-W once per pair, W the row's largest exponent (at least 0). Then a row is
 //   D = 2^(M + W) (sum w~ K + 2^-W outside),   N likewise with KV,
 // multiply-adds alone. A term is lost below 2^-126; if the row's D is at least kCertificate in that scale, what was
-// lost is below 2^-66 of it. Rows that fail are redone exactly from p and n of every pair (exact_row).
+// lost is below 2^-66 of it. Rows that fail are redone exactly from p and n of every pair (Channels::exact_row).
 //
 // Causality: M and X move only when a source exceeds them (then by kHeadroom more, so that it is rare), and the stored
 // K, KV are rescaled by an exact power of two. A row's scale hangs on the sources it may see, and each row adds its
@@ -23,11 +23,11 @@
 #include <limits>
 
 #include "aft/ops/window.h"
-#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
+#include "ops/window/channels-inl.h"
 #include "ops/window/plan.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -39,29 +39,6 @@ template <typename T>
 constexpr T kCertificate = sizeof(T) == 4 ? T(0x1p-52) : T(0x1p-800);
 template <typename T>
 constexpr T kHeadroom = T(8);
-
-// Keys and values of one sequence: source s in [first, T), local indices; s < 0 lie in the ring of the state.
-template <typename E>
-struct Sources {
-  const E* k = nullptr;  // of source 0, at the first key channel of the task
-  const E* v = nullptr;  // of source 0, at the first channel
-  int64_t k_stride = 0, v_stride = 0;
-  const bool* mask = nullptr;  // of source 0; null: all are seen
-  const Accumulate<E>* ring_k = nullptr;
-  const Accumulate<E>* ring_v = nullptr;
-  int64_t ring_k_stride = 0, ring_v_stride = 0;
-  int64_t left = 0, position = 0;
-  int64_t first = 0;
-
-  int64_t slot(int64_t s) const { return (position + s) % left; }
-  bool masked(int64_t s) const { return mask != nullptr && s >= 0 && !mask[s]; }
-};
-
-// What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^exponent value_scale.
-template <class V>
-struct RowSums {
-  V den, num, exponent, value_scale;
-};
 
 // Weights of the rows of a chunk. The rows of a block see windows that are shifted against each other; so that a block
 // can walk the union of them, each row is padded by what lies next to its window: 2^-W, or 0 for a future source.
@@ -81,34 +58,24 @@ struct Weights {
   int64_t next_row() const { return stride() - 1; }
 };
 
-constexpr int64_t kSumParts = 5;  // vectors of a RunningSum in memory
-
 template <class D, typename E>
-class Stripe {
- public:
-  using T = hn::TFromD<D>;
-  using V = hn::Vec<D>;
+class Stripe : public Channels<D, E> {
+  using Base = Channels<D, E>;
 
-  D d;
-  int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-  WindowShape shape;  // of the sequence alone
-  WindowTask task;
-  Sources<E> sources;
-  const T* band = nullptr;  // row of position 0 (local t = 0) of the head
-  int64_t band_stride = 0;
-  bool key_per_head = false;
-  int64_t key_begin = 0;  // first key channel of the task
-  int64_t width = 0;      // channels of the task
-  int64_t vectors = 0;    // vectors that hold them
+ public:
+  using Base::band, Base::band_stride, Base::d, Base::initial_sums, Base::lanes, Base::load_sums, Base::own_key,
+      Base::own_value, Base::shape, Base::source_key, Base::source_value, Base::sources, Base::span, Base::store_sums,
+      Base::sums, Base::vectors;
+  using typename Base::T;
+  using typename Base::V;
+
   int64_t capacity = 0;
   int64_t base = 0;          // source in slot 0 of the window buffer
   int64_t first_vector = 0;  // vector in row 0 of the window buffer
   int64_t window_vectors = 0;
   T* window = nullptr;  // [vectors of a panel or all][capacity][2][lanes]: K, KV
   T* scale = nullptr;   // [vectors][2][lanes]: M, X
-  T* sums = nullptr;    // [vectors][kSumParts][lanes]: running sums of the sources before the window
   T* after = nullptr;   // not causal: [blocks][panel][kSumParts][lanes], sources after each block's window
-  T* exact = nullptr;   // [left + right + kRows][2]: p, n of a row's weights
   Weights<T> weights;
   int64_t keep_from = std::numeric_limits<int64_t>::max();  // the backward wants K and KV of its whole chunk rescaled
   bool redo = true;
@@ -125,142 +92,32 @@ class Stripe {
   static size_t bytes(const WindowShape& s, const WindowTask& t, const Room& room) {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
     const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
-    return Scratch::padded<T>(room.window_vectors * room.window_rows * 2 * lanes) +
-           Scratch::padded<T>(vectors * 2 * lanes) + Scratch::padded<T>(vectors * kSumParts * lanes) +
+    return Base::bytes(s, t) + Scratch::padded<T>(room.window_vectors * room.window_rows * 2 * lanes) +
+           Scratch::padded<T>(vectors * 2 * lanes) +
            Scratch::padded<T>(room.blocks * room.window_vectors * kSumParts * lanes) +
-           Scratch::padded<T>((s.left + s.right + kRows) * 2) +
            Scratch::padded<T>(room.weight_rows * Weights<T>::stride_of(s.left + 1 + s.right)) +
            2 * Scratch::padded<T>(room.weight_rows);
   }
 
-  // P: a forward, backward or step of E.
   template <class P>
   Stripe(const WindowShape& s, const WindowTask& t, const P& p, const KeyMask& mask, const State<const T>& state,
          const Room& room, Scratch& scratch)
-      : shape(s), task(t), key_per_head(s.key_channels != s.channels), capacity(room.window_rows) {
-    width = t.end - t.begin;
-    vectors = (width + lanes - 1) / lanes;
-    key_begin = key_per_head ? t.head : t.begin;
-    sources.k = first_row(p.k, t.sequence) + key_begin;
-    sources.v = first_row(p.v, t.sequence) + t.begin;
-    sources.k_stride = p.k.time_stride;
-    sources.v_stride = p.v.time_stride;
-    if (mask.data != nullptr) sources.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
-    sources.left = s.left;
-    if (state.position != nullptr) {
-      const int64_t b = t.sequence.index;
-      sources.position = state.position[b];
-      sources.first = -std::min(sources.position, s.left);
-      sources.ring_k = state.ring_key + b * s.left * s.key_channels + key_begin;
-      sources.ring_v = state.ring_value + b * s.left * s.channels + t.begin;
-      sources.ring_k_stride = s.key_channels;
-      sources.ring_v_stride = s.channels;
-    }
-    if (s.has_band) {
-      band = p.band.data + t.head * p.band.head_stride + sources.position * p.band.row_stride;
-      band_stride = p.band.row_stride;
-    }
-    window = scratch.take<T>(room.window_vectors * capacity * 2 * lanes);
+      : Base(s, t, p, mask, state, scratch), capacity(room.window_rows), window_vectors(room.window_vectors) {
+    window = scratch.take<T>(window_vectors * capacity * 2 * lanes);
     scale = scratch.take<T>(vectors * 2 * lanes);
-    sums = scratch.take<T>(vectors * kSumParts * lanes);
-    window_vectors = room.window_vectors;
     after = scratch.take<T>(room.blocks * window_vectors * kSumParts * lanes);
-    exact = scratch.take<T>((s.left + s.right + kRows) * 2);
-    weights.span = s.left + 1 + s.right;
+    weights.span = Base::span;
     weights.padded = scratch.take<T>(room.weight_rows * weights.stride());
     weights.exponent = scratch.take<T>(room.weight_rows);
     weights.outside = scratch.take<T>(room.weight_rows);
   }
 
-  int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
   T* slot(int64_t j, int64_t source) const {
     return window + ((j - first_vector) * capacity + source - base) * 2 * lanes;
   }
 
   T* after_row(int64_t block, int64_t j) const {
     return after + (block * window_vectors + j - first_vector) * kSumParts * lanes;
-  }
-
-  template <typename X>
-  V load_key(const X* row, int64_t j) const {
-    return key_per_head ? LoadBroadcast(d, row) : LoadSome(d, row + j * lanes, count(j));
-  }
-  template <typename X>
-  V load_value(const X* row, int64_t j) const {
-    return LoadSome(d, row + j * lanes, count(j));
-  }
-  // A source of this call, s >= 0.
-  V own_key(int64_t s, int64_t j) const {
-    if (HWY_UNLIKELY(sources.mask != nullptr) && !sources.mask[s]) {
-      return hn::Set(d, -std::numeric_limits<T>::infinity());
-    }
-    return load_key(sources.k + s * sources.k_stride, j);
-  }
-  V own_value(int64_t s, int64_t j) const { return load_value(sources.v + s * sources.v_stride, j); }
-  // Any source.
-  V source_key(int64_t s, int64_t j) const {
-    return HWY_LIKELY(s >= 0) ? own_key(s, j) : load_key(sources.ring_k + sources.slot(s) * sources.ring_k_stride, j);
-  }
-  V source_value(int64_t s, int64_t j) const {
-    return HWY_LIKELY(s >= 0) ? own_value(s, j)
-                              : load_value(sources.ring_v + sources.slot(s) * sources.ring_v_stride, j);
-  }
-
-  // Source s as the ring of a state keeps it. Where that is the ring it lies in, it lies in the same slot already.
-  void write_ring(int64_t s, const State<T>& state) const {
-    if (s < 0 && state.ring_key + key_begin == sources.ring_k - task.sequence.index * shape.left * shape.key_channels)
-      return;
-    const int64_t row = task.sequence.index * shape.left + sources.slot(s);
-    T* to_key = state.ring_key + row * shape.key_channels + key_begin;
-    T* to_value = state.ring_value + row * shape.channels + task.begin;
-    for (int64_t j = 0; j < vectors; ++j) {
-      StoreSome(sources.masked(s) ? hn::Zero(d) : source_value(s, j), d, to_value + j * lanes, count(j));
-    }
-    if (key_per_head) {
-      StoreSome(source_key(s, 0), d, to_key, 1);
-    } else {
-      for (int64_t j = 0; j < vectors; ++j) StoreSome(source_key(s, j), d, to_key + j * lanes, count(j));
-    }
-  }
-
-  // Rows [t, t + kRows) of a tensor that starts at `rows`: fetched a block ahead or more, since a block walks several
-  // rows at once in strides that hardware prefetchers follow badly (measured: a third of the time was spent waiting).
-  void prefetch(const E* rows, int64_t stride, int64_t j, int64_t t) const {
-    for (int64_t r = 0; r < kRows; ++r) hwy::Prefetch(rows + (t + r) * stride + j * lanes);
-  }
-  // The same for rows about to be written, so that a store does not wait for its line (measured: a fifth of the
-  // backward).
-  void prefetch_to_write(E* rows, int64_t stride, int64_t j, int64_t t) const {
-    for (int64_t r = 0; r < kRows; ++r) __builtin_prefetch(rows + (t + r) * stride + j * lanes, 1);
-  }
-  void prefetch_sources(int64_t j, int64_t t) const {
-    prefetch(sources.k, sources.k_stride, key_per_head ? 0 : j, t);
-    prefetch(sources.v, sources.v_stride, j, t);
-  }
-
-  RunningSum<V> load_sums(const T* at) const {
-    return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes), hn::Load(d, at + 3 * lanes),
-            hn::Load(d, at + 4 * lanes)};
-  }
-  void store_sums(const RunningSum<V>& s, T* at) const {
-    hn::Store(s.max, d, at);
-    hn::Store(s.den, d, at + lanes);
-    hn::Store(s.num, d, at + 2 * lanes);
-    hn::Store(s.den_low, d, at + 3 * lanes);
-    hn::Store(s.num_low, d, at + 4 * lanes);
-  }
-
-  // The running sums of the initial state, or none.
-  RunningSum<V> initial_sums(const State<const T>& state, int64_t j) const {
-    RunningSum<V> s = StartSum(d, hn::Set(d, kExponentFloor<T>));
-    if (state.position == nullptr) return s;
-    const int64_t key_row = task.sequence.index * shape.key_channels + key_begin;
-    const V max = load_key(state.max + key_row, j);
-    const auto seen = hn::Gt(max, s.max);
-    s.max = hn::Max(max, s.max);
-    s.den = hn::IfThenElseZero(seen, load_key(state.den + key_row, j));
-    s.num = hn::IfThenElseZero(seen, load_value(state.num + task.sequence.index * shape.channels + task.begin, j));
-    return s;
   }
 
   // M and X before the first source of the window: those of the running sums, with headroom.
@@ -276,12 +133,21 @@ class Stripe {
   // Weights of local rows [begin, end); row i of the arrays is local row begin + i. Rows past the last are the virtual
   // target that the final sums are: it sees the sources before the ring, with weight 1.
   void prepare_rows(int64_t begin, int64_t end) {
-    const int64_t span = weights.span;
+    bool repeats = false;  // all positions share a row, and the one before was whole
     for (int64_t t = begin; t < end; ++t) {
       T* to = weights.at(t - begin, 0);
       // Sources that exist: first <= t - left + j < T.
       const int64_t low = t < shape.time ? std::max<int64_t>(0, sources.first - (t - shape.left)) : span;
       const int64_t high = std::max(low, std::min(span, shape.time - (t - shape.left)));
+      const bool whole = low == 0 && high == span;
+      if (whole && repeats) {
+        const T* before = weights.at(t - begin - 1, -Weights<T>::kPad);
+        std::copy(before, before + weights.stride(), to - Weights<T>::kPad);
+        weights.exponent[t - begin] = weights.exponent[t - begin - 1];
+        weights.outside[t - begin] = weights.outside[t - begin - 1];
+        continue;
+      }
+      repeats = whole && band_stride == 0;
       const T* from = band + std::min(t, shape.time - 1) * band_stride;
       V max = hn::Zero(d);
       for (int64_t j = low; j < high; j += lanes) {
@@ -356,47 +222,16 @@ class Stripe {
     }
   }
 
-  // Not causal: one scale for the whole sequence, every source stored, the sums after each block's window.
-  void prepare_whole(int64_t begin_vector, int64_t end_vector) {
-    for (int64_t j = begin_vector; j < end_vector; ++j) {
-      V m = hn::Set(d, kExponentFloor<T>);
-      V x = hn::Set(d, T(-100));
-      for (int64_t s = 0; s < shape.time; ++s) {
-        const V key = source_key(s, j);
-        const V value = MaskAbsent(d, key, source_value(s, j));
-        m = hn::Max(Split(d, key).n, m);
-        x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), x);
-      }
-      hn::Store(m, d, scale + j * 2 * lanes);
-      hn::Store(x, d, scale + j * 2 * lanes + lanes);
-      for (int64_t s = 0; s < shape.time; ++s) {
-        const V key = source_key(s, j);
-        store_source(j, s, Split(d, key), MaskAbsent(d, key, source_value(s, j)), load_scales(j));
-      }
-      RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
-      store_sums(sum, sums + j * kSumParts * lanes);
-      int64_t next = shape.time;
-      for (int64_t block = (shape.time - 1) / kRows; block >= 0; --block) {
-        while (next > (block + 1) * kRows + shape.right) {
-          --next;
-          AddSource(d, sum, source_key(next, j), source_value(next, j));
-        }
-        store_sums(sum, after_row(block, j));
-      }
-    }
-  }
-
-  // Not causal: rows of the chunks that cover the sequence, the sources it reaches from one, and the first source after
-  // the windows of chunk `index`.
+  // Not causal: how far a row's window reaches into the sequence, and the first source after the windows of chunk
+  // `index`.
   int64_t reach_left() const { return std::min(shape.left, shape.time); }
   int64_t after_chunk(int64_t index) const {
     return std::min(shape.time, (index + 1) * chunk_rows(shape) + std::min(shape.right, shape.time));
   }
-  T* ends_row(T* ends, int64_t index, int64_t j) const { return ends + (index * vectors + j) * kSumParts * lanes; }
 
-  // Not causal, before the chunks: one scale for the whole sequence, and in `ends` [chunks][vectors][kSumParts][lanes]
-  // the sums of the sources after each chunk's windows. One pass over the rows, last to first; in pieces of a chunk, so
-  // that the sums stay in registers and memory sees whole rows.
+  // Not causal, before the chunks: one scale for the whole sequence, and in `ends`, a boundary a chunk, the sums of the
+  // sources after its windows. One pass over the rows, last to first; in pieces of a chunk, so that the sums stay in
+  // registers and memory sees whole rows.
   void scan_whole(T* ends) const {
     const V floor = hn::Set(d, kExponentFloor<T>);
     for (int64_t j = 0; j < vectors; ++j) {
@@ -424,7 +259,7 @@ class Stripe {
         hn::Store(m, d, at);
         hn::Store(x, d, at + lanes);
         store_sums(sum, sums + j * kSumParts * lanes);
-        if (index >= 0) store_sums(sum, ends_row(ends, index, j));
+        if (index >= 0) Base::store_boundary(sum, Base::boundary_row(ends, index, j));
       }
       next = until;
     }
@@ -437,7 +272,7 @@ class Stripe {
       const V key = own_key(s, j);
       store_source(j, s, Split(d, key), MaskAbsent(d, key, own_value(s, j)), scales);
     }
-    RunningSum<V> sum = load_sums(ends_row(ends, index, j));
+    RunningSum<V> sum = Base::load_boundary(Base::boundary_row(ends, index, j));
     const int64_t begin = index * chunk_rows(shape);
     int64_t next = after_chunk(index);
     for (int64_t block = (std::min(chunk_rows(shape), shape.time - begin) - 1) / kRows; block >= 0; --block) {
@@ -670,64 +505,13 @@ class Stripe {
     const auto failed = hn::Lt(row.den, hn::Set(d, kCertificate<T>));  // NaN passes: redone it would be NaN again
     if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
       redone += static_cast<int64_t>(hn::CountTrue(d, failed));
-      const RowSums<V> right = exact_row(j, tb, r, outside, later);
+      const RowSums<V> right = Base::exact_row(j, tb, r, outside, later);
       row.den = hn::IfThenElse(failed, right.den, row.den);
       row.num = hn::IfThenElse(failed, right.num, row.num);
       row.exponent = hn::IfThenElse(failed, right.exponent, row.exponent);
       row.value_scale = hn::IfThenElse(failed, right.value_scale, row.value_scale);
     }
     emit(r, row);
-  }
-
-  // A row from p and n of every pair under the row's own maximum, the sources in the same order as on the fast path.
-  HWY_NOINLINE RowSums<V> exact_row(int64_t j, int64_t tb, int64_t r, const RunningSum<V>& outside,
-                                    const RunningSum<V>* later) const {
-    const int64_t t = tb + r;
-    const int64_t begin = std::max(sources.first, tb - shape.left);
-    const int64_t end = shape.causal ? t + 1 : std::min(shape.time, tb + kRows + shape.right);
-    exact_weights(t, begin, end);
-    return exact_sums(j, begin, end, outside, later);
-  }
-
- public:
-  // p and n of the weights of target t on the sources [begin, end); 1 = 1 * 2^0 outside its window.
-  void exact_weights(int64_t t, int64_t begin, int64_t end) const {
-    const T* from = band + t * band_stride;
-    for (int64_t s = begin; s < end; ++s) {
-      const int64_t j = s - t + shape.left;
-      const bool inside = j >= 0 && j < weights.span;
-      const SplitExp<V> e = Split(d, hn::Set(d, inside ? from[j] : T(0)));
-      exact[(s - begin) * 2] = hn::GetLane(e.p);
-      exact[(s - begin) * 2 + 1] = hn::GetLane(e.n);
-    }
-  }
-
-  // D and N of the sources [begin, end) under the weights in `exact` and of what lies outside, under their own maximum.
-  RowSums<V> exact_sums(int64_t j, int64_t begin, int64_t end, const RunningSum<V>& outside,
-                        const RunningSum<V>* later) const {
-    V max = hn::Max(outside.max, hn::Set(d, kExponentFloor<T>));
-    if (later != nullptr) max = hn::Max(later->max, max);
-    for (int64_t s = begin; s < end; ++s) {
-      const SplitExp<V> e = Split(d, source_key(s, j));
-      max = hn::Max(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
-    }
-    V den = hn::Zero(d), num = den;
-    for (int64_t s = begin; s < end; ++s) {
-      const V key = source_key(s, j);
-      const SplitExp<V> e = Split(d, key);
-      const V n = hn::Sub(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
-      const V term = hn::Mul(hn::Mul(e.p, hn::Set(d, exact[(s - begin) * 2])), Pow2(d, n));
-      den = hn::Add(den, term);
-      num = hn::MulAdd(term, MaskAbsent(d, key, source_value(s, j)), num);
-    }
-    const auto add = [&](const RunningSum<V>& sum) {
-      const V scaled = Pow2(d, hn::Sub(sum.max, max));
-      den = hn::MulAdd(sum.den, scaled, den);
-      num = hn::MulAdd(sum.num, scaled, num);
-    };
-    add(outside);
-    if (later != nullptr) add(*later);
-    return {den, num, max, hn::Set(d, T(1))};
   }
 };
 

@@ -1,0 +1,263 @@
+// The channels of one task and all they read: sources of this call and of the ring of a state, the band, running sums
+// in memory; and one row exactly, pair by pair. Included by kernels inside foreach_target.
+
+#if defined(AFT_OPS_WINDOW_CHANNELS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef AFT_OPS_WINDOW_CHANNELS_INL_H_
+#undef AFT_OPS_WINDOW_CHANNELS_INL_H_
+#else
+#define AFT_OPS_WINDOW_CHANNELS_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+#include <limits>
+
+#include "aft/ops/window.h"
+#include "hwy/cache_control.h"
+#include "hwy/highway.h"
+#include "ops/common/element-inl.h"
+#include "ops/common/exp-inl.h"
+#include "ops/common/scratch.h"
+#include "ops/window/plan.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace aft::ops::HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Keys and values of one sequence: source s in [first, T), local indices; s < 0 lie in the ring of the state.
+template <typename E>
+struct Sources {
+  const E* k = nullptr;  // of source 0, at the first key channel of the task
+  const E* v = nullptr;  // of source 0, at the first channel
+  int64_t k_stride = 0, v_stride = 0;
+  const bool* mask = nullptr;  // of source 0; null: all are seen
+  const Accumulate<E>* ring_k = nullptr;
+  const Accumulate<E>* ring_v = nullptr;
+  int64_t ring_k_stride = 0, ring_v_stride = 0;
+  int64_t left = 0, position = 0;
+  int64_t first = 0;
+
+  int64_t slot(int64_t s) const { return (position + s) % left; }
+  bool masked(int64_t s) const { return mask != nullptr && s >= 0 && !mask[s]; }
+};
+
+// What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^exponent value_scale.
+template <class V>
+struct RowSums {
+  V den, num, exponent, value_scale;
+};
+
+constexpr int64_t kSumParts = 5;       // vectors of a RunningSum in memory
+constexpr int64_t kBoundaryParts = 3;  // of one between chunks: max, den, num
+
+template <class D, typename E>
+class Channels {
+ public:
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+
+  D d;
+  int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
+  WindowShape shape;  // of the sequence alone
+  WindowTask task;
+  Sources<E> sources;
+  const T* band = nullptr;  // row of position 0 (local t = 0) of the head
+  int64_t band_stride = 0;
+  int64_t span = 0;  // J, columns of the band
+  bool key_per_head = false;
+  int64_t key_begin = 0;  // first key channel of the task
+  int64_t width = 0;      // channels of the task
+  int64_t vectors = 0;    // vectors that hold them
+  T* sums = nullptr;      // [vectors][kSumParts][lanes]: running sums of the sources before the window
+  T* exact = nullptr;     // [left + right + kRows][2]: p, n of a row's weights
+
+  static size_t bytes(const WindowShape& s, const WindowTask& t) {
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
+    const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
+    return Scratch::padded<T>(vectors * kSumParts * lanes) + Scratch::padded<T>((s.left + s.right + kRows) * 2);
+  }
+
+  // P: a forward, backward or step of E.
+  template <class P>
+  Channels(const WindowShape& s, const WindowTask& t, const P& p, const KeyMask& mask, const State<const T>& state,
+           Scratch& scratch)
+      : shape(s), task(t), span(s.left + 1 + s.right), key_per_head(s.key_channels != s.channels) {
+    width = t.end - t.begin;
+    vectors = (width + lanes - 1) / lanes;
+    key_begin = key_per_head ? t.head : t.begin;
+    sources.k = first_row(p.k, t.sequence) + key_begin;
+    sources.v = first_row(p.v, t.sequence) + t.begin;
+    sources.k_stride = p.k.time_stride;
+    sources.v_stride = p.v.time_stride;
+    if (mask.data != nullptr) sources.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
+    sources.left = s.left;
+    if (state.position != nullptr) {
+      const int64_t b = t.sequence.index;
+      sources.position = state.position[b];
+      sources.first = -std::min(sources.position, s.left);
+      sources.ring_k = state.ring_key + b * s.left * s.key_channels + key_begin;
+      sources.ring_v = state.ring_value + b * s.left * s.channels + t.begin;
+      sources.ring_k_stride = s.key_channels;
+      sources.ring_v_stride = s.channels;
+    }
+    if (s.has_band) {
+      band = p.band.data + t.head * p.band.head_stride + sources.position * p.band.row_stride;
+      band_stride = p.band.row_stride;
+    }
+    sums = scratch.take<T>(vectors * kSumParts * lanes);
+    exact = scratch.take<T>((s.left + s.right + kRows) * 2);
+  }
+
+  int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
+
+  template <typename X>
+  V load_key(const X* row, int64_t j) const {
+    return key_per_head ? LoadBroadcast(d, row) : LoadSome(d, row + j * lanes, count(j));
+  }
+  template <typename X>
+  V load_value(const X* row, int64_t j) const {
+    return LoadSome(d, row + j * lanes, count(j));
+  }
+  // A source of this call, s >= 0.
+  V own_key(int64_t s, int64_t j) const {
+    if (HWY_UNLIKELY(sources.mask != nullptr) && !sources.mask[s]) {
+      return hn::Set(d, -std::numeric_limits<T>::infinity());
+    }
+    return load_key(sources.k + s * sources.k_stride, j);
+  }
+  V own_value(int64_t s, int64_t j) const { return load_value(sources.v + s * sources.v_stride, j); }
+  // Any source.
+  V source_key(int64_t s, int64_t j) const {
+    return HWY_LIKELY(s >= 0) ? own_key(s, j) : load_key(sources.ring_k + sources.slot(s) * sources.ring_k_stride, j);
+  }
+  V source_value(int64_t s, int64_t j) const {
+    return HWY_LIKELY(s >= 0) ? own_value(s, j)
+                              : load_value(sources.ring_v + sources.slot(s) * sources.ring_v_stride, j);
+  }
+
+  // Source s as the ring of a state keeps it. Where that is the ring it lies in, it lies in the same slot already.
+  void write_ring(int64_t s, const State<T>& state) const {
+    if (s < 0 && state.ring_key + key_begin == sources.ring_k - task.sequence.index * shape.left * shape.key_channels)
+      return;
+    const int64_t row = task.sequence.index * shape.left + sources.slot(s);
+    T* to_key = state.ring_key + row * shape.key_channels + key_begin;
+    T* to_value = state.ring_value + row * shape.channels + task.begin;
+    for (int64_t j = 0; j < vectors; ++j) {
+      StoreSome(sources.masked(s) ? hn::Zero(d) : source_value(s, j), d, to_value + j * lanes, count(j));
+    }
+    if (key_per_head) {
+      StoreSome(source_key(s, 0), d, to_key, 1);
+    } else {
+      for (int64_t j = 0; j < vectors; ++j) StoreSome(source_key(s, j), d, to_key + j * lanes, count(j));
+    }
+  }
+
+  // Rows [t, t + kRows) of a tensor that starts at `rows`: fetched a block ahead or more, since a block walks several
+  // rows at once in strides that hardware prefetchers follow badly (measured: a third of the time was spent waiting).
+  void prefetch(const E* rows, int64_t stride, int64_t j, int64_t t) const {
+    for (int64_t r = 0; r < kRows; ++r) hwy::Prefetch(rows + (t + r) * stride + j * lanes);
+  }
+  // The same for rows about to be written, so that a store does not wait for its line (measured: a fifth of the
+  // backward).
+  void prefetch_to_write(E* rows, int64_t stride, int64_t j, int64_t t) const {
+    for (int64_t r = 0; r < kRows; ++r) __builtin_prefetch(rows + (t + r) * stride + j * lanes, 1);
+  }
+  void prefetch_sources(int64_t j, int64_t t) const {
+    prefetch(sources.k, sources.k_stride, key_per_head ? 0 : j, t);
+    prefetch(sources.v, sources.v_stride, j, t);
+  }
+
+  RunningSum<V> load_sums(const T* at) const {
+    return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes), hn::Load(d, at + 3 * lanes),
+            hn::Load(d, at + 4 * lanes)};
+  }
+  void store_sums(const RunningSum<V>& s, T* at) const {
+    hn::Store(s.max, d, at);
+    hn::Store(s.den, d, at + lanes);
+    hn::Store(s.num, d, at + 2 * lanes);
+    hn::Store(s.den_low, d, at + 3 * lanes);
+    hn::Store(s.num_low, d, at + 4 * lanes);
+  }
+
+  // Running sums between chunks, [chunks][vectors][kBoundaryParts][lanes]: what rounding added too much is left out.
+  T* boundary_row(T* rows, int64_t index, int64_t j) const {
+    return rows + (index * vectors + j) * kBoundaryParts * lanes;
+  }
+  void store_boundary(const RunningSum<V>& s, T* at) const {
+    hn::Store(s.max, d, at);
+    hn::Store(s.den, d, at + lanes);
+    hn::Store(s.num, d, at + 2 * lanes);
+  }
+  RunningSum<V> load_boundary(const T* at) const {
+    return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes), hn::Zero(d), hn::Zero(d)};
+  }
+
+  // The running sums of the initial state, or none.
+  RunningSum<V> initial_sums(const State<const T>& state, int64_t j) const {
+    RunningSum<V> s = StartSum(d, hn::Set(d, kExponentFloor<T>));
+    if (state.position == nullptr) return s;
+    const int64_t key_row = task.sequence.index * shape.key_channels + key_begin;
+    const V max = load_key(state.max + key_row, j);
+    const auto seen = hn::Gt(max, s.max);
+    s.max = hn::Max(max, s.max);
+    s.den = hn::IfThenElseZero(seen, load_key(state.den + key_row, j));
+    s.num = hn::IfThenElseZero(seen, load_value(state.num + task.sequence.index * shape.channels + task.begin, j));
+    return s;
+  }
+
+  // A row from p and n of every pair under the row's own maximum, the sources in the same order as on the fast path.
+  HWY_NOINLINE RowSums<V> exact_row(int64_t j, int64_t tb, int64_t r, const RunningSum<V>& outside,
+                                    const RunningSum<V>* later) const {
+    const int64_t t = tb + r;
+    const int64_t begin = std::max(sources.first, tb - shape.left);
+    const int64_t end = shape.causal ? t + 1 : std::min(shape.time, tb + kRows + shape.right);
+    exact_weights(t, begin, end);
+    return exact_sums(j, begin, end, outside, later);
+  }
+
+  // p and n of the weights of target t on the sources [begin, end); 1 = 1 * 2^0 outside its window.
+  void exact_weights(int64_t t, int64_t begin, int64_t end) const {
+    const T* from = band + t * band_stride;
+    for (int64_t s = begin; s < end; ++s) {
+      const int64_t j = s - t + shape.left;
+      const bool inside = j >= 0 && j < span;
+      const SplitExp<V> e = Split(d, hn::Set(d, inside ? from[j] : T(0)));
+      exact[(s - begin) * 2] = hn::GetLane(e.p);
+      exact[(s - begin) * 2 + 1] = hn::GetLane(e.n);
+    }
+  }
+
+  // D and N of the sources [begin, end) under the weights in `exact` and of what lies outside, under their own maximum.
+  RowSums<V> exact_sums(int64_t j, int64_t begin, int64_t end, const RunningSum<V>& outside,
+                        const RunningSum<V>* later) const {
+    V max = hn::Max(outside.max, hn::Set(d, kExponentFloor<T>));
+    if (later != nullptr) max = hn::Max(later->max, max);
+    for (int64_t s = begin; s < end; ++s) {
+      const SplitExp<V> e = Split(d, source_key(s, j));
+      max = hn::Max(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
+    }
+    V den = hn::Zero(d), num = den;
+    for (int64_t s = begin; s < end; ++s) {
+      const V key = source_key(s, j);
+      const SplitExp<V> e = Split(d, key);
+      const V n = hn::Sub(hn::Add(e.n, hn::Set(d, exact[(s - begin) * 2 + 1])), max);
+      const V term = hn::Mul(hn::Mul(e.p, hn::Set(d, exact[(s - begin) * 2])), Pow2(d, n));
+      den = hn::Add(den, term);
+      num = hn::MulAdd(term, MaskAbsent(d, key, source_value(s, j)), num);
+    }
+    const auto add = [&](const RunningSum<V>& sum) {
+      const V scaled = Pow2(d, hn::Sub(sum.max, max));
+      den = hn::MulAdd(sum.den, scaled, den);
+      num = hn::MulAdd(sum.num, scaled, num);
+    };
+    add(outside);
+    if (later != nullptr) add(*later);
+    return {den, num, max, hn::Set(d, T(1))};
+  }
+};
+
+}  // namespace aft::ops::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // include guard
