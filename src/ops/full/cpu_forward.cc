@@ -246,10 +246,10 @@ class Forward {
         tiles.exact_row(target, 0, shape.causal ? target + 1 : set.columns, room.exact);
       }
       room.exact_target = target;
-      const ExactSum<V> sum = SumExactly(d, sources, x, panel, room.exact, seen);
+      const RunningSum<V> sum = SumExactly(d, sources, x, panel, room.exact, seen);
       den = hn::IfThenElse(failed, sum.den, den);
       num = hn::IfThenElse(failed, sum.num, num);
-      exponent = hn::IfThenElse(failed, sum.exponent, exponent);
+      exponent = hn::IfThenElse(failed, sum.max, exponent);
       difference = hn::IfThenZeroElse(failed, difference);
       sign = hn::IfThenElse(failed, hn::Neg(sign), sign);
     }
