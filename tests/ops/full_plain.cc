@@ -47,9 +47,9 @@ struct PlainRow {
   }
   T key(int64_t i, int64_t kc) const {
     if (i < first) return in.initial.ring_key[index(i, s.key_channels, kc)];
-    const bool masked = !in.mask.empty() && in.mask[before_sources + i - first] == 0;
-    return masked ? -std::numeric_limits<T>::infinity() : in.k[index(i, s.key_channels, kc)];
+    return masked(i) ? -std::numeric_limits<T>::infinity() : in.k[index(i, s.key_channels, kc)];
   }
+  bool masked(int64_t i) const { return i >= first && !in.mask.empty() && in.mask[before_sources + i - first] == 0; }
   T value(int64_t i, int64_t c) const { return (i < first ? in.initial.ring_value : in.v)[index(i, s.channels, c)]; }
 };
 
@@ -135,9 +135,10 @@ FullPlain<E> run_full_plain(const FullInputs<Accumulate<E>>& in) {
           }
         }
       }
-      // The gradient of the final ring is one more summand.
+      // The gradient of the final ring is one more summand, but the ring knows nothing of what was masked.
       const bool first_of_key = s.key_channels == s.channels || c % (s.channels / s.heads) == 0;
       for (int64_t i = 0; i < row.sources && in.has_final; ++i) {
+        if (row.masked(i)) continue;
         const int64_t slot = b * s.capacity + i;
         if (first_of_key) grad_k(i, in.grad_final.ring_key[slot * s.key_channels + kc]);
         grad_v(i, in.grad_final.ring_value[slot * s.channels + c]);

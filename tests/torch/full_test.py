@@ -293,6 +293,19 @@ class State(unittest.TestCase):
             y, *state = aft.full_with_state(*part(tensors, begin, end), state, key_mask=mask[:, begin:end])
             ys.append(y)
         self.assertTrue(torch.equal(torch.cat(ys, 1), aft.full(*tensors, key_mask=mask)))
+        self.assertTrue((state[4][~mask] == float("-inf")).all())
+        self.assertTrue((state[5][~mask] == 0).all())
+
+    def test_no_gradient_reaches_what_was_masked_through_the_state(self):
+        q, k, v = [t.requires_grad_() for t in query_key_value(9, 9)]
+        mask = mask_of(2, 9)
+        state = aft.initial_state(k.detach(), v.detach(), 9)
+        y, _, _, _, _, ring_key, ring_value = aft.full_with_state(
+            q, k, v, *weights("bias of heads", 9, 9), list(state), key_mask=mask)
+        sums = ring_value.sum() + torch.where(mask[:, :, None], ring_key, 0).sum()
+        for grad in torch.autograd.grad(y.sum() + sums, (k, v)):
+            self.assertTrue((grad[~mask] == 0).all())
+            self.assertTrue((grad[mask] != 0).all())
 
     def test_sixteen_bits(self):
         tensors = (*query_key_value(9, 9, dtype=torch.bfloat16), *weights("factors", 9, 9, torch.float32))

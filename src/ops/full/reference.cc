@@ -43,11 +43,14 @@ struct Row {
   }
   T k(int64_t s, int64_t c) const {
     if (s < first) return p.initial_state.ring_key[ring(s, key_channel(c), p.shape.key_channels)];
-    const bool masked = p.key_mask.data != nullptr && !p.key_mask.data[batch * p.key_mask.batch_stride + row(s)];
-    return masked ? kAbsent<T> : at(p.k, s, key_channel(c));
+    return masked(s) ? kAbsent<T> : at(p.k, s, key_channel(c));
   }
   T v(int64_t s, int64_t c) const {
-    return s < first ? p.initial_state.ring_value[ring(s, c, p.shape.channels)] : at(p.v, s, c);
+    if (s < first) return p.initial_state.ring_value[ring(s, c, p.shape.channels)];
+    return masked(s) ? T(0) : at(p.v, s, c);
+  }
+  bool masked(int64_t s) const {
+    return s >= first && p.key_mask.data != nullptr && !p.key_mask.data[batch * p.key_mask.batch_stride + row(s)];
   }
   int64_t table_index(int64_t t, int64_t s, int64_t c) const {
     const auto& w = p.weights;
@@ -185,6 +188,7 @@ void full_backward_reference(const FullBackward<T>& p) {
         for (int64_t c = 0; c < width; ++c) {
           T g = grad[i * width + c];
           if (final_ring != nullptr) g += final_ring[row.ring(i, c, width)];
+          if (row.masked(i)) g = 0;
           if (i >= row.first) {
             row.at(rows, i, c) = g;
           } else if (initial_ring != nullptr) {
