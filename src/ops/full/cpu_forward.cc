@@ -210,7 +210,7 @@ class Forward {
   }
 
   // What the next block of a column reads and writes lies in rows far apart: it is fetched ahead.
-  void prefetch(const Column& c, int64_t position) const {
+  HWY_INLINE void prefetch(const Column& c, int64_t position) const {
     const Sequence& x = *c.sequence;
     const Panel& panel = panels[c.panel];
     for (int64_t s = std::max(position, x.first); s < std::min(position + kRowBlock, x.end()); ++s) {

@@ -79,7 +79,8 @@ class Sources {
     return LoadSome(d, v.data + x.batch * v.batch_stride + (x.token + s - x.first) * v.time_stride + c.begin, c.count);
   }
 
-  void prefetch(const Sequence& x, const Panel& c, int64_t s) const {
+  // Inlined: GCC drops calls of a function that only prefetches.
+  HWY_INLINE void prefetch(const Sequence& x, const Panel& c, int64_t s) const {
     const int64_t row = x.token + s - x.first;
     hwy::Prefetch(k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c));
     hwy::Prefetch(v.data + x.batch * v.batch_stride + row * v.time_stride + c.begin);
