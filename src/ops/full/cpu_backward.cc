@@ -57,16 +57,16 @@ class Backward {
     const int64_t exponent_count = sets.empty() ? 0 : sets.back().exponents + sets.back().rows;
     const int64_t target_size = panel_count * sequences.target_rows * kVectors;
     const int64_t source_size = wants_weights ? panel_count * sequences.source_rows * kVectors : 0;
-    const int64_t target_scales = panel_count * sequences.target_chunks * kVectors;
-    const int64_t source_scales = wants_weights ? panel_count * sequences.source_chunks * kVectors : 0;
+    const int64_t scale_size = panel_count * sequences.target_chunks * kEntryScale<D>;
+    const int64_t source_scale_size = wants_weights ? panel_count * sequences.source_chunks * kEntryScale<D> : 0;
     Workspace workspace(
-        Scratch::padded<T>(target_size) + Scratch::padded<T>(source_size) + Scratch::padded<T>(target_scales) +
-        Scratch::padded<T>(source_scales) + Scratch::padded<T>(panel_count * sequences.target_chunks * kLanes) +
+        Scratch::padded<T>(target_size) + Scratch::padded<T>(source_size) + Scratch::padded<T>(scale_size) +
+        Scratch::padded<T>(source_scale_size) + Scratch::padded<T>(panel_count * sequences.target_chunks * kLanes) +
         Scratch::padded<T>(exponent_count) + Scratch::padded<uint8_t>(panel_count * sequences.target_chunks));
     targets = workspace.take<T>(target_size);
     source_entries = workspace.take<T>(source_size);
-    target_exponents = workspace.take<T>(target_scales);
-    source_exponents = workspace.take<T>(source_scales);
+    target_scales = workspace.take<T>(scale_size);
+    source_scales = workspace.take<T>(source_scale_size);
     reach = workspace.take<T>(panel_count * sequences.target_chunks * kLanes);
     exponents = workspace.take<T>(exponent_count);
     redone = workspace.take<uint8_t>(panel_count * sequences.target_chunks);
@@ -82,14 +82,14 @@ class Backward {
   T* targets_of(const Sequence& x, int64_t panel) const {
     return targets + (panel * sequences.target_rows + x.target_rows) * kVectors;
   }
-  T* target_exponents_of(const Sequence& x, int64_t panel) const {
-    return target_exponents + (panel * sequences.target_chunks + x.target_chunks) * kVectors;
+  T* target_scale_of(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return target_scales + (panel * sequences.target_chunks + x.target_chunks + chunk) * kEntryScale<D>;
   }
   T* sources_of(const Sequence& x, int64_t panel) const {
     return source_entries + (panel * sequences.source_rows + x.source_rows) * kVectors;
   }
-  T* source_exponents_of(const Sequence& x, int64_t panel) const {
-    return source_exponents + (panel * sequences.source_chunks + x.source_chunks) * kVectors;
+  T* source_scale_of(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return source_scales + (panel * sequences.source_chunks + x.source_chunks + chunk) * kEntryScale<D>;
   }
   T* reach_of(const Sequence& x, int64_t panel) const {
     return reach + (panel * sequences.target_chunks + x.target_chunks) * kLanes;
@@ -165,7 +165,7 @@ class Backward {
         if (pieces[i].is_source) {
           const int64_t begin = chunk * kChunk;
           PackEntries(d, std::min(kChunk, x.sources - begin), sources_of(x, j) + begin * kVectors,
-                      source_exponents_of(x, j) + chunk * kVectors, room,
+                      source_scale_of(x, j, chunk), room,
                       [&](int64_t s) { return sources.entry(x, c, begin + s); });
         } else {
           pack_targets(x, j, chunk, exponents_of(set_of(pieces[i].sequence, j)), room);
@@ -183,7 +183,7 @@ class Backward {
     V lowest = hn::Neg(floor);
     uint8_t any_redone = 0;
     PackEntries(d, rows.second - begin, targets_of(x, panel) + (begin - x.first) * kVectors,
-                target_exponents_of(x, panel) + chunk * kVectors, room, [&](int64_t i) {
+                target_scale_of(x, panel, chunk), room, [&](int64_t i) {
                   V grad_q;
                   const Target t = target(x, c, begin + i, grad_q);
                   if (shape.gate != Gate::kNone) {
@@ -313,11 +313,10 @@ class Backward {
       for (const Column& c : active) {
         const auto [low, high] = rows_of(*c.x, chunk);
         if (low >= high) continue;
-        const T* scale = target_exponents_of(*c.x, c.panel) + chunk * kVectors;
         const int64_t first = shape.causal ? (kChunk - c.count) / kRowBlock * kRowBlock : 0;
         c.sums.add(tile + 2 * (low - row), first, shape.causal ? kChunk : c.count,
-                   targets_of(*c.x, c.panel) + (low - c.x->first) * kVectors, high - low, hn::Load(d, scale),
-                   hn::Load(d, scale + kLanes), block);
+                   targets_of(*c.x, c.panel) + (low - c.x->first) * kVectors, high - low,
+                   target_scale_of(*c.x, c.panel, chunk), block);
         if (c.extra != nullptr) add_redone(tiles, c, chunk, begin, exact);
       }
     }
@@ -363,9 +362,20 @@ class Backward {
           const V under = hn::Sub(hn::Set(d, weight_exponents[t]), target_at.exponent);
           return entry_of(target_at, under, hn::Or(target_at.redone, hn::Eq(target_at.a, zero)));
         };
+        PackedEntries<T> packed;
+        const int64_t t = begin + kChunk - 1 - at;  // of the block's first row
+        if (t < c.x->end() && t - kRowBlock + 1 >= c.x->first) {
+          packed = {targets_of(*c.x, c.panel) + (t - c.x->first) * kVectors, -kVectors,
+                    target_scale_of(*c.x, c.panel, task.chunk)};
+        }
         // The block may begin before the column's sources: nothing was walked there.
-        c.sums.walk(tile, at, first, kChunk, block, take,
-                    [&](int64_t o, V a, V b, V e0, V e1) { end_source(c, kChunk - 1 - o, a, b, e0, e1); });
+        c.sums.walk(tile, at, first, kChunk, block, packed, take,
+                    [&](int64_t o, int64_t n, const T* rows_sums, V e0, V e1) {
+                      for (int64_t i = 0; i < n; ++i, rows_sums += kVectors) {
+                        end_source(c, kChunk - 1 - o - i, hn::Load(d, rows_sums), hn::Load(d, rows_sums + kLanes), e0,
+                                   e1);
+                      }
+                    });
       }
     }
   }
@@ -654,8 +664,8 @@ class Backward {
   };
   HWY_INLINE Scales scales(const Sequence& x, int64_t panel, int64_t chunk, int64_t source_chunk) const {
     const D d;
-    const T* target_scale = target_exponents_of(x, panel) + chunk * kVectors;
-    const T* source_scale = source_exponents_of(x, panel) + source_chunk * kVectors;
+    const T* target_scale = target_scale_of(x, panel, chunk);
+    const T* source_scale = source_scale_of(x, panel, source_chunk);
     const V key_exponent = hn::Load(d, source_scale);
     const V low = hn::Load(d, reach_of(x, panel) + chunk * kLanes);
     return {hn::Add(hn::Load(d, target_scale), hn::Load(d, source_scale + kLanes)),
@@ -781,8 +791,8 @@ class Backward {
   int64_t saved_stride;
   T* targets = nullptr;           // [panels][targets of all sequences][2 vectors]
   T* source_entries = nullptr;    // [panels][sources of all sequences][2 vectors]
-  T* target_exponents = nullptr;  // [panels][chunks of all sequences][2 vectors]
-  T* source_exponents = nullptr;
+  T* target_scales = nullptr;     // [panels][chunks of all sequences][kEntryScale]
+  T* source_scales = nullptr;
   T* reach = nullptr;  // [panels][chunks][vector]: the lowest exponent that a target of the chunk saw its keys under
   T* exponents = nullptr;     // [rows of all sets]: W
   uint8_t* redone = nullptr;  // [panels][chunks]: whether the forward redid a row

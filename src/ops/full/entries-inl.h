@@ -79,8 +79,8 @@ class Sources {
     return LoadSome(d, v.data + x.batch * v.batch_stride + (x.token + s - x.first) * v.time_stride + c.begin, c.count);
   }
 
-  // Inlined: GCC drops calls of a function that only prefetches.
   HWY_INLINE void prefetch(const Sequence& x, const Panel& c, int64_t s) const {
+    if (s < x.first || s >= x.end()) return;
     const int64_t row = x.token + s - x.first;
     hwy::Prefetch(k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c));
     hwy::Prefetch(v.data + x.batch * v.batch_stride + row * v.time_stride + c.begin);
@@ -103,10 +103,10 @@ class Sources {
   bool key_per_head;
 };
 
-// Writes the entries that get(i) gives, i in [0, n), under their largest exponents: to [n][2 vectors], exponents
-// [2 vectors]. `scratch` holds n times 2 vectors.
+// Writes the entries that get(i) gives, i in [0, n), under their largest exponents: to [n][2 vectors], scale
+// [kEntryScale]. `scratch` holds n times 2 vectors.
 template <class D, class Get, typename T = hn::TFromD<D>>
-HWY_INLINE void PackEntries(D d, int64_t n, T* to, T* exponents, T* scratch, const Get& get) {
+HWY_INLINE void PackEntries(D d, int64_t n, T* to, T* scale, T* scratch, const Get& get) {
   using V = hn::Vec<D>;
   constexpr int64_t kLanes = hn::MaxLanes(D());
   V e0 = hn::Set(d, kExponentFloor<T>);
@@ -120,14 +120,24 @@ HWY_INLINE void PackEntries(D d, int64_t n, T* to, T* exponents, T* scratch, con
     hn::Store(x.n0, d, scratch + i * 2 * kLanes);
     hn::Store(x.n1, d, scratch + i * 2 * kLanes + kLanes);
   }
-  hn::Store(e0, d, exponents);
-  hn::Store(e1, d, exponents + kLanes);
+  V smallest0 = hn::Set(d, kNoMagnitude<T>);
+  V smallest1 = smallest0;
+  const auto scaled = [&](T* x, const T* exponent, V e, V smallest) HWY_ATTR {
+    const V unscaled = hn::Load(d, x);
+    const V value = hn::Mul(unscaled, Pow2(d, hn::Sub(hn::Load(d, exponent), e)));
+    hn::Store(value, d, x);
+    const V magnitude = hn::Abs(value);
+    const auto less = hn::And(hn::Lt(magnitude, smallest), hn::Ne(unscaled, hn::Zero(d)));
+    return hn::IfThenElse(less, magnitude, smallest);
+  };
   for (int64_t i = 0; i < 2 * n; i += 2) {
-    T* x = to + i * kLanes;
-    const T* exponent = scratch + i * kLanes;
-    hn::Store(hn::Mul(hn::Load(d, x), Pow2(d, hn::Sub(hn::Load(d, exponent), e0))), d, x);
-    hn::Store(hn::Mul(hn::Load(d, x + kLanes), Pow2(d, hn::Sub(hn::Load(d, exponent + kLanes), e1))), d, x + kLanes);
+    smallest0 = scaled(to + i * kLanes, scratch + i * kLanes, e0, smallest0);
+    smallest1 = scaled(to + (i + 1) * kLanes, scratch + (i + 1) * kLanes, e1, smallest1);
   }
+  hn::Store(e0, d, scale);
+  hn::Store(e1, d, scale + kLanes);
+  hn::Store(smallest0, d, scale + 2 * kLanes);
+  hn::Store(smallest1, d, scale + 3 * kLanes);
 }
 
 // D = den 2^exponent, N = num 2^exponent of one row, from p and n of every pair.
