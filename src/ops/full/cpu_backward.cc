@@ -155,7 +155,6 @@ class Backward {
       for (int64_t i = 0; wants_sources && i < chunks_of(x.sources); ++i) pieces.push_back({b, i, true});
     }
     parallel.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-      const D d;
       const Sequence& x = sequences.all[pieces[i].sequence];
       const int64_t chunk = pieces[i].chunk;
       Scratch scratch(Scratch::padded<T>(kChunk * kVectors));
@@ -164,9 +163,8 @@ class Backward {
         const Panel& c = panels[j];
         if (pieces[i].is_source) {
           const int64_t begin = chunk * kChunk;
-          PackEntries(d, std::min(kChunk, x.sources - begin), sources_of(x, j) + begin * kVectors,
-                      source_scale_of(x, j, chunk), room,
-                      [&](int64_t s) { return sources.entry(x, c, begin + s); });
+          sources.pack(x, c, begin, std::min(kChunk, x.sources - begin), sources_of(x, j) + begin * kVectors,
+                       source_scale_of(x, j, chunk));
         } else {
           pack_targets(x, j, chunk, exponents_of(set_of(pieces[i].sequence, j)), room);
         }
@@ -182,23 +180,36 @@ class Backward {
     const V floor = hn::Set(d, kExponentFloor<T>);
     V lowest = hn::Neg(floor);
     uint8_t any_redone = 0;
-    PackEntries(d, rows.second - begin, targets_of(x, panel) + (begin - x.first) * kVectors,
-                target_scale_of(x, panel, chunk), room, [&](int64_t i) {
-                  V grad_q;
-                  const Target t = target(x, c, begin + i, grad_q);
-                  if (shape.gate != Gate::kNone) {
-                    StoreSome(grad_q, d,
-                              p.grad_q.data + x.batch * p.grad_q.batch_stride +
-                                  (x.token + begin + i - x.first) * p.grad_q.time_stride + c.begin,
-                              c.count);
-                  }
-                  if (!hn::AllFalse(d, t.redone)) any_redone = 1;
-                  // Of a row that is not redone: -S, S the exponent that its keys were summed under.
-                  const V under = hn::Sub(hn::Set(d, weight_exponents[begin + i]), t.exponent);
-                  const auto absent = hn::Or(t.redone, hn::Eq(t.a, hn::Zero(d)));
-                  lowest = hn::IfThenElse(absent, lowest, hn::Min(lowest, hn::Neg(under)));
-                  return entry_of(t, under, absent);
-                });
+    T* to = targets_of(x, panel) + (begin - x.first) * kVectors;
+    const int64_t n = rows.second - begin;
+    ExponentRange<D> range;
+    for (int64_t i = 0; i < n; ++i) {
+      V grad_q;
+      const Target t = target(x, c, begin + i, grad_q);
+      if (shape.gate != Gate::kNone) {
+        StoreSome(grad_q, d,
+                  p.grad_q.data + x.batch * p.grad_q.batch_stride +
+                      (x.token + begin + i - x.first) * p.grad_q.time_stride + c.begin,
+                  c.count);
+      }
+      if (!hn::AllFalse(d, t.redone)) any_redone = 1;
+      // Of a row that is not redone: -S, S the exponent that its keys were summed under.
+      const V under = hn::Sub(hn::Set(d, weight_exponents[begin + i]), t.exponent);
+      const auto absent = hn::Or(t.redone, hn::Eq(t.a, hn::Zero(d)));
+      lowest = hn::IfThenElse(absent, lowest, hn::Min(lowest, hn::Neg(under)));
+      const Entry<D> e = entry_of(t, under, absent);
+      range.include(e.n0, e.n1, hn::Eq(e.x0, hn::Zero(d)), hn::Eq(e.x1, hn::Zero(d)));
+      hn::Store(e.x0, d, to + i * kVectors);
+      hn::Store(e.x1, d, to + i * kVectors + kLanes);
+      hn::Store(e.n0, d, room + i * kVectors);
+      hn::Store(e.n1, d, room + i * kVectors + kLanes);
+    }
+    range.store(target_scale_of(x, panel, chunk));
+    for (int64_t i = 0; i < n * kVectors; i += kVectors) {
+      const Entry<D> e = {hn::Load(d, to + i), hn::Load(d, to + i + kLanes), hn::Load(d, room + i),
+                          hn::Load(d, room + i + kLanes)};
+      StoreEntry(d, e, range.most0, range.most1, to + i);
+    }
     hn::Store(lowest, d, reach_of(x, panel) + chunk * kLanes);
     redone_of(x, panel)[chunk] = any_redone;
   }
@@ -240,10 +251,7 @@ class Backward {
         }
       }
     }
-    const auto dealt = deal(std::move(tasks), parallel.threads);
-    parallel.run(static_cast<int64_t>(dealt.size()), [&](int64_t i) {
-      for (const FullTask& task : dealt[i]) sum_task(task);
-    });
+    run_tasks(parallel, std::move(tasks), [&](const FullTask& task) { sum_task(task); });
   }
 
   void sum_task(const FullTask& task) const {
@@ -310,13 +318,16 @@ class Backward {
       const int64_t row = chunk * kChunk;
       const TileRange at = {row, std::min(kChunk, rows_end - row), begin, most};
       tiles.pack_sources(at, weight_exponents + row, false, shape.causal, tile);
-      for (const Column& c : active) {
+      for (size_t i = 0; i < active.size(); ++i) {
+        const Column& c = active[i];
         const auto [low, high] = rows_of(*c.x, chunk);
         if (low >= high) continue;
         const int64_t first = shape.causal ? (kChunk - c.count) / kRowBlock * kRowBlock : 0;
+        const Column& next = active[(i + 1) % active.size()];
         c.sums.add(tile + 2 * (low - row), first, shape.causal ? kChunk : c.count,
                    targets_of(*c.x, c.panel) + (low - c.x->first) * kVectors, high - low,
-                   target_scale_of(*c.x, c.panel, chunk), block);
+                   target_scale_of(*c.x, c.panel, chunk),
+                   targets_of(*next.x, next.panel) + (rows_of(*next.x, chunk).first - next.x->first) * kVectors, block);
         if (c.extra != nullptr) add_redone(tiles, c, chunk, begin, exact);
       }
     }
@@ -369,13 +380,12 @@ class Backward {
                     target_scale_of(*c.x, c.panel, task.chunk)};
         }
         // The block may begin before the column's sources: nothing was walked there.
-        c.sums.walk(tile, at, first, kChunk, block, packed, take,
-                    [&](int64_t o, int64_t n, const T* rows_sums, V e0, V e1) {
-                      for (int64_t i = 0; i < n; ++i, rows_sums += kVectors) {
-                        end_source(c, kChunk - 1 - o - i, hn::Load(d, rows_sums), hn::Load(d, rows_sums + kLanes), e0,
-                                   e1);
-                      }
-                    });
+        c.sums.walk(
+            tile, at, first, kChunk, block, packed, take, [&](int64_t o, int64_t n, const T* rows_sums, V e0, V e1) {
+              for (int64_t i = 0; i < n; ++i, rows_sums += kVectors) {
+                end_source(c, kChunk - 1 - o - i, hn::Load(d, rows_sums), hn::Load(d, rows_sums + kLanes), e0, e1);
+              }
+            });
       }
     }
   }
@@ -508,14 +518,11 @@ class Backward {
     }
     std::vector<T> stripes(stripe_size);
     clear_gradient();
-    const auto dealt = deal(std::move(tasks), parallel.threads);
-    parallel.run(static_cast<int64_t>(dealt.size()), [&](int64_t i) {
-      for (const FullTask& task : dealt[i]) {
-        const Matrix& m = sizes[task.set];
-        T* stripe = factors ? stripes.data() + m.stripes_at + task.chunk * m.rows * padded : nullptr;
-        for (int64_t j = task.chunk; j < chunks_of(m.columns); j += factors ? kStripes : chunks_of(m.columns)) {
-          for (const WeightSet* set : matrices[task.set]) weights_task(*set, j, stripe, padded);
-        }
+    run_tasks(parallel, std::move(tasks), [&](const FullTask& task) {
+      const Matrix& m = sizes[task.set];
+      T* stripe = factors ? stripes.data() + m.stripes_at + task.chunk * m.rows * padded : nullptr;
+      for (int64_t j = task.chunk; j < chunks_of(m.columns); j += factors ? kStripes : chunks_of(m.columns)) {
+        for (const WeightSet* set : matrices[task.set]) weights_task(*set, j, stripe, padded);
       }
     });
     if (!factors || p.grad_weights.u == nullptr) return;
@@ -789,9 +796,9 @@ class Backward {
   std::vector<WeightSet> sets;
   Sources<D, E> sources;
   int64_t saved_stride;
-  T* targets = nullptr;           // [panels][targets of all sequences][2 vectors]
-  T* source_entries = nullptr;    // [panels][sources of all sequences][2 vectors]
-  T* target_scales = nullptr;     // [panels][chunks of all sequences][kEntryScale]
+  T* targets = nullptr;         // [panels][targets of all sequences][2 vectors]
+  T* source_entries = nullptr;  // [panels][sources of all sequences][2 vectors]
+  T* target_scales = nullptr;   // [panels][chunks of all sequences][kEntryScale]
   T* source_scales = nullptr;
   T* reach = nullptr;  // [panels][chunks][vector]: the lowest exponent that a target of the chunk saw its keys under
   T* exponents = nullptr;     // [rows of all sets]: W

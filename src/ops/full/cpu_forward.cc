@@ -61,10 +61,7 @@ class Forward {
 
     std::vector<FullTask> tasks;
     for (int64_t i = 0; i < static_cast<int64_t>(sets.size()); ++i) add_tasks(i, tasks);
-    const auto dealt = deal(std::move(tasks), parallel.threads);
-    parallel.run(static_cast<int64_t>(dealt.size()), [&](int64_t i) {
-      for (const FullTask& task : dealt[i]) run_task(task);
-    });
+    run_tasks(parallel, std::move(tasks), [&](const FullTask& task) { run_task(task); });
   }
 
  private:
@@ -89,9 +86,8 @@ class Forward {
     return entry_scales + (panel * sequences.source_chunks + x.source_chunks + chunk) * kEntryScale<D>;
   }
 
-  // Every source's entry, chunk by chunk. Rows of a panel lie far apart: they are fetched some ahead.
+  // Every source's entry, chunk by chunk.
   void pack_sources() {
-    constexpr int64_t kAhead = 8;
     std::vector<std::pair<int64_t, int64_t>> pieces;
     for (size_t b = 0; b < sequences.all.size(); ++b) {
       for (int64_t chunk = 0; chunk < chunks_of(sequences.all[b].sources); ++chunk) {
@@ -99,19 +95,12 @@ class Forward {
       }
     }
     parallel.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-      const D d;
       const Sequence& x = sequences.all[pieces[i].first];
       const int64_t chunk = pieces[i].second;
       const int64_t begin = chunk * kChunk;
-      Scratch scratch(Scratch::padded<T>(kChunk * 2 * kLanes));
-      T* room = scratch.take<T>(kChunk * 2 * kLanes);
       for (int64_t j = 0; j < static_cast<int64_t>(panels.size()); ++j) {
-        PackEntries(d, std::min(kChunk, x.sources - begin), entries_of(x, j) + begin * 2 * kLanes,
-                    scale_of(x, j, chunk), room,
-                    [&](int64_t s) HWY_ATTR {
-                      sources.prefetch(x, panels[j], begin + s + kAhead);
-                      return sources.entry(x, panels[j], begin + s);
-                    });
+        sources.pack(x, panels[j], begin, std::min(kChunk, x.sources - begin), entries_of(x, j) + begin * 2 * kLanes,
+                     scale_of(x, j, chunk));
       }
     });
   }
@@ -172,10 +161,14 @@ class Forward {
     for (int64_t chunk = 0; chunk < before; ++chunk) {
       const int64_t source = chunk * kChunk;
       tiles.pack_targets({begin, rows, source, std::min(kChunk, seen - source)}, row_exponents, room.tile);
-      for (const Column& c : active) {
+      for (size_t i = 0; i < active.size(); ++i) {
+        const Column& c = active[i];
+        const Column& next = active[(i + 1) % active.size()];
+        const T* from = entries_of(*next.sequence, next.panel) + source * 2 * kLanes;
         c.sums.add(room.tile, c.first / kRowBlock * kRowBlock, c.last,
                    entries_of(*c.sequence, c.panel) + source * 2 * kLanes,
-                   std::min(kChunk, c.sequence->sources - source), scale_of(*c.sequence, c.panel, chunk), room.block);
+                   std::min(kChunk, c.sequence->sources - source), scale_of(*c.sequence, c.panel, chunk),
+                   i + 1 < active.size() ? from : from + kChunk * 2 * kLanes, room.block);
       }
     }
     if (shape.causal) tiles.pack_targets({begin, rows, begin, rows}, row_exponents, room.tile);

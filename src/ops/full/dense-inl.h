@@ -16,8 +16,8 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
@@ -118,8 +118,9 @@ HWY_NOINLINE void MultiplyOnto(D d, const T* HWY_RESTRICT a, const T* HWY_RESTRI
   });
 }
 
-// A block of rows on the diagonal: out[r] = at[r] keep + sum_k a[r,k] b[k] + sum_(j <= r) a[r,n+j] e[j], b [n][2 vectors]
-// ending where `at` begins, e[j] = from[j stride] take, which replaces at[j]. scales: keep, take, [2 vectors] each.
+// A block of rows on the diagonal: out[r] = at[r] keep + sum_k a[r,k] b[k] + sum_(j <= r) a[r,n+j] e[j], b [n][2
+// vectors] ending where `at` begins, e[j] = from[j stride] take, which replaces at[j]. scales: keep, take, [2 vectors]
+// each.
 template <class D, typename T = hn::TFromD<D>>
 HWY_NOINLINE void MultiplyDiagonal(D d, const T* HWY_RESTRICT a, int64_t n, T* at, const T* HWY_RESTRICT from,
                                    int64_t stride, const T* HWY_RESTRICT scales, T* HWY_RESTRICT out) {
@@ -174,12 +175,8 @@ struct Entry {
   V x0, x1, n0, n1;
 };
 
-// Stands for the smallest of no magnitudes.
-template <typename T>
-constexpr T kNoMagnitude = std::numeric_limits<T>::max();
-
-// What is kept of a packed chunk of entries, in elements: the exponents that it is stored under and the smallest
-// magnitudes in it besides 0, [2 vectors] each.
+// What is kept of a packed chunk of entries, in elements: the largest exponents, which it is stored under, and the
+// smallest, [2 vectors] each.
 template <class D>
 constexpr int64_t kEntryScale = 4 * hn::MaxLanes(D());
 
@@ -218,9 +215,10 @@ struct Sums {
     std::fill(sums + first_row * 2 * kLanes, sums + last_row * 2 * kLanes, T(0));
   }
 
-  // Adds a packed tile times `n` entries of the given scale; rows in whole blocks.
+  // Adds a packed tile times `n` entries of the given scale; rows in whole blocks. `next`, from where as many will
+  // be read after these, is fetched meanwhile.
   void add(const T* tile, int64_t first_row, int64_t last_row, const T* entries, int64_t n, const T* scale,
-           T* block) const {
+           const T* next, T* block) const {
     HWY_ALIGN T scales[4 * kLanes];
     for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
       const V old = hn::Load(d, exponents + i);
@@ -230,15 +228,17 @@ struct Sums {
       hn::Store(Pow2(d, hn::Sub(old, now)), d, scales + i);
       hn::Store(Pow2(d, hn::Sub(e, now)), d, scales + 2 * kLanes + i);
     }
-    for (int64_t row = first_row; row < last_row; row += kRowBlock) {
+    const int64_t per_block = (n * kRowBlock + last_row - first_row - 1) / (last_row - first_row) * 2 * kLanes;
+    for (int64_t row = first_row; row < last_row; row += kRowBlock, next += per_block) {
+      for (int64_t i = 0; i < per_block; i += kLanes) hwy::Prefetch(next + i);
       MultiplyOnto(d, tile + row / 2 * kPairStride, entries, n, scales, block, sums + row * 2 * kLanes);
     }
   }
 
   // Along the diagonal: row o sees the entries up to and including o, and its exponents hang on those alone. Walks the
   // block of rows at `at`, after start_walk() and the blocks before it; rows [first, last) end here: finish(o, n, sums,
-  // e0, e1) for n rows of sums [n][2 vectors] that share exponents. The entries, which take the place of the rows' sums,
-  // come from `packed` if no exponent moves and none of them lost a bit: then that is what take(o), the entry of
+  // e0, e1) for n rows of sums [n][2 vectors] that share exponents. The entries, which take the place of the rows'
+  // sums, come from `packed` if no exponent moves and none of them lost a bit: then that is what take(o), the entry of
   // o in [0, last), gives one by one.
   template <class Take, class Finish>
   void walk(const T* tile, int64_t at, int64_t first, int64_t last, T* block, const PackedEntries<T>& packed,
@@ -271,14 +271,13 @@ struct Sums {
  private:
   bool fits(const PackedEntries<T>& packed) const {
     if (packed.data == nullptr) return false;
-    // Far from where a power of two is rounded to 0, however the entry came about.
-    const V least = hn::Set(d, sizeof(T) == 4 ? T(0x1p-100) : T(0x1p-1000));
+    // Half way to where a power of two is rounded to 0.
+    const V lowest = hn::Set(d, -FloatFormat<T>::kBias / 2);
     for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
-      const V down = hn::Sub(hn::Load(d, packed.scale + i), hn::Load(d, exponents + i));
-      const V smallest = hn::Load(d, packed.scale + 2 * kLanes + i);
-      const auto exact = hn::Or(hn::Ge(hn::Mul(smallest, Pow2(d, down)), least),
-                                hn::Eq(smallest, hn::Set(d, kNoMagnitude<T>)));
-      if (!hn::AllTrue(d, hn::And(hn::Le(down, hn::Zero(d)), exact))) return false;
+      const V own = hn::Load(d, exponents + i);
+      const V most = hn::Load(d, packed.scale + i);
+      const V least = hn::Load(d, packed.scale + 2 * kLanes + i);
+      if (!hn::AllTrue(d, hn::And(hn::Le(most, own), hn::Ge(hn::Sub(least, own), lowest)))) return false;
     }
     return true;
   }

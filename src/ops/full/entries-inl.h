@@ -38,12 +38,48 @@ HWY_INLINE V ModestExponentOf(D d, V x) {
   return hn::Min(hn::Max(ExponentOf(d, x), hn::Neg(most)), most);
 }
 
+// Writes an entry under the exponents e0, e1: to [2 vectors].
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void StoreEntry(D d, const Entry<D>& x, V e0, V e1, hn::TFromD<D>* to) {
+  hn::Store(hn::Mul(x.x0, Pow2(d, hn::Sub(x.n0, e0))), d, to);
+  hn::Store(hn::Mul(x.x1, Pow2(d, hn::Sub(x.n1, e1))), d, to + hn::MaxLanes(d));
+}
+
+// Largest and smallest exponents of entries, zeros left out of the smallest: what kEntryScale holds.
+template <class D>
+struct ExponentRange {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
+
+  HWY_INLINE ExponentRange() {
+    most0 = most1 = hn::Set(D(), kExponentFloor<T>);
+    least0 = least1 = hn::Set(D(), -kExponentFloor<T>);
+  }
+  HWY_INLINE void include(V n0, V n1, hn::Mask<D> is_zero0, hn::Mask<D> is_zero1) {
+    most0 = Larger(n0, most0);
+    most1 = Larger(n1, most1);
+    least0 = hn::IfThenElse(hn::AndNot(is_zero0, hn::Lt(n0, least0)), n0, least0);
+    least1 = hn::IfThenElse(hn::AndNot(is_zero1, hn::Lt(n1, least1)), n1, least1);
+  }
+  HWY_INLINE void store(T* scale) const {
+    const D d;
+    hn::Store(most0, d, scale);
+    hn::Store(most1, d, scale + kLanes);
+    hn::Store(least0, d, scale + 2 * kLanes);
+    hn::Store(least1, d, scale + 3 * kLanes);
+  }
+
+  V most0, most1, least0, least1;
+};
+
 // Keys and values of the sources, wherever they lie.
 template <class D, typename E>
 class Sources {
  public:
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
 
   template <typename Params>
   explicit Sources(const Params& p)
@@ -94,6 +130,25 @@ class Sources {
     return {e.p, hn::Mul(e.p, hn::Mul(source_value, Pow2(d, hn::Neg(exponent)))), e.n, hn::Add(e.n, exponent)};
   }
 
+  // Writes the entries of sources [begin, begin + n) under their largest exponents: to [n][2 vectors], scale
+  // [kEntryScale]. Rows lie far apart and are fetched some ahead.
+  void pack(const Sequence& x, const Panel& c, int64_t begin, int64_t n, T* to, T* scale) const {
+    constexpr int64_t kAhead = 16;
+    ExponentRange<D> range;
+    for (int64_t s = begin; s < begin + n; ++s) {
+      prefetch(x, c, s + kAhead);
+      const V source_key = key(x, c, s);
+      const V source_value = MaskAbsent(d, source_key, value(x, c, s));
+      const V exponent = Split(d, source_key).n;
+      range.include(exponent, hn::Add(exponent, ModestExponentOf(d, source_value)),
+                    hn::Lt(source_key, hn::Set(d, -kKeyLimit<T>)), hn::Eq(source_value, hn::Zero(d)));
+    }
+    range.store(scale);
+    for (int64_t s = begin; s < begin + n; ++s, to += 2 * kLanes) {
+      StoreEntry(d, entry(x, c, s), range.most0, range.most1, to);
+    }
+  }
+
   D d;
   const FullShape& shape;
   Rows<const E> k, v;
@@ -102,43 +157,6 @@ class Sources {
   const T* ring_value;
   bool key_per_head;
 };
-
-// Writes the entries that get(i) gives, i in [0, n), under their largest exponents: to [n][2 vectors], scale
-// [kEntryScale]. `scratch` holds n times 2 vectors.
-template <class D, class Get, typename T = hn::TFromD<D>>
-HWY_INLINE void PackEntries(D d, int64_t n, T* to, T* scale, T* scratch, const Get& get) {
-  using V = hn::Vec<D>;
-  constexpr int64_t kLanes = hn::MaxLanes(D());
-  V e0 = hn::Set(d, kExponentFloor<T>);
-  V e1 = e0;
-  for (int64_t i = 0; i < n; ++i) {
-    const Entry<D> x = get(i);
-    e0 = Larger(x.n0, e0);
-    e1 = Larger(x.n1, e1);
-    hn::Store(x.x0, d, to + i * 2 * kLanes);
-    hn::Store(x.x1, d, to + i * 2 * kLanes + kLanes);
-    hn::Store(x.n0, d, scratch + i * 2 * kLanes);
-    hn::Store(x.n1, d, scratch + i * 2 * kLanes + kLanes);
-  }
-  V smallest0 = hn::Set(d, kNoMagnitude<T>);
-  V smallest1 = smallest0;
-  const auto scaled = [&](T* x, const T* exponent, V e, V smallest) HWY_ATTR {
-    const V unscaled = hn::Load(d, x);
-    const V value = hn::Mul(unscaled, Pow2(d, hn::Sub(hn::Load(d, exponent), e)));
-    hn::Store(value, d, x);
-    const V magnitude = hn::Abs(value);
-    const auto less = hn::And(hn::Lt(magnitude, smallest), hn::Ne(unscaled, hn::Zero(d)));
-    return hn::IfThenElse(less, magnitude, smallest);
-  };
-  for (int64_t i = 0; i < 2 * n; i += 2) {
-    smallest0 = scaled(to + i * kLanes, scratch + i * kLanes, e0, smallest0);
-    smallest1 = scaled(to + (i + 1) * kLanes, scratch + (i + 1) * kLanes, e1, smallest1);
-  }
-  hn::Store(e0, d, scale);
-  hn::Store(e1, d, scale + kLanes);
-  hn::Store(smallest0, d, scale + 2 * kLanes);
-  hn::Store(smallest1, d, scale + 3 * kLanes);
-}
 
 // D = den 2^exponent, N = num 2^exponent of one row, from p and n of every pair.
 template <class V>
