@@ -61,7 +61,7 @@ class ErrorRule {
       pool.in_ulp.kernel.add(error / unit, location);
       pool.absolute.kernel.add(error, location);
       pool.absolute.unit_max = std::max(pool.absolute.unit_max, unit);
-      pool.absolute.unit_squares += unit * unit;
+      pool.absolute.unit_squares += static_cast<long double>(unit) * unit;
       pool.in_ulp.unit_max = 1;
       pool.in_ulp.unit_squares += 1;
       if (!std::isfinite(plain[i])) continue;
@@ -104,21 +104,21 @@ class ErrorRule {
  private:
   struct Errors {
     double max = 0;
-    double squares = 0;
+    long double squares = 0;  // of the errors of numbers near 1e-300, too
     int64_t count = 0;
     std::string worst;
     template <typename Location>
     void add(double error, Location location) {
-      squares += error * error;
+      squares += static_cast<long double>(error) * error;
       ++count;
       if (error > max) max = error, worst = location();
     }
-    double rms() const { return count == 0 ? 0 : std::sqrt(squares / count); }
+    double rms() const { return count == 0 ? 0 : double(std::sqrt(squares / count)); }
   };
   struct Measure {
     Errors kernel, plain;
     double unit_max = 0;
-    double unit_squares = 0;
+    long double unit_squares = 0;
   };
   struct Pool {
     Measure in_ulp, absolute;
@@ -133,7 +133,7 @@ class ErrorRule {
   }
 
   static void judge_root_mean_square(const std::string& key, const char* measure, const Measure& m, double times) {
-    const double unit_rms = m.kernel.count == 0 ? 0 : std::sqrt(m.unit_squares / m.kernel.count);
+    const double unit_rms = m.kernel.count == 0 ? 0 : double(std::sqrt(m.unit_squares / m.kernel.count));
     EXPECT_LE(m.kernel.rms(), std::max(times * m.plain.rms(), 2 * unit_rms))
         << key << ": root mean square error, " << measure << ": kernel " << m.kernel.rms() << ", plain "
         << m.plain.rms() << ", over " << m.kernel.count << " elements; worst: " << m.kernel.worst;

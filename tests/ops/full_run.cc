@@ -7,26 +7,20 @@
 #include <limits>
 #include <memory>
 
-#include "ops/common/gate_reference.h"
 #include "tests/ops/element.h"
 #include "tests/ops/poisoned.h"
 
 namespace aft::ops::test {
 namespace {
 
-bool per_head(Weights w) {
-  return w == Weights::kTablePerHead || w == Weights::kTablePerBatchAndHead || w == Weights::kFactorsPerHead;
-}
-bool per_batch(Weights w) { return w == Weights::kTablePerBatch || w == Weights::kTablePerBatchAndHead; }
-
 // Dense weights, T const or not.
 template <typename T, typename Data>
 PairWeights<T> weights_of(const FullInputs<Data>& in, T* table, T* u, T* w) {
   PairWeights<T> x;
-  const int64_t heads = per_head(in.weights) ? in.shape.heads : 1;
+  const int64_t heads = in.weight_heads();
   x.rows = in.rows;
   x.columns = in.columns;
-  if (in.weights == Weights::kFactors || in.weights == Weights::kFactorsPerHead) {
+  if (in.has_factors()) {
     static std::remove_const_t<T> none{};  // factors of no width have no elements, but are there
     x.u = u != nullptr ? u : &none;
     x.v = w != nullptr ? w : &none;
@@ -38,7 +32,7 @@ PairWeights<T> weights_of(const FullInputs<Data>& in, T* table, T* u, T* w) {
   x.table = table;
   x.row_stride = in.columns;
   x.head_stride = heads > 1 ? in.rows * in.columns : 0;
-  x.batch_stride = per_batch(in.weights) ? heads * in.rows * in.columns : 0;
+  x.batch_stride = in.per_batch() ? heads * in.rows * in.columns : 0;
   return x;
 }
 
@@ -295,106 +289,6 @@ FullOutputs<T> run_full_reference(const FullInputs<T>& in) {
   return out;
 }
 
-std::array<std::vector<double>, kFullOutputs> largest_summands(const FullInputs<double>& in) {
-  const FullShape& s = in.shape;
-  std::array<std::vector<double>, kFullOutputs> big;
-  const FullOutputs<double> sizes = run_full_reference(in);
-  for (int i = 0; i < kFullOutputs; ++i) big[i].assign(sizes.of[i].size(), 0);
-  const PairWeights<const double> w = weights_of<const double>(in, in.table.data(), in.u.data(), in.w.data());
-  const auto raise = [&](FullOutput o, int64_t i, double x) {
-    if (std::isfinite(x)) big[o][i] = std::max(big[o][i], std::abs(x));
-  };
-  const double absent = -std::numeric_limits<double>::infinity();
-  for (int64_t b = 0; b < s.batch; ++b) {
-    const bool packed = !in.cu_seqlens.empty();
-    const int64_t token = packed ? in.cu_seqlens[b] : b * s.targets;
-    const int64_t source_token = packed ? token : b * s.sources;
-    const int64_t first = in.initial.position.empty() ? 0 : in.initial.position[b];
-    const int64_t targets = packed ? in.cu_seqlens[b + 1] - token : s.targets;
-    const int64_t sources = s.causal ? first + targets : packed ? targets : s.sources;
-    for (int64_t c = 0; c < s.channels; ++c) {
-      const int64_t h = c / (s.channels / s.heads);
-      const int64_t kc = s.key_channels == s.channels ? c : h;
-      const auto ring = [&](int64_t i, int64_t width, int64_t channel) {
-        return (b * s.capacity + i) * width + channel;
-      };
-      for (int64_t t = first; t < first + targets; ++t) {
-        const int64_t end = s.causal ? t + 1 : sources;
-        std::vector<double> x(end), value(end);
-        double max = absent;
-        for (int64_t i = 0; i < end; ++i) {
-          double weight = 0;
-          if (w.u != nullptr) {
-            for (int64_t f = 0; f < w.width; ++f) {
-              weight += w.u[h * w.u_head_stride + t * w.width + f] * w.v[h * w.v_head_stride + i * w.width + f];
-            }
-          } else {
-            weight = w.table[(packed ? 0 : b) * w.batch_stride + h * w.head_stride + t * w.row_stride + i];
-          }
-          double key = 0;
-          if (i < first) {
-            key = in.initial.ring_key[ring(i, s.key_channels, kc)];
-            value[i] = in.initial.ring_value[ring(i, s.channels, c)];
-          } else {
-            const int64_t row = source_token + i - first;
-            key = !in.mask.empty() && in.mask[row] == 0 ? absent : in.k[row * s.key_channels + kc];
-            value[i] = in.v[row * s.channels + c];
-          }
-          x[i] = key == absent || weight == absent ? absent : key + weight;
-          max = std::max(max, x[i]);
-        }
-        if (max == absent) continue;
-        double den = 0, num = 0;
-        for (int64_t i = 0; i < end; ++i) den += std::exp(x[i] - max);
-        for (int64_t i = 0; i < end; ++i) num += x[i] == absent ? 0 : std::exp(x[i] - max) * value[i];
-        const double ratio = num / den;
-        const int64_t at = (token + t - first) * s.channels + c;
-        const double gate = s.gate == Gate::kNone ? 1 : gate_value(s.gate, in.q[at]);
-        const double g = in.grad_y[at] * gate;
-        for (int64_t i = 0; i < end; ++i) {
-          if (x[i] == absent) continue;
-          const double a = std::exp(x[i] - max) / den;
-          raise(kFullY, at, gate * a * value[i]);
-          if (s.gate != Gate::kNone) raise(kFullGradQ, at, in.grad_y[at] * gate_slope(s.gate, in.q[at]) * a * value[i]);
-          const double key_grad = std::max(std::abs(a * g * value[i]), std::abs(a * g * ratio));
-          const int64_t row = source_token + i - first;
-          if (i < first) {
-            raise(kFullGradRingKey, ring(i, s.key_channels, kc), key_grad);
-            raise(kFullGradRingValue, ring(i, s.channels, c), a * g);
-          } else {
-            raise(kFullGradK, row * s.key_channels + kc, key_grad);
-            raise(kFullGradV, row * s.channels + c, a * g);
-          }
-          if (w.u == nullptr) {
-            raise(kFullGradTable, (packed ? 0 : b) * w.batch_stride + h * w.head_stride + t * w.row_stride + i,
-                  key_grad);
-          }
-          for (int64_t f = 0; f < w.width && w.u != nullptr; ++f) {
-            const int64_t at_u = h * w.u_head_stride + t * w.width + f;
-            const int64_t at_w = h * w.v_head_stride + i * w.width + f;
-            raise(kFullGradU, at_u, key_grad * w.v[at_w]);
-            raise(kFullGradW, at_w, key_grad * w.u[at_u]);
-          }
-        }
-      }
-      // The gradient of the final ring is one more summand.
-      for (int64_t i = 0; i < sources && in.has_final; ++i) {
-        const double key = in.grad_final.ring_key[ring(i, s.key_channels, kc)];
-        const double value = in.grad_final.ring_value[ring(i, s.channels, c)];
-        const int64_t row = source_token + i - first;
-        if (i < first) {
-          raise(kFullGradRingKey, ring(i, s.key_channels, kc), key);
-          raise(kFullGradRingValue, ring(i, s.channels, c), value);
-        } else {
-          raise(kFullGradK, row * s.key_channels + kc, key);
-          raise(kFullGradV, row * s.channels + c, value);
-        }
-      }
-    }
-  }
-  return big;
-}
-
 template <typename T>
 FullInputs<T> slice_time(const FullInputs<T>& in, int64_t begin, int64_t end, const StateData<T>& state) {
   const FullShape& s = in.shape;
@@ -443,7 +337,7 @@ FullInputs<T> slice_batch(const FullInputs<T>& in, int64_t b) {
   out.k = part(in.k, b * s.sources * s.key_channels, s.sources * s.key_channels);
   out.v = part(in.v, b * s.sources * s.channels, s.sources * s.channels);
   out.mask = part(in.mask, b * s.sources, s.sources);
-  if (per_batch(in.weights)) {
+  if (in.per_batch()) {
     const int64_t size = static_cast<int64_t>(in.table.size()) / s.batch;
     out.table = part(in.table, b * size, size);
   }
@@ -474,7 +368,6 @@ AFT_INSTANTIATE(double)
 AFT_INSTANTIATE(BFloat16)
 AFT_INSTANTIATE(Float16)
 #undef AFT_INSTANTIATE
-template FullOutputs<float> run_full_reference(const FullInputs<float>&);
 template FullOutputs<double> run_full_reference(const FullInputs<double>&);
 template FullOutputs<long double> run_full_reference(const FullInputs<long double>&);
 template FullInputs<float> slice_time(const FullInputs<float>&, int64_t, int64_t, const StateData<float>&);

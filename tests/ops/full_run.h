@@ -56,6 +56,20 @@ struct FullInputs {
   StateData<T> grad_final;  // ring_key, ring_value
 
   int64_t tensor_rows() const { return cu_seqlens.empty() ? shape.batch : 1; }
+  bool has_factors() const { return weights == Weights::kFactors || weights == Weights::kFactorsPerHead; }
+  bool per_batch() const { return weights == Weights::kTablePerBatch || weights == Weights::kTablePerBatchAndHead; }
+  /// Heads that have weights of their own.
+  int64_t weight_heads() const {
+    const bool per_head = weights == Weights::kTablePerHead || weights == Weights::kTablePerBatchAndHead ||
+                          weights == Weights::kFactorsPerHead;
+    return per_head ? shape.heads : 1;
+  }
+  int64_t table_index(int64_t b, int64_t h, int64_t target, int64_t source) const {
+    const int64_t matrix = (per_batch() ? b * weight_heads() : 0) + (weight_heads() > 1 ? h : 0);
+    return (matrix * rows + target) * columns + source;
+  }
+  int64_t u_index(int64_t h, int64_t target, int64_t f) const { return (h * rows + target) * width + f; }
+  int64_t w_index(int64_t h, int64_t source, int64_t f) const { return (h * columns + source) * width + f; }
 };
 
 enum FullOutput {
@@ -100,12 +114,20 @@ FullOutputs<Accumulate<E>> run_full(const FullInputs<Accumulate<E>>& in, const F
 template <typename E>
 FullOutputs<Accumulate<E>> run_full_steps(const FullInputs<Accumulate<E>>& in, const FullOptions& options = {});
 
-/// T: float (the plain computation), double or long double.
+/// T: double or long double.
 template <typename T>
 FullOutputs<T> run_full_reference(const FullInputs<T>& in);
 
-/// The largest summand of each element of each output.
-std::array<std::vector<double>, kFullOutputs> largest_summands(const FullInputs<double>& in);
+/// The plain computation (window_plain.h says what that is), the state left out. Factors give a dense w, and take their
+/// gradients from a dense dw.
+template <typename E>
+struct FullPlain {
+  FullOutputs<Accumulate<E>> outputs;
+  std::array<std::vector<double>, kFullOutputs> largest_summand;  // of every output element
+};
+
+template <typename E>
+FullPlain<E> run_full_plain(const FullInputs<Accumulate<E>>& in);
 
 /// Positions [begin, end) of every row, starting from `state`.
 template <typename T>

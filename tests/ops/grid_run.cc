@@ -7,6 +7,7 @@
 
 #include "tests/ops/element.h"
 #include "tests/ops/poisoned.h"
+#include "tests/ops/window_plain.h"
 #include "tests/ops/window_run.h"
 
 namespace aft::ops::test {
@@ -195,9 +196,7 @@ GridPlain<E> run_grid_plain(const GridInputs<E>& in) {
     plain.largest_summand[o].assign(sizes[o], 0.0);
   }
   const auto accumulate = [&](GridOutput o, int64_t i, T summand) {
-    plain.outputs.of[o][i] += summand;
-    double& largest = plain.largest_summand[o][i];
-    largest = std::max(largest, std::abs(double(summand)));
+    add(plain.outputs.of[o][i], plain.largest_summand[o][i], summand);
   };
   const int64_t reach = (s.kernel - 1) / 2;
   std::vector<T> e(time);
@@ -225,20 +224,16 @@ GridPlain<E> run_grid_plain(const GridInputs<E>& in) {
           e[i] = e[i] == absent ? T(0) : std::exp(e[i] - max);
           if (e[i] == 0) continue;
           den += e[i];
-          const T summand = e[i] * in.v[(b * time + i) * s.channels + c];
-          num += summand;
-          big_num = std::max(big_num, std::abs(double(summand)));
+          add(num, big_num, e[i] * in.v[(b * time + i) * s.channels + c]);
         }
         const int64_t at = (b * time + t) * s.channels + c;
         const T ratio = num / den;
-        const T gate = s.gate == Gate::kSigmoid ? 1 / (1 + std::exp(-in.q[at]))
-                       : s.gate == Gate::kRelu  ? std::max(in.q[at], T(0))
-                                                : T(1);
+        const T gate = gated ? plain_gate(s.gate, in.q[at]) : T(1);
         plain.outputs.of[kGridY][at] = gate * ratio;
         plain.largest_summand[kGridY][at] = std::abs(gate) * big_num / den;
         T grad = in.grad_y[at];
         if (gated) {
-          const T slope = s.gate == Gate::kSigmoid ? gate * (1 - gate) : T(in.q[at] > 0);
+          const T slope = plain_slope(s.gate, in.q[at]);
           plain.outputs.of[kGridGradQ][at] = grad * ratio * slope;
           plain.largest_summand[kGridGradQ][at] = std::abs(double(grad) * slope) * big_num / den;
           grad *= gate;

@@ -84,9 +84,9 @@ WindowInputs<E> make_inputs(const WindowCase& c) {
       }
     }
   }
-  // Whole stretches too, and all that the first sequence sees if it has no state.
+  // Whole stretches too, and all of the first sequence.
   for (int64_t i = 0; c.masked && i < in.tokens(); ++i) {
-    in.key_mask.push_back((c.state || i >= in.time_of(0)) && i % 31 > 9 && r.chance(0.7));
+    in.key_mask.push_back(i >= in.time_of(0) && i % 31 > 9 && r.chance(0.7));
   }
   in.has_final = s.causal && (c.state || c.seed % 2 == 0);
   if (in.has_final) {

@@ -10,24 +10,6 @@
 namespace aft::ops::test {
 namespace {
 
-// One sum and its largest summand.
-template <typename T>
-void add(T& sum, double& largest, T summand) {
-  sum += summand;
-  largest = std::max(largest, std::abs(double(summand)));
-}
-
-template <typename T>
-T gate_of(Gate gate, T q) {
-  return gate == Gate::kSigmoid ? 1 / (1 + std::exp(-q)) : gate == Gate::kRelu ? std::max(q, T(0)) : T(1);
-}
-
-template <typename T>
-T slope_of(Gate gate, T q) {
-  const T g = gate_of(gate, q);
-  return gate == Gate::kSigmoid ? g * (1 - g) : T(q > 0);
-}
-
 // Row b of the batch: its sources are the state's sums, the ring, and the T positions of the call, dense.
 template <typename E>
 struct PlainRow {
@@ -137,12 +119,12 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
         }
         const int64_t at = (row.before + t) * s.channels + c;
         const T ratio = num / den;
-        const T gate = gated ? gate_of(s.gate, in.q[at]) : T(1);
+        const T gate = gated ? plain_gate(s.gate, in.q[at]) : T(1);
         out.of[kY][at] = gate * ratio;
         big.of[kY][at] = std::abs(gate) * big_num / den;
         T grad = in.grad_y[at];
         if (gated) {
-          const T slope = slope_of(s.gate, in.q[at]);
+          const T slope = plain_slope(s.gate, in.q[at]);
           out.of[kGradQ][at] = grad * ratio * slope;
           big.of[kGradQ][at] = std::abs(double(grad) * slope) * big_num / den;
           grad *= gate;

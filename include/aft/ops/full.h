@@ -108,8 +108,8 @@ void full_backward(const FullBackward<E>& p, const ParallelFor& parallel = {});
 template <typename E>
 void full_step(const FullStep<E>& p, const ParallelFor& parallel = {});
 
-/// The same mathematics straight from the equation in T: double, or long double as truth for double; float is the plain
-/// computation that errors are measured against. Slow, obvious, and separate from the kernels. `saved` is not used.
+/// The same mathematics straight from the equation in T (double, or long double as truth for double): slow, obvious,
+/// and separate from the kernels. `saved` is not used.
 template <typename T>
 void full_forward_reference(const FullForward<T>& p);
 template <typename T>

@@ -22,11 +22,11 @@ HWY_INLINE V Relu(D d, V q) {
   return hn::IfThenZeroElse(hn::Lt(q, hn::Zero(d)), q);
 }
 
-// gate = top / bottom, its slope = slope / bottom^2; for the sigmoid top <= 1 <= bottom <= 2: dividing once, nothing
-// can overflow on the way.
+// gate = top / (1 + rest), and its derivative; for the sigmoid top and rest <= 1. So num / den gate = num top / (den +
+// den rest), which divides once, cannot overflow on the way, and rounds den (1 + rest) once.
 template <class V>
 struct GateSlope {
-  V top, slope, bottom;
+  V top, rest, slope;
 };
 
 template <class D, class V = hn::Vec<D>>
@@ -36,19 +36,26 @@ HWY_INLINE GateSlope<V> EvaluateGate(D d, Gate gate, V q) {
   const V one = hn::Set(d, T(1));
   if (gate == Gate::kSigmoid) {
     const V z = ExpNegative(d, hn::Neg(hn::Abs(q)));
-    return {hn::IfThenElse(hn::Lt(q, zero), z, one), z, hn::Add(one, z)};
+    // z / (1 + z)^2 without the rounding of 1 + z, which the square would double.
+    const V square = hn::MulAdd(z, hn::Add(z, hn::Set(d, T(2))), one);
+    return {hn::IfThenElse(hn::Lt(q, zero), z, one), z, hn::Div(z, square)};
   }
   if (gate == Gate::kRelu) {
-    return {Relu(d, q), hn::IfThenElse(hn::Gt(q, zero), one, hn::IfThenZeroElse(hn::Le(q, zero), q)), one};
+    return {Relu(d, q), zero, hn::IfThenElse(hn::Gt(q, zero), one, hn::IfThenZeroElse(hn::Le(q, zero), q))};
   }
-  return {one, zero, one};
+  return {one, zero, zero};
+}
+
+// gate num / den.
+template <class V>
+HWY_INLINE V TimesGate(const GateSlope<V>& gate, V num, V den) {
+  return hn::Div(hn::Mul(num, gate.top), hn::MulAdd(den, gate.rest, den));
 }
 
 // gate(q) * num / den; 0 where den is 0: nothing was seen.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V GatedRatio(D d, Gate gate, V q, V num, V den) {
-  const GateSlope<V> g = EvaluateGate(d, gate, q);
-  return hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), hn::Div(hn::Mul(num, g.top), hn::Mul(den, g.bottom)));
+  return hn::IfThenZeroElse(hn::Eq(den, hn::Zero(d)), TimesGate(EvaluateGate(d, gate, q), num, den));
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE

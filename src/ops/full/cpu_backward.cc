@@ -120,7 +120,6 @@ class Backward {
   HWY_INLINE Target target(const Sequence& x, const Panel& c, int64_t t, V& grad_q) const {
     const D d;
     const V zero = hn::Zero(d);
-    const V one = hn::Set(d, T(1));
     const int64_t row = t - x.first;
     const int64_t in = x.token + row;
     const T* saved = p.saved + (x.target_rows + row) * shape.channels + c.begin;
@@ -132,10 +131,8 @@ class Backward {
                         ? zero
                         : LoadSome(d, p.q.data + x.batch * p.q.batch_stride + in * p.q.time_stride + c.begin, c.count);
     const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
-    const V gate_inverse = hn::Div(one, gate.bottom);
-    const V inverse = hn::IfThenZeroElse(hn::Eq(signed_den, zero), hn::Div(one, hn::Abs(signed_den)));
-    const V a = hn::Mul(hn::Mul(gy, hn::Mul(gate.top, gate_inverse)), inverse);
-    grad_q = hn::Mul(hn::Mul(gy, ratio), hn::Div(gate.slope, hn::Mul(gate.bottom, gate.bottom)));
+    const V a = hn::IfThenZeroElse(hn::Eq(signed_den, zero), TimesGate(gate, gy, hn::Abs(signed_den)));
+    grad_q = hn::Mul(hn::Mul(gy, ratio), gate.slope);
     const V b = hn::Mul(a, ratio);
     // What is not finite must not meet the weight 0 of a pair that is not seen.
     const auto finite = hn::And(hn::Eq(hn::Sub(a, a), zero), hn::Eq(hn::Sub(b, b), zero));
@@ -233,8 +230,10 @@ class Backward {
     int64_t panel;
     int64_t count;  // its sources within the chunk
     Sums<D> sums;
-    T* extra;  // [kChunk][2 vectors]: what redone rows add to dv and dk; null: none
+    T* extra;  // [kChunk][4 vectors]: what redone rows add to dv and dk, each with its error; null: none
   };
+
+  static constexpr int64_t kExtraSize = 2 * Sums<D>::kSize;
 
   void sum_over_targets() {
     std::vector<FullTask> tasks;
@@ -276,14 +275,14 @@ class Backward {
     Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<T>(kTileSize) +
                     Scratch::padded<T>(kRowBlock * kVectors) + Scratch::padded<T>(columns * Sums<D>::kSize) +
                     Scratch::padded<T>(columns * Sums<D>::kExponents) + Scratch::padded<Exact>(kChunk) +
-                    Scratch::padded<T>(extras * Sums<D>::kSize) + Scratch::padded<T>(sum_count() * kChunk));
+                    Scratch::padded<T>(extras * kExtraSize) + Scratch::padded<T>(sum_count() * kChunk));
     const Tiles<D> tiles(p.weights, set, shape.causal, scratch);
     T* tile = scratch.take<T>(kTileSize);
     T* block = scratch.take<T>(kRowBlock * kVectors);
     T* sums = scratch.take<T>(columns * Sums<D>::kSize);
     T* scales = scratch.take<T>(columns * Sums<D>::kExponents);
     Exact* exact = scratch.take<Exact>(kChunk);
-    T* extra = scratch.take<T>(extras * Sums<D>::kSize);
+    T* extra = scratch.take<T>(extras * kExtraSize);
     T* key_sums = scratch.take<T>(sum_count() * kChunk);
 
     std::vector<Column> active;
@@ -303,8 +302,8 @@ class Backward {
       column.sums.clear(0, kChunk);
       if (redone_in(x, column.panel)) {
         column.extra = extra;
-        std::fill_n(extra, Sums<D>::kSize, T(0));
-        extra += Sums<D>::kSize;
+        std::fill_n(extra, kExtraSize, T(0));
+        extra += kExtraSize;
       }
       most = std::max(most, column.count);
       rows_end = std::max(rows_end, x.end());
@@ -344,7 +343,7 @@ class Backward {
       }
     }
     const auto end_source = [&](const Column& c, int64_t i, V a, V b, V e0, V e1) {
-      write_source(c, begin + i, a, b, e0, e1, c.extra == nullptr ? nullptr : c.extra + i * kVectors,
+      write_source(c, begin + i, a, b, e0, e1, c.extra == nullptr ? nullptr : c.extra + 2 * i * kVectors,
                    key_sums + c.sequence % sum_count() * kChunk + i);
     };
     if (!shape.causal) {
@@ -406,7 +405,7 @@ class Backward {
     V dk = hn::Sub(hn::Mul(dv, value), ScaleBy(d, hn::Mul(e.p, b), hn::Add(e.n, e1)));
     if (extra != nullptr) {
       dv = hn::Add(dv, hn::Load(d, extra));
-      dk = hn::Add(dk, hn::Load(d, extra + kLanes));
+      dk = hn::Add(dk, hn::Load(d, extra + kVectors));
     }
     const bool in_ring = s < x.first;
     const int64_t ring = x.batch * shape.capacity + s;
@@ -453,6 +452,16 @@ class Backward {
     return {dv, hn::Sub(hn::Mul(dv, MaskAbsent(d, key, sources.value(x, c, s))), ratio_part)};
   }
 
+  // To a sum and its error, [2 vectors].
+  static HWY_INLINE void add_compensated(V term, T* to) {
+    const D d;
+    V sum = hn::Load(d, to);
+    V low = hn::Load(d, to + kLanes);
+    AddCompensated(term, hn::Set(d, T(1)), sum, low);
+    hn::Store(sum, d, to);
+    hn::Store(low, d, to + kLanes);
+  }
+
   // The redone targets of a chunk, source by source.
   void add_redone(const Tiles<D>& tiles, const Column& c, int64_t chunk, int64_t begin, Exact* exact) const {
     const D d;
@@ -467,9 +476,9 @@ class Backward {
       for (int64_t i = 0; i < seen; ++i) {
         if (exact[i].p == 0) continue;
         const auto [dv, dk] = pair_grad(*c.x, panels[c.panel], begin + i, exact[i], at);
-        T* to = c.extra + i * kVectors;
-        hn::Store(hn::Add(hn::Load(d, to), hn::IfThenElseZero(at.redone, dv)), d, to);
-        hn::Store(hn::Add(hn::Load(d, to + kLanes), hn::IfThenElseZero(at.redone, dk)), d, to + kLanes);
+        T* to = c.extra + 2 * i * kVectors;
+        add_compensated(hn::IfThenElseZero(at.redone, dv), to);
+        add_compensated(hn::IfThenElseZero(at.redone, dk), to + kVectors);
       }
     }
   }

@@ -246,10 +246,10 @@ class Forward {
       failed = hn::And(failed, hn::And(seen_any, hn::Gt(weight_exponent, floor)));
       if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo_enabled()) {
         redone += static_cast<int64_t>(hn::CountTrue(d, failed));
-        const ExactSum<V> sum = redo(tiles, room, set, x, panel, target + i);
+        const RunningSum<V> sum = redo(tiles, room, set, x, panel, target + i);
         den = hn::IfThenElse(failed, sum.den, den);
         num = hn::IfThenElse(failed, sum.num, num);
-        exponent = hn::IfThenElse(failed, sum.exponent, exponent);
+        exponent = hn::IfThenElse(failed, sum.max, exponent);
         difference = hn::IfThenZeroElse(failed, difference);
         sign = hn::IfThenElse(failed, hn::Neg(sign), sign);
       }
@@ -266,8 +266,8 @@ class Forward {
     }
   }
 
-  ExactSum<V> redo(const Tiles<D>& tiles, Room& room, const WeightSet& set, const Sequence& x, const Panel& panel,
-                   int64_t target) const {
+  RunningSum<V> redo(const Tiles<D>& tiles, Room& room, const WeightSet& set, const Sequence& x, const Panel& panel,
+                     int64_t target) const {
     const int64_t seen = shape.causal ? target + 1 : x.sources;
     if (room.exact_target != target) {
       tiles.exact_row(target, 0, shape.causal ? target + 1 : set.columns, room.exact);

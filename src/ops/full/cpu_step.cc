@@ -58,14 +58,7 @@ void StepTask(const FullStep<E>& p, const std::vector<Panel>& panels, int64_t b,
   for (int64_t s = 0; s <= position; ++s) {
     if (weights[s].p == 0) continue;
     for (int64_t j = first; j < last; ++j) {
-      const V key = sources.key(x, panels[j], s);
-      const SplitExp<V> e = Split(d, key);
-      const V term = hn::Mul(e.p, hn::Set(d, weights[s].p));
-      // An absent key must not move the maximum.
-      const V exponent = hn::IfThenElse(hn::Eq(term, hn::Zero(d)), hn::Set(d, 4 * kExponentFloor<T>),
-                                        hn::Add(e.n, hn::Set(d, weights[s].n)));
-      const V value = MaskAbsent(d, key, sources.value(x, panels[j], s));
-      AddTerm(d, sums[j - first], exponent, term, hn::Mul(term, value));
+      AddPair(d, sums[j - first], sources.key(x, panels[j], s), sources.value(x, panels[j], s), weights[s]);
     }
   }
   for (int64_t j = first; j < last; ++j) {

@@ -43,7 +43,7 @@ constexpr int64_t kPairStride = 2 * kChunk;
 constexpr int64_t kTileSize = kChunk * kChunk;
 
 // Entries summed without a break. Equal summands are rounded the same way at every step: a long sum of them drifts by a
-// part of n ulp (40 at n = 192), sums of short sums do not.
+// part of n ulp (tens at n = 192), sums of short sums do not.
 constexpr int64_t kSegment = 32;
 
 // end(sum), sum[r] = sum_k a[r,k] b[k], r in a block of rows of a packed tile, b [n][2 vectors]. `part`

@@ -158,36 +158,27 @@ class Sources {
   bool key_per_head;
 };
 
-// D = den 2^exponent, N = num 2^exponent of one row, from p and n of every pair.
-template <class V>
-struct ExactSum {
-  V den, num, exponent;
-};
-
-template <class D, typename E, class Exact>
-HWY_NOINLINE ExactSum<hn::Vec<D>> SumExactly(D d, const Sources<D, E>& sources, const Sequence& x, const Panel& c,
-                                             const Exact* weights, int64_t n) {
+// One pair more of a row's sums, whatever its exponent.
+template <class D, class Exact, class V = hn::Vec<D>>
+HWY_INLINE void AddPair(D d, RunningSum<V>& sum, V key, V value, const Exact& weight) {
   using T = hn::TFromD<D>;
-  using V = hn::Vec<D>;
-  V max = hn::Set(d, 4 * kExponentFloor<T>);
+  const SplitExp<V> e = Split(d, key);
+  const V term = hn::Mul(e.p, hn::Set(d, weight.p));
+  // An absent key must not move the maximum.
+  const V exponent =
+      hn::IfThenElse(hn::Eq(term, hn::Zero(d)), hn::Set(d, 4 * kExponentFloor<T>), hn::Add(e.n, hn::Set(d, weight.n)));
+  AddTerm(d, sum, exponent, term, hn::Mul(term, MaskAbsent(d, key, value)));
+}
+
+// D and N of one row, pair by pair.
+template <class D, typename E, class Exact>
+HWY_NOINLINE RunningSum<hn::Vec<D>> SumExactly(D d, const Sources<D, E>& sources, const Sequence& x, const Panel& c,
+                                               const Exact* weights, int64_t n) {
+  auto sum = StartSum(d, hn::Set(d, 4 * kExponentFloor<hn::TFromD<D>>));
   for (int64_t s = 0; s < n; ++s) {
-    if (weights[s].p == 0) continue;
-    const SplitExp<V> e = Split(d, sources.key(x, c, s));
-    const V exponent = hn::Add(e.n, hn::Set(d, weights[s].n));
-    max = hn::IfThenElse(hn::AndNot(hn::Eq(e.p, hn::Zero(d)), hn::Gt(exponent, max)), exponent, max);
+    if (weights[s].p != 0) AddPair(d, sum, sources.key(x, c, s), sources.value(x, c, s), weights[s]);
   }
-  V den = hn::Zero(d);
-  V num = den;
-  for (int64_t s = 0; s < n; ++s) {
-    if (weights[s].p == 0) continue;
-    const V key = sources.key(x, c, s);
-    const SplitExp<V> e = Split(d, key);
-    const V scale = Pow2(d, hn::Sub(hn::Add(e.n, hn::Set(d, weights[s].n)), max));
-    const V term = hn::Mul(hn::Mul(e.p, hn::Set(d, weights[s].p)), scale);
-    den = hn::Add(den, term);
-    num = hn::MulAdd(term, MaskAbsent(d, key, sources.value(x, c, s)), num);
-  }
-  return {den, num, max};
+  return sum;
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE

@@ -198,10 +198,8 @@ void full_backward_reference(const FullBackward<T>& p) {
   }
 }
 
-template void full_forward_reference<float>(const FullForward<float>&);
 template void full_forward_reference<double>(const FullForward<double>&);
 template void full_forward_reference<long double>(const FullForward<long double>&);
-template void full_backward_reference<float>(const FullBackward<float>&);
 template void full_backward_reference<double>(const FullBackward<double>&);
 template void full_backward_reference<long double>(const FullBackward<long double>&);
 

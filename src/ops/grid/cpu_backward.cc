@@ -100,15 +100,11 @@ class GridBackwardTask {
     const V g = panel.load(p.grad_y, b, t, j);
     const V query = gated ? panel.load(p.q, b, t, j) : hn::Zero(d);
     const GateSlope<V> gate = EvaluateGate(d, p.shape.gate, query);
-    const V one = hn::Set(d, T(1));
     const auto empty = hn::Eq(den, hn::Zero(d));
-    const V inverse = hn::IfThenZeroElse(empty, hn::Div(one, den));
-    const V gate_inverse = hn::Div(one, gate.bottom);
-    const V slope = hn::Mul(hn::Mul(gate.slope, gate_inverse), gate_inverse);
-    const V ratio = hn::Mul(num, inverse);
+    const V ratio = hn::IfThenZeroElse(empty, hn::Div(num, den));
     const V whole_ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Add(ratio, panel.centre), panel.from_x));
-    const V a = hn::Mul(hn::Mul(hn::Mul(g, to_g), hn::Mul(gate.top, gate_inverse)), inverse);
-    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, whole_ratio), slope)};
+    const V a = hn::IfThenZeroElse(empty, TimesGate(gate, hn::Mul(g, to_g), den));
+    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, whole_ratio), gate.slope)};
   }
 
   HWY_INLINE void write_query(int64_t b, int64_t t, int64_t j, V dq) const {

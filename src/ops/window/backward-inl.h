@@ -86,14 +86,10 @@ class BackwardTask {
     const V g = LoadSome(d, gy + t * p.grad_y.time_stride + at, count(j));
     const V query = grad_q == nullptr ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, count(j));
     const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
-    const V one = hn::Set(d, T(1));
     const auto empty = hn::Eq(den, hn::Zero(d));
-    const V inverse = hn::IfThenZeroElse(empty, hn::Div(one, den));
-    const V gate_inverse = hn::Div(one, gate.bottom);
-    const V ratio = hn::Mul(hn::Mul(num, inverse), value_scale);
-    const V a = hn::Mul(hn::Mul(g, hn::Mul(gate.top, gate_inverse)), inverse);
-    const V slope = hn::Mul(hn::Mul(gate.slope, gate_inverse), gate_inverse);
-    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, ratio), slope)};
+    const V ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Div(num, den), value_scale));
+    const V a = hn::IfThenZeroElse(empty, TimesGate(gate, g, den));
+    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, ratio), gate.slope)};
   }
 
   HWY_INLINE void write_query(int64_t t, int64_t j, V dq) const {
