@@ -7,6 +7,10 @@
 #include <new>
 #include <utility>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace aft::ops {
 namespace {
 
@@ -23,13 +27,19 @@ thread_local Buffer buffer;
 thread_local Buffer workspace;  // empty while a Workspace lives
 
 constexpr size_t kPage = 4096;
+constexpr size_t kHugePage = size_t{2} << 20;
 
-// At least `bytes`, in whole pages.
+// At least `bytes`, in whole pages; from a quarter of a MiB on in huge ones, where the system has them: with small ones
+// half the time of reading rows far apart goes into finding their pages.
 Buffer allocate(size_t bytes) {
   Buffer result;
-  const size_t rounded = (bytes + kPage - 1) / kPage * kPage;
-  result.data.reset(static_cast<std::byte*>(std::aligned_alloc(64, rounded)));
+  const size_t page = bytes >= kHugePage / 8 ? kHugePage : kPage;
+  const size_t rounded = (bytes + page - 1) / page * page;
+  result.data.reset(static_cast<std::byte*>(std::aligned_alloc(page, rounded)));
   if (result.data == nullptr) throw std::bad_alloc();
+#ifdef __linux__
+  if (page == kHugePage) madvise(result.data.get(), rounded, MADV_HUGEPAGE);
+#endif
   result.bytes = rounded;
   return result;
 }

@@ -59,16 +59,16 @@ class Backward {
     const int64_t exponent_count = sets.empty() ? 0 : sets.back().exponents + sets.back().rows;
     const int64_t target_size = panel_count * sequences.target_rows * kVectors;
     const int64_t source_size = wants_weights ? panel_count * sequences.source_rows * kVectors : 0;
-    const int64_t target_scales = panel_count * sequences.target_chunks * kVectors;
-    const int64_t source_scales = wants_weights ? panel_count * sequences.source_chunks * kVectors : 0;
+    const int64_t scale_size = panel_count * sequences.target_chunks * kEntryScale<D>;
+    const int64_t source_scale_size = wants_weights ? panel_count * sequences.source_chunks * kEntryScale<D> : 0;
     Workspace workspace(
-        Scratch::padded<T>(target_size) + Scratch::padded<T>(source_size) + Scratch::padded<T>(target_scales) +
-        Scratch::padded<T>(source_scales) + Scratch::padded<T>(panel_count * sequences.target_chunks * kLanes) +
+        Scratch::padded<T>(target_size) + Scratch::padded<T>(source_size) + Scratch::padded<T>(scale_size) +
+        Scratch::padded<T>(source_scale_size) + Scratch::padded<T>(panel_count * sequences.target_chunks * kLanes) +
         Scratch::padded<T>(exponent_count) + Scratch::padded<uint8_t>(panel_count * sequences.target_chunks));
     targets = workspace.take<T>(target_size);
     source_entries = workspace.take<T>(source_size);
-    target_exponents = workspace.take<T>(target_scales);
-    source_exponents = workspace.take<T>(source_scales);
+    target_scales = workspace.take<T>(scale_size);
+    source_scales = workspace.take<T>(source_scale_size);
     reach = workspace.take<T>(panel_count * sequences.target_chunks * kLanes);
     exponents = workspace.take<T>(exponent_count);
     redone = workspace.take<uint8_t>(panel_count * sequences.target_chunks);
@@ -84,14 +84,14 @@ class Backward {
   T* targets_of(const Sequence& x, int64_t panel) const {
     return targets + (panel * sequences.target_rows + x.target_rows) * kVectors;
   }
-  T* target_exponents_of(const Sequence& x, int64_t panel) const {
-    return target_exponents + (panel * sequences.target_chunks + x.target_chunks) * kVectors;
+  T* target_scale_of(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return target_scales + (panel * sequences.target_chunks + x.target_chunks + chunk) * kEntryScale<D>;
   }
   T* sources_of(const Sequence& x, int64_t panel) const {
     return source_entries + (panel * sequences.source_rows + x.source_rows) * kVectors;
   }
-  T* source_exponents_of(const Sequence& x, int64_t panel) const {
-    return source_exponents + (panel * sequences.source_chunks + x.source_chunks) * kVectors;
+  T* source_scale_of(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return source_scales + (panel * sequences.source_chunks + x.source_chunks + chunk) * kEntryScale<D>;
   }
   T* reach_of(const Sequence& x, int64_t panel) const {
     return reach + (panel * sequences.target_chunks + x.target_chunks) * kLanes;
@@ -154,7 +154,6 @@ class Backward {
       for (int64_t i = 0; wants_sources && i < chunks_of(x.sources); ++i) pieces.push_back({b, i, true});
     }
     parallel.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-      const D d;
       const Sequence& x = sequences.all[pieces[i].sequence];
       const int64_t chunk = pieces[i].chunk;
       Scratch scratch(Scratch::padded<T>(kChunk * kVectors));
@@ -163,9 +162,8 @@ class Backward {
         const Panel& c = panels[j];
         if (pieces[i].is_source) {
           const int64_t begin = chunk * kChunk;
-          PackEntries(d, std::min(kChunk, x.sources - begin), sources_of(x, j) + begin * kVectors,
-                      source_exponents_of(x, j) + chunk * kVectors, room,
-                      [&](int64_t s) { return sources.entry(x, c, begin + s); });
+          sources.pack(x, c, begin, std::min(kChunk, x.sources - begin), sources_of(x, j) + begin * kVectors,
+                       source_scale_of(x, j, chunk));
         } else {
           pack_targets(x, j, chunk, exponents_of(set_of(pieces[i].sequence, j)), room);
         }
@@ -181,23 +179,36 @@ class Backward {
     const V floor = hn::Set(d, kExponentFloor<T>);
     V lowest = hn::Neg(floor);
     uint8_t any_redone = 0;
-    PackEntries(d, rows.second - begin, targets_of(x, panel) + (begin - x.first) * kVectors,
-                target_exponents_of(x, panel) + chunk * kVectors, room, [&](int64_t i) {
-                  V grad_q;
-                  const Target t = target(x, c, begin + i, grad_q);
-                  if (shape.gate != Gate::kNone) {
-                    StoreSome(grad_q, d,
-                              p.grad_q.data + x.batch * p.grad_q.batch_stride +
-                                  (x.token + begin + i - x.first) * p.grad_q.time_stride + c.begin,
-                              c.count);
-                  }
-                  if (!hn::AllFalse(d, t.redone)) any_redone = 1;
-                  // Of a row that is not redone: -S, S the exponent that its keys were summed under.
-                  const V under = hn::Sub(hn::Set(d, weight_exponents[begin + i]), t.exponent);
-                  const auto absent = hn::Or(t.redone, hn::Eq(t.a, hn::Zero(d)));
-                  lowest = hn::IfThenElse(absent, lowest, hn::Min(lowest, hn::Neg(under)));
-                  return entry_of(t, under, absent);
-                });
+    T* to = targets_of(x, panel) + (begin - x.first) * kVectors;
+    const int64_t n = rows.second - begin;
+    ExponentRange<D> range;
+    for (int64_t i = 0; i < n; ++i) {
+      V grad_q;
+      const Target t = target(x, c, begin + i, grad_q);
+      if (shape.gate != Gate::kNone) {
+        StoreSome(grad_q, d,
+                  p.grad_q.data + x.batch * p.grad_q.batch_stride +
+                      (x.token + begin + i - x.first) * p.grad_q.time_stride + c.begin,
+                  c.count);
+      }
+      if (!hn::AllFalse(d, t.redone)) any_redone = 1;
+      // Of a row that is not redone: -S, S the exponent that its keys were summed under.
+      const V under = hn::Sub(hn::Set(d, weight_exponents[begin + i]), t.exponent);
+      const auto absent = hn::Or(t.redone, hn::Eq(t.a, hn::Zero(d)));
+      lowest = hn::IfThenElse(absent, lowest, hn::Min(lowest, hn::Neg(under)));
+      const Entry<D> e = entry_of(t, under, absent);
+      range.include(e.n0, e.n1, hn::Eq(e.x0, hn::Zero(d)), hn::Eq(e.x1, hn::Zero(d)));
+      hn::Store(e.x0, d, to + i * kVectors);
+      hn::Store(e.x1, d, to + i * kVectors + kLanes);
+      hn::Store(e.n0, d, room + i * kVectors);
+      hn::Store(e.n1, d, room + i * kVectors + kLanes);
+    }
+    range.store(target_scale_of(x, panel, chunk));
+    for (int64_t i = 0; i < n * kVectors; i += kVectors) {
+      const Entry<D> e = {hn::Load(d, to + i), hn::Load(d, to + i + kLanes), hn::Load(d, room + i),
+                          hn::Load(d, room + i + kLanes)};
+      StoreEntry(d, e, range.most0, range.most1, to + i);
+    }
     hn::Store(lowest, d, reach_of(x, panel) + chunk * kLanes);
     redone_of(x, panel)[chunk] = any_redone;
   }
@@ -241,10 +252,7 @@ class Backward {
         }
       }
     }
-    const auto dealt = deal(std::move(tasks), parallel.threads);
-    parallel.run(static_cast<int64_t>(dealt.size()), [&](int64_t i) {
-      for (const FullTask& task : dealt[i]) sum_task(task);
-    });
+    run_tasks(parallel, std::move(tasks), [&](const FullTask& task) { sum_task(task); });
   }
 
   void sum_task(const FullTask& task) const {
@@ -311,14 +319,16 @@ class Backward {
       const int64_t row = chunk * kChunk;
       const TileRange at = {row, std::min(kChunk, rows_end - row), begin, most};
       tiles.pack_sources(at, weight_exponents + row, false, shape.causal, tile);
-      for (const Column& c : active) {
+      for (size_t i = 0; i < active.size(); ++i) {
+        const Column& c = active[i];
         const auto [low, high] = rows_of(*c.x, chunk);
         if (low >= high) continue;
-        const T* scale = target_exponents_of(*c.x, c.panel) + chunk * kVectors;
         const int64_t first = shape.causal ? (kChunk - c.count) / kRowBlock * kRowBlock : 0;
+        const Column& next = active[(i + 1) % active.size()];
         c.sums.add(tile + 2 * (low - row), first, shape.causal ? kChunk : c.count,
-                   targets_of(*c.x, c.panel) + (low - c.x->first) * kVectors, high - low, hn::Load(d, scale),
-                   hn::Load(d, scale + kLanes), block);
+                   targets_of(*c.x, c.panel) + (low - c.x->first) * kVectors, high - low,
+                   target_scale_of(*c.x, c.panel, chunk),
+                   targets_of(*next.x, next.panel) + (rows_of(*next.x, chunk).first - next.x->first) * kVectors, block);
         if (c.extra != nullptr) add_redone(tiles, c, chunk, begin, exact);
       }
     }
@@ -364,9 +374,19 @@ class Backward {
           const V under = hn::Sub(hn::Set(d, weight_exponents[t]), target_at.exponent);
           return entry_of(target_at, under, hn::Or(target_at.redone, hn::Eq(target_at.a, zero)));
         };
+        PackedEntries<T> packed;
+        const int64_t t = begin + kChunk - 1 - at;  // of the block's first row
+        if (t < c.x->end() && t - kRowBlock + 1 >= c.x->first) {
+          packed = {targets_of(*c.x, c.panel) + (t - c.x->first) * kVectors, -kVectors,
+                    target_scale_of(*c.x, c.panel, task.chunk)};
+        }
         // The block may begin before the column's sources: nothing was walked there.
-        c.sums.walk(tile, at, first, kChunk, block, take,
-                    [&](int64_t o, V a, V b, V e0, V e1) { end_source(c, kChunk - 1 - o, a, b, e0, e1); });
+        c.sums.walk(
+            tile, at, first, kChunk, block, packed, take, [&](int64_t o, int64_t n, const T* rows_sums, V e0, V e1) {
+              for (int64_t i = 0; i < n; ++i, rows_sums += kVectors) {
+                end_source(c, kChunk - 1 - o - i, hn::Load(d, rows_sums), hn::Load(d, rows_sums + kLanes), e0, e1);
+              }
+            });
       }
     }
   }
@@ -509,14 +529,11 @@ class Backward {
     }
     std::vector<T> stripes(stripe_size);
     clear_gradient();
-    const auto dealt = deal(std::move(tasks), parallel.threads);
-    parallel.run(static_cast<int64_t>(dealt.size()), [&](int64_t i) {
-      for (const FullTask& task : dealt[i]) {
-        const Matrix& m = sizes[task.set];
-        T* stripe = factors ? stripes.data() + m.stripes_at + task.chunk * m.rows * padded : nullptr;
-        for (int64_t j = task.chunk; j < chunks_of(m.columns); j += factors ? kStripes : chunks_of(m.columns)) {
-          for (const WeightSet* set : matrices[task.set]) weights_task(*set, j, stripe, padded);
-        }
+    run_tasks(parallel, std::move(tasks), [&](const FullTask& task) {
+      const Matrix& m = sizes[task.set];
+      T* stripe = factors ? stripes.data() + m.stripes_at + task.chunk * m.rows * padded : nullptr;
+      for (int64_t j = task.chunk; j < chunks_of(m.columns); j += factors ? kStripes : chunks_of(m.columns)) {
+        for (const WeightSet* set : matrices[task.set]) weights_task(*set, j, stripe, padded);
       }
     });
     if (!factors || p.grad_weights.u == nullptr) return;
@@ -665,8 +682,8 @@ class Backward {
   };
   HWY_INLINE Scales scales(const Sequence& x, int64_t panel, int64_t chunk, int64_t source_chunk) const {
     const D d;
-    const T* target_scale = target_exponents_of(x, panel) + chunk * kVectors;
-    const T* source_scale = source_exponents_of(x, panel) + source_chunk * kVectors;
+    const T* target_scale = target_scale_of(x, panel, chunk);
+    const T* source_scale = source_scale_of(x, panel, source_chunk);
     const V key_exponent = hn::Load(d, source_scale);
     const V low = hn::Load(d, reach_of(x, panel) + chunk * kLanes);
     return {hn::Add(hn::Load(d, target_scale), hn::Load(d, source_scale + kLanes)),
@@ -790,10 +807,10 @@ class Backward {
   std::vector<WeightSet> sets;
   Sources<D, E> sources;
   int64_t saved_stride;
-  T* targets = nullptr;           // [panels][targets of all sequences][2 vectors]
-  T* source_entries = nullptr;    // [panels][sources of all sequences][2 vectors]
-  T* target_exponents = nullptr;  // [panels][chunks of all sequences][2 vectors]
-  T* source_exponents = nullptr;
+  T* targets = nullptr;         // [panels][targets of all sequences][2 vectors]
+  T* source_entries = nullptr;  // [panels][sources of all sequences][2 vectors]
+  T* target_scales = nullptr;   // [panels][chunks of all sequences][kEntryScale]
+  T* source_scales = nullptr;
   T* reach = nullptr;  // [panels][chunks][vector]: the lowest exponent that a target of the chunk saw its keys under
   T* exponents = nullptr;     // [rows of all sets]: W
   uint8_t* redone = nullptr;  // [panels][chunks]: whether the forward redid a row

@@ -50,21 +50,20 @@ class Forward {
   void run() {
     const auto panel_count = static_cast<int64_t>(panels.size());
     const int64_t exponent_count = sets.empty() ? 0 : sets.back().exponents + sets.back().rows;
-    Workspace workspace(Scratch::padded<T>(panel_count * sequences.source_rows * 2 * kLanes) +
-                        Scratch::padded<T>(panel_count * sequences.source_chunks * 2 * kLanes) +
+    // A block of rows may take entries past the last.
+    const int64_t entry_size = (panel_count * sequences.source_rows + kRowBlock) * 2 * kLanes;
+    const int64_t scale_size = panel_count * sequences.source_chunks * kEntryScale<D>;
+    Workspace workspace(Scratch::padded<T>(entry_size) + Scratch::padded<T>(scale_size) +
                         Scratch::padded<T>(exponent_count));
-    entries = workspace.take<T>(panel_count * sequences.source_rows * 2 * kLanes);
-    entry_exponents = workspace.take<T>(panel_count * sequences.source_chunks * 2 * kLanes);
+    entries = workspace.take<T>(entry_size);
+    entry_scales = workspace.take<T>(scale_size);
     exponents = workspace.take<T>(exponent_count);
     FindExponents(D(), p.weights, sets, shape.causal, exponents, parallel);
     pack_sources();
 
     std::vector<FullTask> tasks;
     for (int64_t i = 0; i < static_cast<int64_t>(sets.size()); ++i) add_tasks(i, tasks);
-    const auto dealt = deal(std::move(tasks), parallel.threads);
-    parallel.run(static_cast<int64_t>(dealt.size()), [&](int64_t i) {
-      for (const FullTask& task : dealt[i]) run_task(task);
-    });
+    run_tasks(parallel, std::move(tasks), [&](const FullTask& task) { run_task(task); });
   }
 
  private:
@@ -85,8 +84,8 @@ class Forward {
   T* entries_of(const Sequence& x, int64_t panel) const {
     return entries + (panel * sequences.source_rows + x.source_rows) * 2 * kLanes;
   }
-  T* exponents_of(const Sequence& x, int64_t panel) const {
-    return entry_exponents + (panel * sequences.source_chunks + x.source_chunks) * 2 * kLanes;
+  T* scale_of(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return entry_scales + (panel * sequences.source_chunks + x.source_chunks + chunk) * kEntryScale<D>;
   }
 
   // Every source's entry, chunk by chunk.
@@ -98,16 +97,12 @@ class Forward {
       }
     }
     parallel.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-      const D d;
       const Sequence& x = sequences.all[pieces[i].first];
       const int64_t chunk = pieces[i].second;
       const int64_t begin = chunk * kChunk;
-      Scratch scratch(Scratch::padded<T>(kChunk * 2 * kLanes));
-      T* room = scratch.take<T>(kChunk * 2 * kLanes);
       for (int64_t j = 0; j < static_cast<int64_t>(panels.size()); ++j) {
-        PackEntries(d, std::min(kChunk, x.sources - begin), entries_of(x, j) + begin * 2 * kLanes,
-                    exponents_of(x, j) + chunk * 2 * kLanes, room,
-                    [&](int64_t s) { return sources.entry(x, panels[j], begin + s); });
+        sources.pack(x, panels[j], begin, std::min(kChunk, x.sources - begin), entries_of(x, j) + begin * 2 * kLanes,
+                     scale_of(x, j, chunk));
       }
     });
   }
@@ -168,19 +163,21 @@ class Forward {
     for (int64_t chunk = 0; chunk < before; ++chunk) {
       const int64_t source = chunk * kChunk;
       tiles.pack_targets({begin, rows, source, std::min(kChunk, seen - source)}, row_exponents, room.tile);
-      for (const Column& c : active) {
-        const T* scale = exponents_of(*c.sequence, c.panel) + chunk * 2 * kLanes;
+      for (size_t i = 0; i < active.size(); ++i) {
+        const Column& c = active[i];
+        const Column& next = active[(i + 1) % active.size()];
+        const T* from = entries_of(*next.sequence, next.panel) + source * 2 * kLanes;
         c.sums.add(room.tile, c.first / kRowBlock * kRowBlock, c.last,
                    entries_of(*c.sequence, c.panel) + source * 2 * kLanes,
-                   std::min(kChunk, c.sequence->sources - source), hn::Load(d, scale), hn::Load(d, scale + kLanes),
-                   room.block);
+                   std::min(kChunk, c.sequence->sources - source), scale_of(*c.sequence, c.panel, chunk),
+                   i + 1 < active.size() ? from : from + kChunk * 2 * kLanes, room.block);
       }
     }
     if (shape.causal) tiles.pack_targets({begin, rows, begin, rows}, row_exponents, room.tile);
     int64_t redone = 0;
     int64_t total = 0;
-    const auto end_row = [&](const Column& c, int64_t o, V den, V num, V e0, V e1) {
-      finish(tiles, room, set, c, begin + o, row_exponents[o], den, num, e0, e1, redone);
+    const auto end_rows = [&](const Column& c, int64_t o, int64_t n, const T* rows_sums, V e0, V e1) {
+      finish(tiles, room, set, c, begin + o, n, row_exponents + o, rows_sums, e0, e1, redone);
     };
     for (const Column& c : active) {
       total += (c.last - c.first) * panels[c.panel].count;
@@ -188,12 +185,8 @@ class Forward {
         c.sums.start_walk();
         continue;
       }
-      const V e0 = hn::Load(d, c.sums.exponents);
-      const V e1 = hn::Load(d, c.sums.exponents + kLanes);
-      for (int64_t o = c.first; o < c.last; ++o) {
-        const T* at = c.sums.sums + o * 2 * kLanes;
-        end_row(c, o, hn::Load(d, at), hn::Load(d, at + kLanes), e0, e1);
-      }
+      end_rows(c, c.first, c.last - c.first, c.sums.sums + c.first * 2 * kLanes, hn::Load(d, c.sums.exponents),
+               hn::Load(d, c.sums.exponents + kLanes));
     }
     // Block by block and then column by column: neighbouring columns read neighbouring memory.
     for (int64_t at = 0; shape.causal && at < rows; at += kRowBlock) {
@@ -202,22 +195,27 @@ class Forward {
         prefetch(i + 1 < active.size() ? active[i + 1] : active[0],
                  i + 1 < active.size() ? begin + at : begin + at + kRowBlock);
         if (at >= c.last) continue;
+        const PackedEntries<T> packed = {entries_of(*c.sequence, c.panel) + (begin + at) * 2 * kLanes, 2 * kLanes,
+                                         scale_of(*c.sequence, c.panel, task.chunk)};
         c.sums.walk(
-            room.tile, at, c.first, c.last, room.block,
+            room.tile, at, c.first, c.last, room.block, packed,
             [&](int64_t o) { return sources.entry(*c.sequence, panels[c.panel], begin + o); },
-            [&](int64_t o, V den, V num, V e0, V e1) { end_row(c, o, den, num, e0, e1); });
+            [&](int64_t o, int64_t n, const T* rows_sums, V e0, V e1) { end_rows(c, o, n, rows_sums, e0, e1); });
       }
     }
     count_redone(RedoFamily::kFull, redone, total);
   }
 
-  // What the next block of a column reads and writes lies in rows far apart: it is fetched ahead.
-  void prefetch(const Column& c, int64_t position) const {
+  // What the next block of a column reads and writes lies in rows far apart: it is fetched ahead. Inlined: GCC drops
+  // calls of a function that only prefetches.
+  HWY_INLINE void prefetch(const Column& c, int64_t position) const {
     const Sequence& x = *c.sequence;
     const Panel& panel = panels[c.panel];
+    const T* packed = entries_of(x, c.panel);
     for (int64_t s = std::max(position, x.first); s < std::min(position + kRowBlock, x.end()); ++s) {
       const int64_t row = x.token + s - x.first;
-      sources.prefetch(x, panel, s);
+      hwy::Prefetch(packed + s * 2 * kLanes);
+      hwy::Prefetch(packed + s * 2 * kLanes + kLanes);
       if (shape.gate != Gate::kNone) {
         hwy::Prefetch(p.q.data + x.batch * p.q.batch_stride + row * p.q.time_stride + panel.begin);
       }
@@ -225,50 +223,59 @@ class Forward {
     }
   }
 
-  // D = den 2^(e0 + weight_exponent), N = num 2^(e1 + weight_exponent).
-  HWY_INLINE void finish(const Tiles<D>& tiles, Room& room, const WeightSet& set, const Column& c, int64_t target,
-                         T weight_exponent, V den, V num, V e0, V e1, int64_t& redone) const {
+  // Ends `n` rows from `target` on, of sums [n][2 vectors]: D = den 2^(e0 + weight_exponent), N = num 2^(e1 +
+  // weight_exponent).
+  void finish(const Tiles<D>& tiles, Room& room, const WeightSet& set, const Column& c, int64_t target, int64_t n,
+              const T* weight_exponents, const T* sums, V e0, V e1, int64_t& redone) const {
     const D d;
     const Sequence& x = *c.sequence;
     const Panel& panel = panels[c.panel];
     const V floor = hn::Set(d, kExponentFloor<T>);
     const V zero = hn::Zero(d);
-    V exponent = hn::Add(e0, hn::Set(d, weight_exponent));
-    V difference = hn::Sub(e1, e0);  // of num against den
-    V sign = hn::Set(d, T(1));       // -1: redone
-    auto failed = hn::Not(hn::And(hn::Ge(den, hn::Set(d, kCertificate<T>)), hn::Eq(hn::Sub(num, num), zero)));
-    // Nothing to see is no failure.
-    failed = hn::And(failed, hn::And(hn::Gt(e0, floor), hn::Gt(hn::Set(d, weight_exponent), floor)));
-    if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo_enabled()) {
-      redone += static_cast<int64_t>(hn::CountTrue(d, failed));
-      const int64_t seen = shape.causal ? target + 1 : x.sources;
-      if (room.exact_target != target) {
-        tiles.exact_row(target, 0, shape.causal ? target + 1 : set.columns, room.exact);
-      }
-      room.exact_target = target;
-      const RunningSum<V> sum = SumExactly(d, sources, x, panel, room.exact, seen);
-      den = hn::IfThenElse(failed, sum.den, den);
-      num = hn::IfThenElse(failed, sum.num, num);
-      exponent = hn::IfThenElse(failed, sum.max, exponent);
-      difference = hn::IfThenZeroElse(failed, difference);
-      sign = hn::IfThenElse(failed, hn::Neg(sign), sign);
-    }
+    const auto seen_any = hn::Gt(e0, floor);
     const int64_t row = target - x.first;
-    const V query =
-        shape.gate == Gate::kNone
-            ? zero
-            : LoadSome(d, p.q.data + x.batch * p.q.batch_stride + (x.token + row) * p.q.time_stride + panel.begin,
-                       panel.count);
-    const V y = ScaleBy(d, GatedRatio(d, shape.gate, query, num, den), difference);
-    StoreSome(y, d, p.y.data + x.batch * p.y.batch_stride + (x.token + row) * p.y.time_stride + panel.begin,
-              panel.count);
-    if (p.saved == nullptr) return;
-    const int64_t stride = sequences.target_rows * shape.channels;
-    T* saved = p.saved + (x.target_rows + row) * shape.channels + panel.begin;
-    const V ratio = hn::IfThenZeroElse(hn::Eq(den, zero), ScaleBy(d, hn::Div(num, den), difference));
-    StoreSome(hn::Mul(den, sign), d, saved, panel.count);
-    StoreSome(exponent, d, saved + stride, panel.count);
-    StoreSome(ratio, d, saved + 2 * stride, panel.count);
+    const E* query_at = p.q.data + x.batch * p.q.batch_stride + (x.token + row) * p.q.time_stride + panel.begin;
+    E* to = p.y.data + x.batch * p.y.batch_stride + (x.token + row) * p.y.time_stride + panel.begin;
+    for (int64_t i = 0; i < n; ++i) {
+      V den = hn::Load(d, sums + i * 2 * kLanes);
+      V num = hn::Load(d, sums + i * 2 * kLanes + kLanes);
+      const V weight_exponent = hn::Set(d, weight_exponents[i]);
+      V exponent = hn::Add(e0, weight_exponent);
+      V difference = hn::Sub(e1, e0);  // of num against den
+      V sign = hn::Set(d, T(1));       // -1: redone
+      auto failed = hn::Not(hn::And(hn::Ge(den, hn::Set(d, kCertificate<T>)), hn::Eq(hn::Sub(num, num), zero)));
+      // Nothing to see is no failure.
+      failed = hn::And(failed, hn::And(seen_any, hn::Gt(weight_exponent, floor)));
+      if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo_enabled()) {
+        redone += static_cast<int64_t>(hn::CountTrue(d, failed));
+        const RunningSum<V> sum = redo(tiles, room, set, x, panel, target + i);
+        den = hn::IfThenElse(failed, sum.den, den);
+        num = hn::IfThenElse(failed, sum.num, num);
+        exponent = hn::IfThenElse(failed, sum.max, exponent);
+        difference = hn::IfThenZeroElse(failed, difference);
+        sign = hn::IfThenElse(failed, hn::Neg(sign), sign);
+      }
+      const V query = shape.gate == Gate::kNone ? zero : LoadSome(d, query_at + i * p.q.time_stride, panel.count);
+      const V y = ScaleBy(d, GatedRatio(d, shape.gate, query, num, den), difference);
+      StoreSome(y, d, to + i * p.y.time_stride, panel.count);
+      if (p.saved == nullptr) continue;
+      const int64_t stride = sequences.target_rows * shape.channels;
+      T* saved = p.saved + (x.target_rows + row + i) * shape.channels + panel.begin;
+      const V ratio = hn::IfThenZeroElse(hn::Eq(den, zero), ScaleBy(d, hn::Div(num, den), difference));
+      StoreSome(hn::Mul(den, sign), d, saved, panel.count);
+      StoreSome(exponent, d, saved + stride, panel.count);
+      StoreSome(ratio, d, saved + 2 * stride, panel.count);
+    }
+  }
+
+  RunningSum<V> redo(const Tiles<D>& tiles, Room& room, const WeightSet& set, const Sequence& x, const Panel& panel,
+                     int64_t target) const {
+    const int64_t seen = shape.causal ? target + 1 : x.sources;
+    if (room.exact_target != target) {
+      tiles.exact_row(target, 0, shape.causal ? target + 1 : set.columns, room.exact);
+    }
+    room.exact_target = target;
+    return SumExactly(D(), sources, x, panel, room.exact, seen);
   }
 
   const FullForward<E>& p;
@@ -278,9 +285,9 @@ class Forward {
   std::vector<Panel> panels;
   std::vector<WeightSet> sets;
   Sources<D, E> sources;
-  T* entries = nullptr;          // [panels][sources of all sequences][2 vectors]
-  T* entry_exponents = nullptr;  // [panels][chunks of all sequences][2 vectors]
-  T* exponents = nullptr;        // [rows of all sets]: W
+  T* entries = nullptr;       // [panels][sources of all sequences][2 vectors]
+  T* entry_scales = nullptr;  // [panels][chunks of all sequences][kEntryScale]
+  T* exponents = nullptr;     // [rows of all sets]: W
 };
 
 // The ring takes every source so far. Sums and their maximum stay neutral: all sources lie in the ring.

@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
@@ -45,16 +46,17 @@ constexpr int64_t kTileSize = kChunk * kChunk;
 // part of n ulp (tens at n = 192), sums of short sums do not.
 constexpr int64_t kSegment = 32;
 
-// out[r] = sum_k a[r,k] b[k], r in a block of rows of a packed tile, b [n][2 vectors]. out [kRowBlock][2 vectors].
-template <class D, typename T = hn::TFromD<D>>
-HWY_NOINLINE void Multiply(D d, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b, int64_t n, T* HWY_RESTRICT out) {
+// end(sum), sum[r] = sum_k a[r,k] b[k], r in a block of rows of a packed tile, b [n][2 vectors]. `part`
+// [kRowBlock][2 vectors] is overwritten where n is more than a segment.
+template <class D, class End, typename T = hn::TFromD<D>>
+HWY_INLINE void MultiplyThen(D d, const T* a, const T* b, int64_t n, T* part, const End& end) {
   using V = hn::Vec<D>;
   constexpr int64_t kLanes = hn::MaxLanes(D());
-  for (int64_t begin = 0; begin == 0 || begin < n; begin += kSegment) {
+  for (int64_t left = n;; left -= kSegment) {
     V sum[kRowBlock][2];
 #pragma GCC unroll 16
     for (int64_t r = 0; r < kRowBlock; ++r) sum[r][0] = sum[r][1] = hn::Zero(d);
-    for (int64_t k = std::min(kSegment, n - begin); k > 0; --k, a += 2, b += 2 * kLanes) {
+    for (int64_t k = std::min(kSegment, left); k > 0; --k, a += 2, b += 2 * kLanes) {
       const V b0 = hn::Load(d, b);
       const V b1 = hn::Load(d, b + kLanes);
 #pragma GCC unroll 16
@@ -64,17 +66,94 @@ HWY_NOINLINE void Multiply(D d, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b
         sum[r][1] = hn::MulAdd(weight, b1, sum[r][1]);
       }
     }
+    if (left < n) {
+#pragma GCC unroll 16
+      for (int64_t r = 0; r < kRowBlock; ++r) {
+        sum[r][0] = hn::Add(sum[r][0], hn::Load(d, part + r * 2 * kLanes));
+        sum[r][1] = hn::Add(sum[r][1], hn::Load(d, part + r * 2 * kLanes + kLanes));
+      }
+    }
+    if (left <= kSegment) {
+      end(sum);
+      return;
+    }
 #pragma GCC unroll 16
     for (int64_t r = 0; r < kRowBlock; ++r) {
-      T* to = out + r * 2 * kLanes;
-      if (begin > 0) {
-        sum[r][0] = hn::Add(sum[r][0], hn::Load(d, to));
-        sum[r][1] = hn::Add(sum[r][1], hn::Load(d, to + kLanes));
-      }
-      hn::Store(sum[r][0], d, to);
-      hn::Store(sum[r][1], d, to + kLanes);
+      hn::Store(sum[r][0], d, part + r * 2 * kLanes);
+      hn::Store(sum[r][1], d, part + r * 2 * kLanes + kLanes);
     }
   }
+}
+
+// out[r] = sum_k a[r,k] b[k]. out [kRowBlock][2 vectors].
+template <class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE void Multiply(D d, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b, int64_t n, T* HWY_RESTRICT out) {
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  MultiplyThen(d, a, b, n, out, [&](const auto& sum) HWY_ATTR {
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRowBlock; ++r) {
+      hn::Store(sum[r][0], d, out + r * 2 * kLanes);
+      hn::Store(sum[r][1], d, out + r * 2 * kLanes + kLanes);
+    }
+  });
+}
+
+// to = to keep + take sum_k a[r,k] b[k]. scales: keep, take, [2 vectors] each.
+template <class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE void MultiplyOnto(D d, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b, int64_t n,
+                               const T* HWY_RESTRICT scales, T* HWY_RESTRICT part, T* HWY_RESTRICT to) {
+  using V = hn::Vec<D>;
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  MultiplyThen(d, a, b, n, part, [&](const auto& sum) HWY_ATTR {
+    const V keep0 = hn::Load(d, scales);
+    const V keep1 = hn::Load(d, scales + kLanes);
+    const V take0 = hn::Load(d, scales + 2 * kLanes);
+    const V take1 = hn::Load(d, scales + 3 * kLanes);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRowBlock; ++r) {
+      T* at = to + r * 2 * kLanes;
+      hn::Store(hn::MulAdd(hn::Load(d, at), keep0, hn::Mul(sum[r][0], take0)), d, at);
+      hn::Store(hn::MulAdd(hn::Load(d, at + kLanes), keep1, hn::Mul(sum[r][1], take1)), d, at + kLanes);
+    }
+  });
+}
+
+// A block of rows on the diagonal: out[r] = at[r] keep + sum_k a[r,k] b[k] + sum_(j <= r) a[r,n+j] e[j], b [n][2
+// vectors] ending where `at` begins, e[j] = from[j stride] take, which replaces at[j]. scales: keep, take, [2 vectors]
+// each.
+template <class D, typename T = hn::TFromD<D>>
+HWY_NOINLINE void MultiplyDiagonal(D d, const T* HWY_RESTRICT a, int64_t n, T* at, const T* HWY_RESTRICT from,
+                                   int64_t stride, const T* HWY_RESTRICT scales, T* HWY_RESTRICT out) {
+  using V = hn::Vec<D>;
+  constexpr int64_t kLanes = hn::MaxLanes(D());
+  MultiplyThen(d, a, at - n * 2 * kLanes, n, out, [&](auto& sum) HWY_ATTR {
+    const V keep0 = hn::Load(d, scales);
+    const V keep1 = hn::Load(d, scales + kLanes);
+#pragma GCC unroll 16
+    for (int64_t r = 0; r < kRowBlock; ++r) {
+      sum[r][0] = hn::MulAdd(hn::Load(d, at + r * 2 * kLanes), keep0, sum[r][0]);
+      sum[r][1] = hn::MulAdd(hn::Load(d, at + r * 2 * kLanes + kLanes), keep1, sum[r][1]);
+    }
+    const V take0 = hn::Load(d, scales + 2 * kLanes);
+    const V take1 = hn::Load(d, scales + 3 * kLanes);
+    const T* weights = a + 2 * n;
+#pragma GCC unroll 16
+    for (int64_t j = 0; j < kRowBlock; ++j) {
+      const V b0 = hn::Mul(hn::Load(d, from + j * stride), take0);
+      const V b1 = hn::Mul(hn::Load(d, from + j * stride + kLanes), take1);
+      hn::Store(b0, d, at + j * 2 * kLanes);
+      hn::Store(b1, d, at + j * 2 * kLanes + kLanes);
+#pragma GCC unroll 16
+      for (int64_t r = 0; r < kRowBlock; ++r) {
+        if (r < j) continue;
+        const V weight = hn::Set(d, weights[r / 2 * kPairStride + r % 2 + 2 * j]);
+        sum[r][0] = hn::MulAdd(weight, b0, sum[r][0]);
+        sum[r][1] = hn::MulAdd(weight, b1, sum[r][1]);
+      }
+      hn::Store(sum[j][0], d, out + j * 2 * kLanes);
+      hn::Store(sum[j][1], d, out + j * 2 * kLanes + kLanes);
+    }
+  });
 }
 
 // How much further than needed an exponent moves along the diagonal, so that it moves rarely.
@@ -94,6 +173,19 @@ HWY_INLINE V ScaleBy(D d, V x, V n) {
 template <class D, class V = hn::Vec<D>>
 struct Entry {
   V x0, x1, n0, n1;
+};
+
+// What is kept of a packed chunk of entries, in elements: the largest exponents, which it is stored under, and the
+// smallest, [2 vectors] each.
+template <class D>
+constexpr int64_t kEntryScale = 4 * hn::MaxLanes(D());
+
+// Packed entries that a block of rows on the diagonal takes, `stride` apart, and their chunk's scale. null: none.
+template <typename T>
+struct PackedEntries {
+  const T* data = nullptr;
+  int64_t stride = 0;
+  const T* scale = nullptr;
 };
 
 // Largest, NaN passed over.
@@ -123,41 +215,80 @@ struct Sums {
     std::fill(sums + first_row * 2 * kLanes, sums + last_row * 2 * kLanes, T(0));
   }
 
-  // Adds a packed tile times `n` entries under the exponents e0, e1; rows in whole blocks.
-  void add(const T* tile, int64_t first_row, int64_t last_row, const T* entries, int64_t n, V e0, V e1,
-           T* block) const {
-    const V old0 = hn::Load(d, exponents);
-    const V old1 = hn::Load(d, exponents + kLanes);
-    const V new0 = hn::Max(old0, e0);
-    const V new1 = hn::Max(old1, e1);
-    hn::Store(new0, d, exponents);
-    hn::Store(new1, d, exponents + kLanes);
-    const V keep0 = Pow2(d, hn::Sub(old0, new0));
-    const V keep1 = Pow2(d, hn::Sub(old1, new1));
-    const V take0 = Pow2(d, hn::Sub(e0, new0));
-    const V take1 = Pow2(d, hn::Sub(e1, new1));
-    for (int64_t row = first_row; row < last_row; row += kRowBlock) {
-      Multiply(d, tile + row / 2 * kPairStride, entries, n, block);
-      T* at = sums + row * 2 * kLanes;
-      for (int64_t r = 0; r < kRowBlock; ++r, at += 2 * kLanes) {
-        const T* from = block + r * 2 * kLanes;
-        hn::Store(hn::MulAdd(hn::Load(d, at), keep0, hn::Mul(hn::Load(d, from), take0)), d, at);
-        hn::Store(hn::MulAdd(hn::Load(d, at + kLanes), keep1, hn::Mul(hn::Load(d, from + kLanes), take1)), d,
-                  at + kLanes);
-      }
+  // Adds a packed tile times `n` entries of the given scale; rows in whole blocks. `next`, from where as many will
+  // be read after these, is fetched meanwhile.
+  void add(const T* tile, int64_t first_row, int64_t last_row, const T* entries, int64_t n, const T* scale,
+           const T* next, T* block) const {
+    HWY_ALIGN T scales[4 * kLanes];
+    for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
+      const V old = hn::Load(d, exponents + i);
+      const V e = hn::Load(d, scale + i);
+      const V now = hn::IfThenElse(hn::Gt(e, old), hn::Add(e, hn::Set(d, kHeadroom<T>)), old);
+      hn::Store(now, d, exponents + i);
+      hn::Store(Pow2(d, hn::Sub(old, now)), d, scales + i);
+      hn::Store(Pow2(d, hn::Sub(e, now)), d, scales + 2 * kLanes + i);
+    }
+    const int64_t per_block = (n * kRowBlock + last_row - first_row - 1) / (last_row - first_row) * 2 * kLanes;
+    for (int64_t row = first_row; row < last_row; row += kRowBlock, next += per_block) {
+      for (int64_t i = 0; i < per_block; i += kLanes) hwy::Prefetch(next + i);
+      MultiplyOnto(d, tile + row / 2 * kPairStride, entries, n, scales, block, sums + row * 2 * kLanes);
     }
   }
 
   // Along the diagonal: row o sees the entries up to and including o, and its exponents hang on those alone. Walks the
-  // block of rows at `at`, after start_walk() and the blocks before it; rows [first, last) end here: finish(o, c0, c1,
-  // n0, n1). take(o) gives the entry of o in [0, last), which takes the place of the row's sums.
+  // block of rows at `at`, after start_walk() and the blocks before it; rows [first, last) end here: finish(o, n, sums,
+  // e0, e1) for n rows of sums [n][2 vectors] that share exponents. The entries, which take the place of the rows'
+  // sums, come from `packed` if no exponent moves and none of them lost a bit: then that is what take(o), the entry of
+  // o in [0, last), gives one by one.
   template <class Take, class Finish>
-  void walk(const T* tile, int64_t at, int64_t first, int64_t last, T* block, const Take& take,
-            const Finish& finish) const {
+  void walk(const T* tile, int64_t at, int64_t first, int64_t last, T* block, const PackedEntries<T>& packed,
+            const Take& take, const Finish& finish) const {
+    const T* weights = tile + at / 2 * kPairStride;
+    if (at + kRowBlock > first && HWY_LIKELY(fits(packed))) {
+      HWY_ALIGN T scales[4 * kLanes];
+      for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
+        const V e = hn::Load(d, exponents + i);
+        hn::Store(Pow2(d, hn::Sub(hn::Load(d, exponents + 2 * kLanes + i), e)), d, scales + i);
+        hn::Store(Pow2(d, hn::Sub(hn::Load(d, packed.scale + i), e)), d, scales + 2 * kLanes + i);
+      }
+      MultiplyDiagonal(d, weights, at, sums + at * 2 * kLanes, packed.data, packed.stride, scales, block);
+      const int64_t begin = std::max(at, first);
+      const int64_t end = std::min(at + kRowBlock, last);
+      if (begin < end) {
+        finish(begin, end - begin, block + (begin - at) * 2 * kLanes, hn::Load(d, exponents),
+               hn::Load(d, exponents + kLanes));
+      }
+      return;
+    }
+    walk_by_row(weights, at, first, last, block, take, finish);
+  }
+
+  void start_walk() const {
+    hn::Store(hn::Load(d, exponents), d, exponents + 2 * kLanes);
+    hn::Store(hn::Load(d, exponents + kLanes), d, exponents + 3 * kLanes);
+  }
+
+ private:
+  bool fits(const PackedEntries<T>& packed) const {
+    if (packed.data == nullptr) return false;
+    // Half way to where a power of two is rounded to 0.
+    const V lowest = hn::Set(d, -FloatFormat<T>::kBias / 2);
+    for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
+      const V own = hn::Load(d, exponents + i);
+      const V most = hn::Load(d, packed.scale + i);
+      const V least = hn::Load(d, packed.scale + 2 * kLanes + i);
+      if (!hn::AllTrue(d, hn::And(hn::Le(most, own), hn::Ge(hn::Sub(least, own), lowest)))) return false;
+    }
+    return true;
+  }
+
+  // The walk of a block whose exponents may move.
+  template <class Take, class Finish>
+  HWY_NOINLINE void walk_by_row(const T* weights, int64_t at, int64_t first, int64_t last, T* block, const Take& take,
+                                const Finish& finish) const {
     V e0 = hn::Load(d, exponents);
     V e1 = hn::Load(d, exponents + kLanes);
     const bool ends = at + kRowBlock > first;
-    const T* weights = tile + at / 2 * kPairStride;
     if (ends) {
       begin_block(weights, at, block, Pow2(d, hn::Sub(hn::Load(d, exponents + 2 * kLanes), e0)),
                   Pow2(d, hn::Sub(hn::Load(d, exponents + 3 * kLanes), e1)));
@@ -182,8 +313,9 @@ struct Sums {
       hn::Store(hn::Mul(x.x0, Pow2(d, hn::Sub(x.n0, e0))), d, entry);
       hn::Store(hn::Mul(x.x1, Pow2(d, hn::Sub(x.n1, e1))), d, entry + kLanes);
       if (at + r < first) continue;
-      V c0 = hn::Load(d, block + r * 2 * kLanes);
-      V c1 = hn::Load(d, block + r * 2 * kLanes + kLanes);
+      T* out = block + r * 2 * kLanes;
+      V c0 = hn::Load(d, out);
+      V c1 = hn::Load(d, out + kLanes);
       const T* weight = weights + r / 2 * kPairStride + 2 * at + r % 2;
       const T* from = sums + at * 2 * kLanes;
       for (int64_t j = 0; j <= r; ++j, weight += 2, from += 2 * kLanes) {
@@ -191,18 +323,14 @@ struct Sums {
         c0 = hn::MulAdd(w, hn::Load(d, from), c0);
         c1 = hn::MulAdd(w, hn::Load(d, from + kLanes), c1);
       }
-      finish(at + r, c0, c1, e0, e1);
+      hn::Store(c0, d, out);
+      hn::Store(c1, d, out + kLanes);
+      finish(at + r, 1, out, e0, e1);
     }
     hn::Store(e0, d, exponents);
     hn::Store(e1, d, exponents + kLanes);
   }
 
-  void start_walk() const {
-    hn::Store(hn::Load(d, exponents), d, exponents + 2 * kLanes);
-    hn::Store(hn::Load(d, exponents + kLanes), d, exponents + 3 * kLanes);
-  }
-
- private:
   void begin_block(const T* weights, int64_t at, T* block, V keep0, V keep1) const {
     Multiply(d, weights, sums, at, block);
     const T* from = sums + at * 2 * kLanes;

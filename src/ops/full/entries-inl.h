@@ -38,12 +38,48 @@ HWY_INLINE V ModestExponentOf(D d, V x) {
   return hn::Min(hn::Max(ExponentOf(d, x), hn::Neg(most)), most);
 }
 
+// Writes an entry under the exponents e0, e1: to [2 vectors].
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE void StoreEntry(D d, const Entry<D>& x, V e0, V e1, hn::TFromD<D>* to) {
+  hn::Store(hn::Mul(x.x0, Pow2(d, hn::Sub(x.n0, e0))), d, to);
+  hn::Store(hn::Mul(x.x1, Pow2(d, hn::Sub(x.n1, e1))), d, to + hn::MaxLanes(d));
+}
+
+// Largest and smallest exponents of entries, zeros left out of the smallest: what kEntryScale holds.
+template <class D>
+struct ExponentRange {
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
+
+  HWY_INLINE ExponentRange() {
+    most0 = most1 = hn::Set(D(), kExponentFloor<T>);
+    least0 = least1 = hn::Set(D(), -kExponentFloor<T>);
+  }
+  HWY_INLINE void include(V n0, V n1, hn::Mask<D> is_zero0, hn::Mask<D> is_zero1) {
+    most0 = Larger(n0, most0);
+    most1 = Larger(n1, most1);
+    least0 = hn::IfThenElse(hn::AndNot(is_zero0, hn::Lt(n0, least0)), n0, least0);
+    least1 = hn::IfThenElse(hn::AndNot(is_zero1, hn::Lt(n1, least1)), n1, least1);
+  }
+  HWY_INLINE void store(T* scale) const {
+    const D d;
+    hn::Store(most0, d, scale);
+    hn::Store(most1, d, scale + kLanes);
+    hn::Store(least0, d, scale + 2 * kLanes);
+    hn::Store(least1, d, scale + 3 * kLanes);
+  }
+
+  V most0, most1, least0, least1;
+};
+
 // Keys and values of the sources, wherever they lie.
 template <class D, typename E>
 class Sources {
  public:
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
+  static constexpr int64_t kLanes = hn::MaxLanes(D());
 
   template <typename Params>
   explicit Sources(const Params& p)
@@ -79,7 +115,8 @@ class Sources {
     return LoadSome(d, v.data + x.batch * v.batch_stride + (x.token + s - x.first) * v.time_stride + c.begin, c.count);
   }
 
-  void prefetch(const Sequence& x, const Panel& c, int64_t s) const {
+  HWY_INLINE void prefetch(const Sequence& x, const Panel& c, int64_t s) const {
+    if (s < x.first || s >= x.end()) return;
     const int64_t row = x.token + s - x.first;
     hwy::Prefetch(k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c));
     hwy::Prefetch(v.data + x.batch * v.batch_stride + row * v.time_stride + c.begin);
@@ -93,6 +130,25 @@ class Sources {
     return {e.p, hn::Mul(e.p, hn::Mul(source_value, Pow2(d, hn::Neg(exponent)))), e.n, hn::Add(e.n, exponent)};
   }
 
+  // Writes the entries of sources [begin, begin + n) under their largest exponents: to [n][2 vectors], scale
+  // [kEntryScale]. Rows lie far apart and are fetched some ahead.
+  void pack(const Sequence& x, const Panel& c, int64_t begin, int64_t n, T* to, T* scale) const {
+    constexpr int64_t kAhead = 16;
+    ExponentRange<D> range;
+    for (int64_t s = begin; s < begin + n; ++s) {
+      prefetch(x, c, s + kAhead);
+      const V source_key = key(x, c, s);
+      const V source_value = MaskAbsent(d, source_key, value(x, c, s));
+      const V exponent = Split(d, source_key).n;
+      range.include(exponent, hn::Add(exponent, ModestExponentOf(d, source_value)),
+                    hn::Lt(source_key, hn::Set(d, -kKeyLimit<T>)), hn::Eq(source_value, hn::Zero(d)));
+    }
+    range.store(scale);
+    for (int64_t s = begin; s < begin + n; ++s, to += 2 * kLanes) {
+      StoreEntry(d, entry(x, c, s), range.most0, range.most1, to);
+    }
+  }
+
   D d;
   const FullShape& shape;
   Rows<const E> k, v;
@@ -101,33 +157,6 @@ class Sources {
   const T* ring_value;
   bool key_per_head;
 };
-
-// Writes the entries that get(i) gives, i in [0, n), under their largest exponents: to [n][2 vectors], exponents
-// [2 vectors]. `scratch` holds n times 2 vectors.
-template <class D, class Get, typename T = hn::TFromD<D>>
-HWY_INLINE void PackEntries(D d, int64_t n, T* to, T* exponents, T* scratch, const Get& get) {
-  using V = hn::Vec<D>;
-  constexpr int64_t kLanes = hn::MaxLanes(D());
-  V e0 = hn::Set(d, kExponentFloor<T>);
-  V e1 = e0;
-  for (int64_t i = 0; i < n; ++i) {
-    const Entry<D> x = get(i);
-    e0 = Larger(x.n0, e0);
-    e1 = Larger(x.n1, e1);
-    hn::Store(x.x0, d, to + i * 2 * kLanes);
-    hn::Store(x.x1, d, to + i * 2 * kLanes + kLanes);
-    hn::Store(x.n0, d, scratch + i * 2 * kLanes);
-    hn::Store(x.n1, d, scratch + i * 2 * kLanes + kLanes);
-  }
-  hn::Store(e0, d, exponents);
-  hn::Store(e1, d, exponents + kLanes);
-  for (int64_t i = 0; i < 2 * n; i += 2) {
-    T* x = to + i * kLanes;
-    const T* exponent = scratch + i * kLanes;
-    hn::Store(hn::Mul(hn::Load(d, x), Pow2(d, hn::Sub(hn::Load(d, exponent), e0))), d, x);
-    hn::Store(hn::Mul(hn::Load(d, x + kLanes), Pow2(d, hn::Sub(hn::Load(d, exponent + kLanes), e1))), d, x + kLanes);
-  }
-}
 
 // One pair more of a row's sums, whatever its exponent.
 template <class D, class Exact, class V = hn::Vec<D>>

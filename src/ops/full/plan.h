@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <numeric>
 #include <vector>
@@ -136,18 +137,15 @@ struct FullTask {
   double cost = 0;
 };
 
-/// Deals tasks out to threads, the dearest first, each to the thread that has least to do.
-inline std::vector<std::vector<FullTask>> deal(std::vector<FullTask> tasks, int64_t threads) {
+/// Runs body(task) for all, the dearest first: a thread that is done takes the next.
+template <typename Body>
+void run_tasks(const ParallelFor& parallel, std::vector<FullTask> tasks, const Body& body) {
   std::stable_sort(tasks.begin(), tasks.end(), [](const auto& a, const auto& b) { return a.cost > b.cost; });
-  const int64_t bins = std::clamp<int64_t>(threads, 1, std::max<int64_t>(1, static_cast<int64_t>(tasks.size())));
-  std::vector<std::vector<FullTask>> dealt(bins);
-  std::vector<double> load(bins, 0);
-  for (const FullTask& task : tasks) {
-    const auto bin = std::min_element(load.begin(), load.end()) - load.begin();
-    dealt[bin].push_back(task);
-    load[bin] += task.cost;
-  }
-  return dealt;
+  std::atomic<size_t> next{0};
+  const auto count = static_cast<int64_t>(tasks.size());
+  parallel.run(std::min(std::max<int64_t>(1, parallel.threads), count), [&](int64_t) {
+    for (size_t i = next.fetch_add(1); i < tasks.size(); i = next.fetch_add(1)) body(tasks[i]);
+  });
 }
 
 /// Columns of a task. Weights are formed anew for each of a chunk's tasks, so there are more than one only if threads

@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "aft/ops/full.h"
+#include "hwy/cache_control.h"
 #include "hwy/highway.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
@@ -93,11 +94,16 @@ class Tiles {
 
   // For sums over sources: packed rows are targets, k counts sources.
   void pack_targets(const TileRange& at, const T* exponents, T* packed) const {
+    constexpr int64_t kAhead = 4;  // rows that lie far apart are fetched before
     const TileView<T> x = view(at);
     for (int64_t i = 0; i < whole_row_blocks(at.rows); i += 2, packed += kPairStride) {
       const int64_t n0 = i < at.rows ? seen(at, i) : 0;
       const int64_t n1 = i + 1 < at.rows ? seen(at, i + 1) : 0;
+      const T* ahead0 = x.data + std::min(i + kAhead, at.rows - 1) * x.stride;
+      const T* ahead1 = x.data + std::min(i + kAhead + 1, at.rows - 1) * x.stride;
       for (int64_t j = 0; j < at.columns; j += kLanes) {
+        hwy::Prefetch(ahead0 + j);
+        hwy::Prefetch(ahead1 + j);
         const V a = weight(x.data + i * x.stride + j, n0 - j, n0 > j ? exponents[i] : T(0));
         const V b = weight(x.data + (i + 1) * x.stride + j, n1 - j, n1 > j ? exponents[i + 1] : T(0));
         hn::StoreInterleaved2(a, b, d, packed + 2 * j);
