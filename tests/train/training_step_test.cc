@@ -3,6 +3,7 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <string>
@@ -50,9 +51,9 @@ struct Trained {
 };
 
 /// Trains all steps of `recipe`, in f64 from the same f32 start if asked.
-Trained train(const Recipe& recipe, torch::ScalarType dtype) {
+Trained train(const Recipe& recipe, torch::ScalarType dtype, uint64_t seed = 3) {
   ByteLM model(recipe.model);
-  model->initialise(3);
+  model->initialise(seed);
   model->to(dtype);
   Optimizer optimizer(model);
   const auto bytes = text(1000);
@@ -71,6 +72,10 @@ Trained train(const Recipe& recipe, torch::ScalarType dtype) {
 
 double largest(const torch::Tensor& a) { return a.abs().max().item<double>(); }
 double root_mean_square(const torch::Tensor& a) { return a.pow(2).mean().sqrt().item<double>(); }
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return values[values.size() / 2];
+}
 
 TEST(TrainingStep, AccumulatedBatchesAreOneLargeBatch) {
   for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
@@ -79,16 +84,24 @@ TEST(TrainingStep, AccumulatedBatchesAreOneLargeBatch) {
     Recipe accumulated = plain;
     accumulated.train.batch = 2;
     accumulated.train.accumulate = 3;
-    const auto truth = train(plain, torch::kFloat64);
-    // In f64 the two differ by rounding alone.
-    EXPECT_LT(largest(train(accumulated, torch::kFloat64).weight - truth.weight), 1e-9) << mixer;
-    const auto once = train(plain, torch::kFloat32);
-    const auto thrice = train(accumulated, torch::kFloat32);
-    EXPECT_LE(largest(thrice.moment - truth.moment), 2 * largest(once.moment - truth.moment)) << mixer;
-    EXPECT_LE(root_mean_square(thrice.moment - truth.moment), 2 * root_mean_square(once.moment - truth.moment))
-        << mixer;
-    EXPECT_LE(root_mean_square(thrice.weight - truth.weight), 2 * root_mean_square(once.weight - truth.weight))
-        << mixer;
+    // In f64 the two differ by rounding alone. In f32 they are as far from it as each other, for the median of several
+    // starts: where a gradient is next to nothing, AdamW makes a step of its rounding, and such a start is no measure.
+    std::vector<double> moment_once, moment_thrice, largest_once, largest_thrice, weight_once, weight_thrice;
+    for (const uint64_t seed : {3, 4, 5, 6, 7}) {
+      const auto truth = train(plain, torch::kFloat64, seed);
+      EXPECT_LT(largest(train(accumulated, torch::kFloat64, seed).weight - truth.weight), 1e-9) << mixer;
+      const auto once = train(plain, torch::kFloat32, seed);
+      const auto thrice = train(accumulated, torch::kFloat32, seed);
+      largest_once.push_back(largest(once.moment - truth.moment));
+      largest_thrice.push_back(largest(thrice.moment - truth.moment));
+      moment_once.push_back(root_mean_square(once.moment - truth.moment));
+      moment_thrice.push_back(root_mean_square(thrice.moment - truth.moment));
+      weight_once.push_back(root_mean_square(once.weight - truth.weight));
+      weight_thrice.push_back(root_mean_square(thrice.weight - truth.weight));
+    }
+    EXPECT_LE(median(largest_thrice), 2 * median(largest_once)) << mixer;
+    EXPECT_LE(median(moment_thrice), 2 * median(moment_once)) << mixer;
+    EXPECT_LE(median(weight_thrice), 2 * median(weight_once)) << mixer;
   }
 }
 

@@ -415,6 +415,8 @@ class Backward {
     if (p.grad_final_state.ring_value != nullptr) {
       dv = hn::Add(dv, LoadSome(d, p.grad_final_state.ring_value + ring * shape.channels + panel.begin, panel.count));
     }
+    const bool masked = sources.masked(x, s);  // the ring knows nothing of it
+    if (HWY_UNLIKELY(masked)) dv = hn::Zero(d);
     if (!in_ring) {
       StoreSome(dv, d, p.grad_v.data + x.batch * p.grad_v.batch_stride + row * p.grad_v.time_stride + panel.begin,
                 panel.count);
@@ -435,6 +437,7 @@ class Backward {
     if (p.grad_final_state.ring_key != nullptr) {
       dk = hn::Add(dk, LoadSome(d, p.grad_final_state.ring_key + ring * shape.key_channels + channel, count));
     }
+    if (HWY_UNLIKELY(masked)) dk = hn::Zero(d);
     if (!in_ring) {
       StoreSome(dk, d, p.grad_k.data + x.batch * p.grad_k.batch_stride + row * p.grad_k.time_stride + channel, count);
     } else if (p.grad_initial_state.ring_key != nullptr) {

@@ -300,15 +300,15 @@ void WriteState(D d, const FullForward<E>& p) {
   std::fill_n(to.den, s.batch * s.key_channels, T(0));
   std::fill_n(to.num, s.batch * s.channels, T(0));
   const auto copy = [&](const Rows<const E>& rows, const T* before, T* ring, int64_t width, int64_t b, int64_t first,
-                        bool keys) {
+                        T masked) {
     if (before != nullptr && ring != before) {
       std::copy_n(before + b * s.capacity * width, first * width, ring + b * s.capacity * width);
     }
     for (int64_t t = 0; t < s.targets; ++t) {
       const E* from = rows.data + b * rows.batch_stride + t * rows.time_stride;
       T* row = ring + (b * s.capacity + first + t) * width;
-      if (keys && p.key_mask.data != nullptr && !p.key_mask.data[b * p.key_mask.batch_stride + t]) {
-        std::fill_n(row, width, -std::numeric_limits<T>::infinity());
+      if (p.key_mask.data != nullptr && !p.key_mask.data[b * p.key_mask.batch_stride + t]) {
+        std::fill_n(row, width, masked);
         continue;
       }
       for (int64_t c = 0; c < width; c += lanes) StoreSome(LoadSome(d, from + c, width - c), d, row + c, width - c);
@@ -316,8 +316,8 @@ void WriteState(D d, const FullForward<E>& p) {
   };
   for (int64_t b = 0; b < s.batch; ++b) {
     const int64_t first = p.initial_state.position == nullptr ? 0 : p.initial_state.position[b];
-    copy(p.k, p.initial_state.ring_key, to.ring_key, s.key_channels, b, first, true);
-    copy(p.v, p.initial_state.ring_value, to.ring_value, s.channels, b, first, false);
+    copy(p.k, p.initial_state.ring_key, to.ring_key, s.key_channels, b, first, -std::numeric_limits<T>::infinity());
+    copy(p.v, p.initial_state.ring_value, to.ring_value, s.channels, b, first, T(0));
   }
 }
 

@@ -94,15 +94,18 @@ class Sources {
   int64_t key_channel(const Panel& c) const { return key_per_head ? c.head : c.begin; }
   int64_t key_count(const Panel& c) const { return key_per_head ? 1 : c.count; }
 
+  bool masked(const Sequence& x, int64_t s) const {
+    return HWY_UNLIKELY(mask.data != nullptr) && s >= x.first &&
+           !mask.data[x.batch * mask.batch_stride + x.token + s - x.first];
+  }
+
   HWY_INLINE V key(const Sequence& x, const Panel& c, int64_t s) const {
     V key;
     if (s < x.first) {
       key = LoadSome(d, ring_key + (x.batch * shape.capacity + s) * shape.key_channels + key_channel(c), key_count(c));
     } else {
       const int64_t row = x.token + s - x.first;
-      if (mask.data != nullptr && !mask.data[x.batch * mask.batch_stride + row]) {
-        return hn::Set(d, -std::numeric_limits<T>::infinity());
-      }
+      if (masked(x, s)) return hn::Set(d, -std::numeric_limits<T>::infinity());
       key = LoadSome(d, k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c), key_count(c));
     }
     return key_per_head ? hn::Set(d, hn::GetLane(key)) : key;
