@@ -29,11 +29,9 @@ thread_local Buffer workspace;  // empty while a Workspace lives
 constexpr size_t kPage = 4096;
 constexpr size_t kHugePage = size_t{2} << 20;
 
-// At least `bytes`, in whole pages; from a quarter of a MiB on in huge ones, where the system has them: with small ones
-// half the time of reading rows far apart goes into finding their pages.
-Buffer allocate(size_t bytes) {
+// At least `bytes`, in whole pages of the given size.
+Buffer allocate(size_t bytes, size_t page) {
   Buffer result;
-  const size_t page = bytes >= kHugePage / 8 ? kHugePage : kPage;
   const size_t rounded = (bytes + page - 1) / page * page;
   result.data.reset(static_cast<std::byte*>(std::aligned_alloc(page, rounded)));
   if (result.data == nullptr) throw std::bad_alloc();
@@ -53,7 +51,7 @@ void poison_if_asked(std::byte* data, size_t bytes) {
 Scratch::Scratch(size_t bytes) {
   if (bytes > buffer.bytes) {
     buffer = {};
-    buffer = allocate(bytes + bytes / 4);
+    buffer = allocate(bytes + bytes / 4, kPage);
   }
   poison_if_asked(buffer.data.get(), buffer.bytes);
   next_ = buffer.data.get();
@@ -63,7 +61,9 @@ Workspace::Workspace(size_t bytes) {
   Buffer mine = std::exchange(workspace, {});
   if (bytes > mine.bytes) {
     mine = {};
-    mine = allocate(bytes);
+    // In huge pages, where the system has them: with small ones half the time of reading rows far apart goes into
+    // finding their pages. What one thread takes for itself fits the caches, and threads are many.
+    mine = allocate(bytes, bytes >= kHugePage / 8 ? kHugePage : kPage);
   }
   poison_if_asked(mine.data.get(), mine.bytes);
   bytes_ = mine.bytes;
