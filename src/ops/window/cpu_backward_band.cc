@@ -295,8 +295,10 @@ class BackwardBand : BackwardTask<D, E> {
         if (writes_query && Base::grad_q != nullptr && !Base::streams_q) {
           s.prefetch_to_write(Base::grad_q, p.grad_q.time_stride, j, tb + kRows);
         }
-        const auto leave = [&](int64_t r, const RowSums<V>& row) {
-          leave_row(tb + r, j, row, s.weights.exponent[tb + r - begin], writes_query);
+        const auto leave = [&](int64_t r, int64_t n, const RowSums<V>* row) {
+          for (int64_t t = tb + r; t < tb + r + n; ++t, ++row) {
+            leave_row(t, j, *row, s.weights.exponent[t - begin], writes_query);
+          }
         };
         if (shape.causal) {
           s.causal_block(j, tb, rows, begin, leave);

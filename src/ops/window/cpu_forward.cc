@@ -72,6 +72,26 @@ class ForwardTask {
     StoreOut(hn::Mul(out, value_scale), d, y + t * p.y.time_stride + at, s.count(j), streams);
   }
 
+  // Rows [t, t + n), side by side where they are whole blocks of whole vectors: one alone is a chain of waits.
+  HWY_INLINE void write_rows(const Channels<D, E>& s, int64_t t, int64_t n, int64_t j, const RowSums<V>* row) const {
+    constexpr int64_t kLanes = hn::MaxLanes(D());
+    if (HWY_UNLIKELY(n < kRows || s.count(j) < kLanes || shape.gate != Gate::kSigmoid)) {
+      for (int64_t r = 0; r < n; ++r) write_row(s, t + r, j, row[r].num, row[r].den, row[r].value_scale);
+      return;
+    }
+    const E* query = q + t * p.q.time_stride + j * kLanes;
+    E* to = y + t * p.y.time_stride + j * kLanes;
+    V out[kRows];
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < kRows; ++r) {
+      const V ratio =
+          GatedRatio(d, Gate::kSigmoid, LoadSome(d, query + r * p.q.time_stride, kLanes), row[r].num, row[r].den);
+      out[r] = hn::Mul(ratio, row[r].value_scale);
+    }
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < kRows; ++r) StoreOut(out[r], d, to + r * p.y.time_stride, kLanes, streams);
+  }
+
   // The rows that the next block in the walk reads.
   void prefetch(const Channels<D, E>& s, int64_t j, int64_t t) const {
     s.prefetch_sources(j, t);
@@ -155,9 +175,8 @@ class ForwardTask {
             } else {
               prefetch(s, j - panel, end);
             }
-            s.causal_block(j, tb, rows, begin, [&](int64_t r, const RowSums<V>& row) {
-              write_row(s, tb + r, j, row.num, row.den, row.value_scale);
-            });
+            s.causal_block(j, tb, rows, begin,
+                           [&](int64_t r, int64_t n, const RowSums<V>* row) { write_rows(s, tb + r, n, j, row); });
           }
         }
       }
@@ -192,9 +211,8 @@ class ForwardTask {
         for (int64_t tb = begin; tb < end; tb += kRows) {
           const int64_t rows = std::min(kRows, end - tb);
           for (int64_t j = panel; j < panel_end; ++j) {
-            s.whole_block(j, tb, rows, begin, (tb - begin) / kRows, [&](int64_t r, const RowSums<V>& row) {
-              write_row(s, tb + r, j, row.num, row.den, row.value_scale);
-            });
+            s.whole_block(j, tb, rows, begin, (tb - begin) / kRows,
+                          [&](int64_t r, int64_t n, const RowSums<V>* row) { write_rows(s, tb + r, n, j, row); });
           }
         }
       }

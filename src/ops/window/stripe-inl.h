@@ -293,35 +293,26 @@ class Stripe : public Channels<D, E> {
     base = begin;
   }
 
-  // Causal block of targets tb .. tb + rows - 1 in vector j, their sources stored on the way. emit(r, row sums) is
-  // called for every row in order.
+  // Causal block of targets tb .. tb + rows - 1 in vector j, their sources stored on the way. emit(r, n, row sums) is
+  // called for rows [r, r + n) of it, in order.
   template <class Emit>
   void causal_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, const Emit& emit) {
     T* sum_at = sums + j * kSumParts * lanes;
-    RunningSum<V> outside = load_sums(sum_at);
     const int64_t begin = std::max(sources.first, tb - shape.left);
+    HWY_ALIGN T block[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
     if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, tb, kRows) : take_sources<0>(j, tb, rows))) {
-      HWY_ALIGN T block[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
       causal_sums(j, tb, begin, prepared, block);
-      const Scales scales = load_scales(j);
-      const Outside beyond = scale_outside(outside, scales);
-      for (int64_t r = 0; r < rows; ++r) {
-        const T* sum = block + 2 * r * lanes;
-        finish(j, tb, r, prepared, hn::Load(d, sum), hn::Load(d, sum + lanes), scales, beyond, outside, nullptr, emit);
-      }
+      finish(j, tb, 0, rows, prepared, block, sum_at, nullptr, emit);
     } else {
       // A source raises the scale: row by row, so that no row feels a later one.
       for (int64_t r = 0; r < rows; ++r) {
         take_source(j, tb + r, std::min(begin, keep_from));
-        V den, num;
         accumulate_row(weights.at(tb + r - prepared, begin - (tb + r - shape.left)), slot(j, begin), tb + r + 1 - begin,
-                       den, num);
-        const Scales scales = load_scales(j);
-        finish(j, tb, r, prepared, den, num, scales, scale_outside(outside, scales), outside, nullptr, emit);
+                       block);
+        finish(j, tb, r, 1, prepared, block, sum_at, nullptr, emit);
       }
     }
-    pass_out(j, tb - shape.left, rows, outside);
-    store_sums(outside, sum_at);
+    pass_out(j, tb - shape.left, rows, sum_at);
   }
 
   // Stores K and KV of the block's own sources, unless one exceeds the scale: then nothing, and false. kCount = kRows
@@ -331,14 +322,17 @@ class Stripe : public Channels<D, E> {
   HWY_NOINLINE bool take_sources(int64_t j, int64_t tb, int64_t count) const {
     const int64_t rows = kCount == 0 ? count : kCount;
     SplitExp<V> e[kRows];
-    V value[kRows];
+    V key[kRows], value[kRows];
+    for (int64_t r = 0; r < rows; ++r) {
+      key[r] = own_key(tb + r, j);
+      value[r] = own_value(tb + r, j);
+    }
     const Scales scales = load_scales(j);
     V n_max = scales.m;
     V value_max = hn::Zero(d);
     for (int64_t r = 0; r < rows; ++r) {
-      const V key = own_key(tb + r, j);
-      value[r] = MaskAbsent(d, key, own_value(tb + r, j));
-      e[r] = Split(d, key);
+      value[r] = MaskAbsent(d, key[r], value[r]);
+      e[r] = Split(d, key[r]);
       n_max = hn::Max(e[r].n, n_max);  // in this order NaN is passed over
       value_max = hn::Max(hn::Abs(value[r]), value_max);
     }
@@ -374,6 +368,10 @@ class Stripe : public Channels<D, E> {
         num[r] = hn::MulAdd(weight, kv, num[r]);
       }
     }
+    store_rows(den, num, block);
+  }
+
+  void store_rows(const V* den, const V* num, T* block) const {
     for (int64_t r = 0; r < kRows; ++r) {
       hn::Store(den[r], d, block + 2 * r * lanes);
       hn::Store(num[r], d, block + (2 * r + 1) * lanes);
@@ -383,7 +381,8 @@ class Stripe : public Channels<D, E> {
   // Adds the sources [begin, begin + rows) that leave the window to the sums outside. Their K, which the window still
   // holds, serves if it has lost nothing and none raises the maximum. Added to each other first, in a relative error of
   // 2 ulp at most: the compensation then keeps the whole sum to that.
-  HWY_NOINLINE void pass_out(int64_t j, int64_t begin, int64_t rows, RunningSum<V>& sum) const {
+  HWY_NOINLINE void pass_out(int64_t j, int64_t begin, int64_t rows, T* sum_at) const {
+    RunningSum<V> sum = load_sums(sum_at);
     if (HWY_LIKELY(rows == kRows && begin >= sources.first)) {
       const V m = hn::Load(d, scale + j * 2 * lanes);
       const T* x = slot(j, begin);
@@ -401,35 +400,29 @@ class Stripe : public Channels<D, E> {
         const V to_max = Pow2(d, hn::Sub(m, sum.max));
         AddCompensated(den, to_max, sum.den, sum.den_low);
         AddCompensated(num, to_max, sum.num, sum.num_low);
+        store_sums(sum, sum_at);
         return;
       }
     }
     for (int64_t s = std::max(begin, sources.first); s < begin + rows; ++s) {
       AddSource(d, sum, source_key(s, j), source_value(s, j));
     }
+    store_sums(sum, sum_at);
   }
 
   // The same without `causal`: every source of the block's union is stored already; block = index into `after`.
   template <class Emit>
   void whole_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, int64_t block, const Emit& emit) {
     T* sum_at = sums + j * kSumParts * lanes;
-    RunningSum<V> before = load_sums(sum_at);
-    const RunningSum<V> later = load_sums(after_row(block, j));
     const int64_t begin = std::max<int64_t>(0, tb - shape.left);
     const int64_t end = std::min(shape.time, tb + kRows + shape.right);
+    HWY_ALIGN T row_sums[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
     V den[kRows], num[kRows];
     accumulate(weights.at(tb - prepared, begin - (tb - shape.left)), weights.next_row(), 1, slot(j, begin), end - begin,
                den, num);
-    const Scales scales = load_scales(j);
-    Outside beyond = scale_outside(before, scales);
-    const Outside beyond_later = scale_outside(later, scales);
-    beyond.den = hn::Add(beyond.den, beyond_later.den);
-    beyond.num = hn::Add(beyond.num, beyond_later.num);
-    for (int64_t r = 0; r < rows; ++r) {
-      finish(j, tb, r, prepared, den[r], num[r], scales, beyond, before, &later, emit);
-    }
-    pass_out(j, tb - shape.left, rows, before);
-    store_sums(before, sum_at);
+    store_rows(den, num, row_sums);
+    finish(j, tb, 0, rows, prepared, row_sums, sum_at, after_row(block, j), emit);
+    pass_out(j, tb - shape.left, rows, sum_at);
   }
 
   void clear_source(int64_t j, int64_t s) const {
@@ -466,16 +459,16 @@ class Stripe : public Channels<D, E> {
     num[0] = n0, num[1] = n1, num[2] = n2, num[3] = n3;
   }
 
-  // One row of a block: the same sums in the same order.
-  void accumulate_row(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, int64_t n, V& den, V& num) const {
+  // One row of a block: the same sums in the same order. out [2][lanes].
+  void accumulate_row(const T* HWY_RESTRICT w, const T* HWY_RESTRICT x, int64_t n, T* HWY_RESTRICT out) const {
     V d0 = hn::Zero(d), n0 = d0;
     for (int64_t i = 0; i < n; ++i, x += 2 * lanes) {
       const V w0 = hn::Set(d, w[i]);
       d0 = hn::MulAdd(w0, hn::Load(d, x), d0);
       n0 = hn::MulAdd(w0, hn::Load(d, x + lanes), n0);
     }
-    den = d0;
-    num = n0;
+    hn::Store(d0, d, out);
+    hn::Store(n0, d, out + lanes);
   }
 
  private:
@@ -494,24 +487,51 @@ class Stripe : public Channels<D, E> {
     return {hn::Mul(s.den, scaled), hn::Mul(hn::Mul(s.num, scales.to_x), scaled)};
   }
 
-  // Adds what lies outside, checks the certificate and redoes the row if it fails.
+  // Rows [first, first + n) of a block, [n][2][lanes] over the window: adds what lies outside, checks the certificate
+  // and redoes the rows that fail. The rows of a whole block go side by side: one alone is a chain of waits.
   template <class Emit>
-  HWY_INLINE void finish(int64_t j, int64_t tb, int64_t r, int64_t prepared, V den, V num, const Scales& scales,
-                         const Outside& beyond, const RunningSum<V>& outside, const RunningSum<V>* later,
-                         const Emit& emit) {
-    const V weight = hn::Set(d, weights.outside[tb + r - prepared]);
-    RowSums<V> row = {hn::MulAdd(beyond.den, weight, den), hn::MulAdd(beyond.num, weight, num),
-                      hn::Add(scales.m, hn::Set(d, weights.exponent[tb + r - prepared])), scales.from_x};
-    const auto failed = hn::Lt(row.den, hn::Set(d, kCertificate<T>));  // NaN passes: redone it would be NaN again
-    if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
-      redone += static_cast<int64_t>(hn::CountTrue(d, failed));
-      const RowSums<V> right = Base::exact_row(j, tb, r, outside, later);
-      row.den = hn::IfThenElse(failed, right.den, row.den);
-      row.num = hn::IfThenElse(failed, right.num, row.num);
-      row.exponent = hn::IfThenElse(failed, right.exponent, row.exponent);
-      row.value_scale = hn::IfThenElse(failed, right.value_scale, row.value_scale);
+  HWY_INLINE void finish(int64_t j, int64_t tb, int64_t first, int64_t n, int64_t prepared, const T* block,
+                         const T* sum_at, const T* later_at, const Emit& emit) {
+    const Scales scales = load_scales(j);
+    Outside beyond = scale_outside(load_sums(sum_at), scales);
+    if (later_at != nullptr) {
+      const Outside later = scale_outside(load_sums(later_at), scales);
+      beyond = {hn::Add(beyond.den, later.den), hn::Add(beyond.num, later.num)};
     }
-    emit(r, row);
+    RowSums<V> row[kRows];
+    const V certificate = hn::Set(d, kCertificate<T>);
+    auto failed = hn::Lt(certificate, certificate);  // NaN passes: redone it would be NaN again
+    const auto add = [&](int64_t i) HWY_ATTR {
+      const int64_t r = tb + first + i - prepared;
+      const V weight = hn::Set(d, weights.outside[r]);
+      row[i] = {hn::MulAdd(beyond.den, weight, hn::Load(d, block + 2 * i * lanes)),
+                hn::MulAdd(beyond.num, weight, hn::Load(d, block + (2 * i + 1) * lanes)),
+                hn::Add(scales.m, hn::Set(d, weights.exponent[r])), scales.from_x};
+      failed = hn::Or(failed, hn::Lt(row[i].den, certificate));
+    };
+    if (HWY_LIKELY(n == kRows)) {
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < kRows; ++i) add(i);
+    } else {
+      for (int64_t i = 0; i < n; ++i) add(i);
+    }
+    if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
+      for (int64_t i = 0; i < n; ++i) redo_row(j, tb, first + i, sum_at, later_at, row[i]);
+    }
+    emit(first, n, row);
+  }
+
+  // Where the row fails, from all its pairs.
+  HWY_NOINLINE void redo_row(int64_t j, int64_t tb, int64_t r, const T* sum_at, const T* later_at, RowSums<V>& row) {
+    const auto failed = hn::Lt(row.den, hn::Set(d, kCertificate<T>));
+    if (hn::AllFalse(d, failed)) return;
+    redone += static_cast<int64_t>(hn::CountTrue(d, failed));
+    const RunningSum<V> later = load_sums(later_at == nullptr ? sum_at : later_at);
+    const RowSums<V> right = Base::exact_row(j, tb, r, load_sums(sum_at), later_at == nullptr ? nullptr : &later);
+    row.den = hn::IfThenElse(failed, right.den, row.den);
+    row.num = hn::IfThenElse(failed, right.num, row.num);
+    row.exponent = hn::IfThenElse(failed, right.exponent, row.exponent);
+    row.value_scale = hn::IfThenElse(failed, right.value_scale, row.value_scale);
   }
 };
 
