@@ -27,6 +27,7 @@ HEADS = {"conv1d": 4}
 BIAS = {"local": "table", "conv1d": "kernel", "conv2d": "kernel", "full": "table"}
 FACTOR_CHANNELS = 64  # width of u and v, the factors of the weights
 LONGEST_DENSE = 8192  # naive AFT-full needs several matrices [T, T]
+MM_SIDE = 1024  # of the matrices that torch.mm, the measure of arithmetic, multiplies
 
 
 def copy_of(moved, dtype):
@@ -34,6 +35,11 @@ def copy_of(moved, dtype):
     source = torch.ones(4, max(1, moved // 4), dtype=dtype)
     target = torch.zeros_like(source)
     return lambda: target[:2].copy_(source[:2])
+
+
+def matrix_product(dtype):
+    a, b, c = (torch.randn(MM_SIDE, MM_SIDE, dtype=dtype) for _ in range(3))
+    return lambda: torch.mm(a, b, out=c)
 
 
 class Case:
@@ -82,6 +88,10 @@ class Case:
         if self.op == "full":  # of the pairs that are seen
             return self.B * self.d * self.T**2 * (1 if self.causal else 2) * (1 if self.pass_ == "forward" else 2)
         return self.B * self.T * self.d * columns * (2 if self.pass_ == "forward" else 6)
+
+    def mm_share(self):
+        """The share of torch.mm's rate at which the bound takes the multiply-adds."""
+        return 0.4 if (self.op, self.pass_) == ("conv2d", "forward") else 0.6
 
     def _window_call(self, key_std):
         ops = torch.ops.aft
@@ -182,14 +192,16 @@ class Case:
         before = torch.ops.aft.redo_count()
         self.call()
         redone, total = (now - then for now, then in zip(torch.ops.aft.redo_count(), before))
-        times = timing.race({"op": self.call, "floor": copy_of(self.moved, self.torch_dtype), **self.peers}, health,
-                            rounds)
-        ms, floor = statistics.median(times["op"]), statistics.median(times["floor"])
+        times = timing.race({"op": self.call, "floor": copy_of(self.moved, self.torch_dtype),
+                             "mm": matrix_product(self.torch_dtype), **self.peers}, health, rounds)
+        ms, floor, mm = (statistics.median(times[name]) for name in ("op", "floor", "mm"))
+        arithmetic = mm * self._multiply_adds() / MM_SIDE**3
         row = {"op": self.op, "pass": self.pass_, "B": self.B, "T": self.T, "d": self.d, "s": self.s,
                "heads": self.heads, "bias": self.bias, "grid": self.grid,
                "causal": self.causal, "dtype": self.dtype, "threads": torch.get_num_threads(), "ms": ms,
                "ms_min": min(times["op"]), "ms_max": max(times["op"]), "floor_ms": floor, "floor_multiple": ms / floor,
-               "gflops": 2 * self._multiply_adds() / ms / 1e6,
+               "gflops": 2 * self._multiply_adds() / ms / 1e6, "mm_gflops": 2 * MM_SIDE**3 / mm / 1e6,
+               "bound_multiple": ms / (floor + arithmetic / self.mm_share()),
                "gb_per_s": self.moved * torch.finfo(self.torch_dtype).bits / 8 / ms / 1e6,
                "redone_share": redone / total if total else 0.0, "key_std": self.key_std,
                "peers": {name: statistics.median(times[name]) for name in self.peers if name != "normal"}}
@@ -227,7 +239,9 @@ def print_row(row):
     if "conv2d_pair" in ratios:
         line += f"   {ratios['conv2d_pair']:.1f} x as fast as the pair of convolutions, {row['gflops']:.0f} GFLOP/s"
     if row["op"] == "full":
-        line += f"   {row['gflops']:.0f} GFLOP/s"
+        line += f"   {row['gflops']:.0f} GFLOP/s, {row['gflops'] / row['mm_gflops']:.2f} x torch.mm's"
+    if row["s"]:
+        line += f"   {row['bound_multiple']:.2f} x the bound"
     if "table" in ratios:
         line += f", {1 / ratios['table']:.2f} x the time of a table"
     if "normal_ms" in row:
