@@ -94,23 +94,28 @@ YSavedState empty_results(const FullArguments& a, TensorList state, bool wants_s
   return {y, saved, like(state[0]), like(state[1]), like(state[2]), like(state[3]), ring(state[4]), ring(state[5])};
 }
 
-YSavedState run_forward(std::string_view op, const FullArguments& a, TensorList state, bool wants_saved) {
-  const FullInputs in(op, a, state);
-  YSavedState results = empty_results(a, state, wants_saved);
-  const auto& [y, saved, position, max, den, num, ring_key, ring_value] = results;
-  with_element_type(a.v, [&]<typename E>(E) {
+// saved undefined: not wanted. final_state as many tensors as the inputs' state.
+void run_forward(const FullInputs& in, const Tensor& y, const Tensor& saved, TensorList final_state) {
+  with_element_type(in.v, [&]<typename E>(E) {
     using T = ops::Accumulate<E>;
     ops::FullForward<E> p;
     in.fill<E>(p);
     in.fill_sequences(p);
     p.y = rows_of<E>(y);
     p.initial_state = state_of<const T>(in.state);
-    if (!state.empty()) {
-      p.final_state = state_of<T>(std::vector<Tensor>{position, max, den, num, ring_key, ring_value});
-    }
-    if (wants_saved) p.saved = static_cast<T*>(saved.data_ptr());
+    if (!final_state.empty()) p.final_state = state_of<T>(final_state);
+    if (saved.defined()) p.saved = static_cast<T*>(saved.data_ptr());
     ops::full_forward(p, torch_threads());
   });
+}
+
+YSavedState run_forward(std::string_view op, const FullArguments& a, TensorList state, bool wants_saved) {
+  const FullInputs in(op, a, state);
+  YSavedState results = empty_results(a, state, wants_saved);
+  const auto& [y, saved, position, max, den, num, ring_key, ring_value] = results;
+  std::vector<Tensor> final_state;
+  if (!state.empty()) final_state = {position, max, den, num, ring_key, ring_value};
+  run_forward(in, y, wants_saved ? saved : Tensor(), final_state);
   return results;
 }
 
@@ -120,6 +125,17 @@ Tensor full_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, const
   constexpr std::string_view op = "full";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   return std::get<0>(run_forward(op, a, {}, false));
+}
+
+void full_out_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                  const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate, int64_t heads,
+                  const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, const Tensor& out) {
+  constexpr std::string_view op = "full";
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  const FullInputs in(op, a, {});
+  check_shape(op, "out", out, a.y_shape(), v);
+  check_writable(op, "out", out, {in.q, in.k, in.v, in.bias, in.u, in.w});
+  run_forward(in, out, Tensor(), {});
 }
 
 YSavedState full_forward_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
@@ -178,6 +194,72 @@ FullGrads empty_gradients(const FullArguments& a, const OptionalTensor& bias, co
           ring(5)};
 }
 
+void check_grad_y(std::string_view op, const FullArguments& a, const Tensor& grad_y) {
+  check_dtype_device(op, "grad_y", grad_y, "v", a.v);
+  if (grad_y.sym_sizes() != c10::SymIntArrayRef(a.y_shape())) {
+    fail("aft::", op, ": grad_y must have the shape of y, ", c10::SymIntArrayRef(a.y_shape()), ", got ",
+         sizes_of(grad_y), ": reshape it");
+  }
+}
+
+// Undefined: not there, or not wanted.
+struct FullGradients {
+  Tensor q, k, v, bias, u, w, ring_key, ring_value;
+};
+
+void run_backward(std::string_view op, const FullArguments& a, const FullInputs& in, const Tensor& grad_y,
+                  const OptionalTensor& grad_ring_key, const OptionalTensor& grad_ring_value, const Tensor& saved,
+                  const FullGradients& grad) {
+  check_grad_y(op, a, grad_y);
+  check_accumulated(op, "saved", saved, in.v);
+  if (saved.numel() != ops::full_saved_size(in.shape, a.cu_seqlens.has_value())) {
+    fail("aft::", op, ": saved must have ", ops::full_saved_size(in.shape, a.cu_seqlens.has_value()), " elements, got ",
+         saved.numel(), ": pass what aft::full_forward gave");
+  }
+  const Tensor gy = readable(grad_y);
+  const Tensor kept = saved.contiguous();
+  // The weights' gradients in the accumulation type, dense, with all of their dimensions: in place where that will do.
+  const auto wide = [&](const Tensor& to, const Tensor& weights) {
+    if (!to.defined()) return Tensor();
+    const bool direct = to.scalar_type() == accumulated(in.v).dtype() && to.is_contiguous();
+    return direct ? to.view(weights.sizes()) : at::empty(weights.sizes(), accumulated(in.v));
+  };
+  const Tensor wide_bias = wide(grad.bias, in.bias);
+  const Tensor wide_u = wide(grad.u, in.u);
+  const Tensor wide_w = wide(grad.w, in.w);
+  const auto ring = [&](const OptionalTensor& t) {
+    return t.has_value() && t->defined() && !in.state.empty() ? t->contiguous() : Tensor();
+  };
+  const Tensor from_key = ring(grad_ring_key);
+  const Tensor from_value = ring(grad_ring_value);
+  with_element_type(in.v, [&]<typename E>(E) {
+    using T = ops::Accumulate<E>;
+    ops::FullBackward<E> p;
+    in.fill<E>(p);
+    in.fill_sequences(p);
+    p.grad_y = rows_of<const E>(gy);
+    p.grad_q = rows_of<E>(grad.q);
+    p.grad_k = rows_of<E>(grad.k);
+    p.grad_v = rows_of<E>(grad.v);
+    p.grad_weights = FullInputs::weights_of<T>(wide_bias, wide_u, wide_w);
+    p.initial_state = state_of<const T>(in.state);
+    p.saved = static_cast<const T*>(kept.data_ptr());
+    if (from_key.defined()) p.grad_final_state.ring_key = static_cast<const T*>(from_key.data_ptr());
+    if (from_value.defined()) p.grad_final_state.ring_value = static_cast<const T*>(from_value.data_ptr());
+    if (grad.ring_key.defined()) {
+      p.grad_initial_state.ring_key = static_cast<T*>(grad.ring_key.data_ptr());
+      p.grad_initial_state.ring_value = static_cast<T*>(grad.ring_value.data_ptr());
+    }
+    ops::full_backward(p, torch_threads());
+  });
+  const auto narrow = [](const Tensor& to, const Tensor& from) {
+    if (to.defined() && !to.is_alias_of(from)) to.copy_(from.view(to.sizes()));
+  };
+  narrow(grad.bias, wide_bias);
+  narrow(grad.u, wide_u);
+  narrow(grad.w, wide_w);
+}
+
 FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_ring_key,
                             const OptionalTensor& grad_ring_value, const OptionalTensor& q, const Tensor& k,
                             const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u,
@@ -187,59 +269,55 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   const FullInputs in(op, a, state);
-  check_dtype_device(op, "grad_y", grad_y, "v", v);
-  if (grad_y.sym_sizes() != c10::SymIntArrayRef(a.y_shape())) {
-    fail("aft::", op, ": grad_y must have the shape of y, ", c10::SymIntArrayRef(a.y_shape()), ", got ",
-         sizes_of(grad_y), ": reshape it");
-  }
-  check_accumulated(op, "saved", saved, v);
-  if (saved.numel() != ops::full_saved_size(in.shape, a.cu_seqlens.has_value())) {
-    fail("aft::", op, ": saved must have ", ops::full_saved_size(in.shape, a.cu_seqlens.has_value()), " elements, got ",
-         saved.numel(), ": pass what aft::full_forward gave");
-  }
-  FullGrads grads = empty_gradients(a, bias, u, w, state, weights_gradient);
-  auto& [grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w, to_ring_key, to_ring_value] = grads;
-  const Tensor gy = readable(grad_y);
-  const Tensor kept = saved.contiguous();
-  const at::TensorOptions options = accumulated(v);
-  // In the accumulation type, dense, with all of its dimensions.
-  const auto wide = [&](const Tensor& t) {
-    return weights_gradient && t.defined() ? at::empty(t.sizes(), options) : Tensor();
-  };
-  const Tensor wide_bias = wide(in.bias);
-  const Tensor wide_u = wide(in.u);
-  const Tensor wide_w = wide(in.w);
-  std::vector<Tensor> from_ring;
-  for (const OptionalTensor* t : {&grad_ring_key, &grad_ring_value}) {
-    from_ring.push_back(t->has_value() && (*t)->defined() && !state.empty() ? (*t)->contiguous() : Tensor());
-  }
-  with_element_type(v, [&]<typename E>(E) {
-    using T = ops::Accumulate<E>;
-    ops::FullBackward<E> p;
-    in.fill<E>(p);
-    in.fill_sequences(p);
-    p.grad_y = rows_of<const E>(gy);
-    if (a.gate != ops::Gate::kNone) p.grad_q = rows_of<E>(grad_q);
-    p.grad_k = rows_of<E>(grad_k);
-    p.grad_v = rows_of<E>(grad_v);
-    p.grad_weights = FullInputs::weights_of<T>(wide_bias, wide_u, wide_w);
-    p.initial_state = state_of<const T>(in.state);
-    p.saved = static_cast<const T*>(kept.data_ptr());
-    if (from_ring[0].defined()) p.grad_final_state.ring_key = static_cast<const T*>(from_ring[0].data_ptr());
-    if (from_ring[1].defined()) p.grad_final_state.ring_value = static_cast<const T*>(from_ring[1].data_ptr());
-    if (!state.empty()) {
-      p.grad_initial_state.ring_key = static_cast<T*>(to_ring_key.data_ptr());
-      p.grad_initial_state.ring_value = static_cast<T*>(to_ring_value.data_ptr());
-    }
-    ops::full_backward(p, torch_threads());
-  });
-  const auto narrow = [](Tensor& to, const Tensor& from) {
-    if (from.defined()) to = from.reshape(to.sizes()).to(to.scalar_type());
-  };
-  narrow(grad_bias, wide_bias);
-  narrow(grad_u, wide_u);
-  narrow(grad_w, wide_w);
+  const FullGrads grads = empty_gradients(a, bias, u, w, state, weights_gradient);
+  const auto& [grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w, to_ring_key, to_ring_value] = grads;
+  const auto wanted = [](bool there, const Tensor& t) { return there ? t : Tensor(); };
+  const bool factors = weights_gradient && in.u.defined();
+  run_backward(op, a, in, grad_y, grad_ring_key, grad_ring_value, saved,
+               {wanted(a.gate != ops::Gate::kNone, grad_q), grad_k, grad_v,
+                wanted(weights_gradient && in.bias.defined(), grad_bias), wanted(factors, grad_u),
+                wanted(factors, grad_w), wanted(!state.empty(), to_ring_key), wanted(!state.empty(), to_ring_value)});
   return grads;
+}
+
+void full_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                           const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
+                           const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
+                           const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                           const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                           const OptionalTensor& grad_bias, const OptionalTensor& grad_u,
+                           const OptionalTensor& grad_w) {
+  constexpr std::string_view op = "full_backward";
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  const FullInputs in(op, a, {});
+  if (a.gate != ops::Gate::kNone && !grad_q.has_value()) {
+    fail("aft::", op, ": grad_q must be a tensor with gate \"", gate, "\", got none: pass one");
+  }
+  if (grad_u.has_value() != grad_w.has_value()) {
+    fail("aft::", op, ": grad_u and grad_w must both be there or both be None, got one: pass both");
+  }
+  struct Output {
+    std::string_view name;
+    const OptionalTensor& tensor;
+    std::string_view like_name;
+    const OptionalTensor& like;
+  };
+  const OptionalTensor given_k = k, given_v = v, to_k = grad_k, to_v = grad_v;
+  const Output outputs[] = {{"grad_q", grad_q, "q", q},     {"grad_k", to_k, "k", given_k},
+                            {"grad_v", to_v, "v", given_v}, {"grad_bias", grad_bias, "bias", bias},
+                            {"grad_u", grad_u, "u", u},     {"grad_w", grad_w, "w", w}};
+  FullGradients grad;
+  Tensor* const to[] = {&grad.q, &grad.k, &grad.v, &grad.bias, &grad.u, &grad.w};
+  std::vector<Tensor> others = {in.q, in.k, in.v, in.bias, in.u, in.w, grad_y, saved};
+  for (size_t i = 0; i < std::size(outputs); ++i) {
+    const Output& o = outputs[i];
+    if (!o.tensor.has_value() || !o.like.has_value()) continue;
+    check_same(op, o.name, *o.tensor, o.like_name, *o.like);
+    check_writable(op, o.name, *o.tensor, others);
+    others.push_back(*o.tensor);
+    *to[i] = *o.tensor;
+  }
+  run_backward(op, a, in, grad_y, std::nullopt, std::nullopt, saved, grad);
 }
 
 // ---- shapes without data
@@ -291,8 +369,35 @@ FullGrads full_backward_meta(const Tensor& grad_y, const OptionalTensor& grad_ri
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   if (!state.empty()) check_state(op, a, state);
-  check_dtype_device(op, "grad_y", grad_y, "v", v);
+  check_grad_y(op, a, grad_y);
   return empty_gradients(a, bias, u, w, state, weights_gradient);
+}
+
+void full_out_meta(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& bias,
+                   const OptionalTensor& u, const OptionalTensor& w, bool causal, std::string_view gate, int64_t heads,
+                   const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, const Tensor& out) {
+  constexpr std::string_view op = "full";
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  check_shape(op, "out", out, a.y_shape(), v);
+}
+
+void full_backward_out_meta(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                            const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
+                            const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
+                            const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens,
+                            const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                            const OptionalTensor& grad_bias, const OptionalTensor& grad_u,
+                            const OptionalTensor& grad_w) {
+  (void)saved;
+  constexpr std::string_view op = "full_backward";
+  const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
+  check_grad_y(op, a, grad_y);
+  if (a.gate != ops::Gate::kNone && grad_q.has_value()) check_same(op, "grad_q", *grad_q, "q", *q);
+  check_same(op, "grad_k", grad_k, "k", k);
+  check_same(op, "grad_v", grad_v, "v", v);
+  if (grad_bias.has_value() && bias.has_value()) check_same(op, "grad_bias", *grad_bias, "bias", *bias);
+  if (grad_u.has_value() && u.has_value()) check_same(op, "grad_u", *grad_u, "u", *u);
+  if (grad_w.has_value() && w.has_value()) check_same(op, "grad_w", *grad_w, "w", *w);
 }
 
 // ---- gradients
@@ -411,18 +516,22 @@ FullGrads full_backward_autograd(const Tensor& grad_y, const OptionalTensor& gra
 
 TORCH_LIBRARY_IMPL(aft, CPU, m) {
   m.impl("full", full_cpu);
+  m.impl("full.out", full_out_cpu);
   m.impl("full_forward", full_forward_cpu);
   m.impl("full_with_state", full_with_state_cpu);
   m.impl("full_step_", full_step_cpu);
   m.impl("full_backward", full_backward_cpu);
+  m.impl("full_backward.out", full_backward_out_cpu);
 }
 
 TORCH_LIBRARY_IMPL(aft, Meta, m) {
   m.impl("full", full_meta);
+  m.impl("full.out", full_out_meta);
   m.impl("full_forward", full_forward_meta);
   m.impl("full_with_state", full_with_state_meta);
   m.impl("full_step_", full_step_meta);
   m.impl("full_backward", full_backward_meta);
+  m.impl("full_backward.out", full_backward_out_meta);
 }
 
 TORCH_LIBRARY_IMPL(aft, Autograd, m) {
@@ -430,7 +539,9 @@ TORCH_LIBRARY_IMPL(aft, Autograd, m) {
   m.impl("full_forward", full_forward_autograd);
   m.impl("full_with_state", full_with_state_autograd);
   m.impl("full_backward", full_backward_autograd);
-  m.impl("full_step_", torch::CppFunction::makeFromBoxedFunction<&in_place_autograd>());
+  for (const char* name : {"full.out", "full_backward.out", "full_step_"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&in_place_autograd>());
+  }
 }
 
 }  // namespace

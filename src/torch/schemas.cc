@@ -120,6 +120,10 @@ TORCH_LIBRARY(aft, m) {
       "full(Tensor? q, Tensor k, Tensor v, Tensor? bias=None, Tensor? u=None, Tensor? w=None, *, bool causal=True, "
       "str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None) -> Tensor");
   m.def(
+      "full.out(Tensor? q, Tensor k, Tensor v, Tensor? bias=None, Tensor? u=None, Tensor? w=None, *, "
+      "bool causal=True, str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None, "
+      "Tensor(a!) out) -> ()");
+  m.def(
       "full_with_state(Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor? u, Tensor? w, Tensor[] state, *, "
       "str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None) -> (Tensor y, Tensor position, Tensor max, Tensor "
       "den, "
@@ -138,6 +142,13 @@ TORCH_LIBRARY(aft, m) {
       "int heads=1, Tensor? key_mask=None, Tensor? cu_seqlens=None, bool weights_gradient=True) -> (Tensor grad_q, "
       "Tensor grad_k, Tensor grad_v, Tensor grad_bias, Tensor grad_u, Tensor grad_w, Tensor grad_ring_key, "
       "Tensor grad_ring_value)");
+
+  // Without a state.
+  m.def(
+      "full_backward.out(Tensor grad_y, Tensor? q, Tensor k, Tensor v, Tensor? bias, Tensor? u, Tensor? w, "
+      "Tensor saved, *, bool causal=True, str gate=\"sigmoid\", int heads=1, Tensor? key_mask=None, "
+      "Tensor? cu_seqlens=None, Tensor(a!)? grad_q, Tensor(b!) grad_k, Tensor(c!) grad_v, Tensor(d!)? grad_bias, "
+      "Tensor(e!)? grad_u, Tensor(f!)? grad_w) -> ()");
 
   // The family in plain torch operations, dense: w spreads over [batch, heads, Tq, Tk]; and w of a window
   // (reference.cc).

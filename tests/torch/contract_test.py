@@ -80,7 +80,16 @@ def samples():
             saved = aft.full_forward(q, k, v, *weights, state, gate=gate)[1]
             after = state[4:] or (None, None)
             yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), dict(gate=gate)
+            if state:
+                continue
+            yield aft.full.out, (q, k, v, *weights), dict(gate=gate, out=torch.empty_like(v))
+            into = [t if t is None else torch.empty_like(t) for t in weights]
+            into = dict(zip(("grad_bias", "grad_u", "grad_w"), into))
+            yield aft.full_backward.out, (v, q, k, v, *weights, saved), dict(gate=gate, **out, **into)
         yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), frozen
+        no_weights = dict.fromkeys(("grad_bias", "grad_u", "grad_w"))
+        saved = aft.full_forward(q, k, v, square, None, None, [], gate=gate)[1]
+        yield aft.full_backward.out, (v, q, k, v, square, None, None, saved), dict(gate=gate, **out, **no_weights)
         yield aft.full_step_.default, (*one, square, None, None, ring), dict(gate=gate)
         for b, state in ((None, simple_state), (bias[:, :, :], [t.clone() for t in aft.initial_state(k, v, 2)])):
             yield aft.window_with_state_forward.default, (q, k, v, b, state), dict(gate=gate)
@@ -143,6 +152,26 @@ class PyTorch(unittest.TestCase):
                 for a, b in pairs:
                     self.assertEqual(a.device.type, "meta")
                     self.assertEqual((a.shape, a.dtype, a.stride()), (b.shape, b.dtype, b.stride()))
+
+    def test_memory_of_the_caller_takes_the_same_bits(self):
+        for op, args, kwargs in samples():
+            if op._overloadname != "out":
+                continue
+            with self.subTest(op=str(op), gate=kwargs.get("gate"), empty=[k for k, v in kwargs.items() if v is None]):
+                into = {k: v for k, v in kwargs.items() if k == "out" or k.startswith("grad_")}
+                for t in into.values():
+                    if t is not None:
+                        t.fill_(torch.nan)
+                op(*args, **kwargs)
+                if op._opname == "full_backward":  # the plain one has a state's arguments too
+                    args = (args[0], None, None, *args[1:7], [], args[7])
+                plain = getattr(aft, op._opname).default
+                results = plain(*args, **{k: v for k, v in kwargs.items() if k not in into})
+                names = [r.name for r in plain._schema.returns]
+                results = dict(zip(names, results)) if len(names) > 1 else {"out": results}
+                for name, t in into.items():
+                    if t is not None:
+                        self.assertTrue(torch.equal(t, results[name]), name)
 
     def test_compile(self):
         def layer(q, k, v, u, w):
