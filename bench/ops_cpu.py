@@ -170,9 +170,12 @@ class Case:
             weights = 0.1 * self._randn(self.T, self.T), None, None
             size = self.T**2
         if self.pass_ == "forward":
-            return lambda: ops.full(q, k, v, *weights, causal=self.causal), 4 * q.numel() + size
+            y = torch.zeros_like(q)
+            return lambda: ops.full.out(q, k, v, *weights, causal=self.causal, out=y), 4 * q.numel() + size
         saved = ops.full_forward(q, k, v, *weights, [], causal=self.causal)[1]
-        return (lambda: ops.full_backward(grad_y, None, None, q, k, v, *weights, [], saved, causal=self.causal)), \
+        inputs = zip(("q", "k", "v", "bias", "u", "w"), (q, k, v, *weights))
+        grads = {"grad_" + name: None if x is None else torch.zeros_like(x) for name, x in inputs}
+        return (lambda: ops.full_backward.out(grad_y, q, k, v, *weights, saved, causal=self.causal, **grads)), \
             7 * q.numel() + 2 * size
 
     def _build_full(self):
