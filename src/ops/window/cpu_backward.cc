@@ -86,10 +86,6 @@ struct BandTask {
     part.rows = shares_row ? 1 : std::min(task.sequence.time, part.last_chunk * chunk) - part.first_chunk * chunk;
     return part;
   }
-  void run(int64_t step) const {
-    zero(sums, size());
-    backward_band_task<E>(p, task, part(step));
-  }
   void add_to(std::vector<BandPanel<T>>& all, int64_t step) const {
     const BandPart<T> done = part(step);
     const int64_t b = task.sequence.index;
@@ -102,43 +98,65 @@ struct BandTask {
   }
 };
 
+// Step `step` of the tasks [first, last), which walk together.
+template <typename E>
+void run_step(const WindowBackward<E>& p, const BandTask<E>* first, const BandTask<E>* last, int64_t step) {
+  std::vector<WindowTask> tasks;
+  std::vector<BandPart<Accumulate<E>>> parts;
+  for (const BandTask<E>* task = first; task < last; ++task) {
+    zero(task->sums, task->size());
+    tasks.push_back(task->task);
+    parts.push_back(task->part(step));
+  }
+  backward_band_tasks<E>(p, tasks.data(), parts.data(), last - first);
+}
+
 // The backward with the band's gradient.
 template <typename E>
 void run_with_band(const WindowBackward<E>& p, const ParallelFor& parallel) {
   using T = Accumulate<E>;
+  constexpr int64_t kLeastRoom = 65536;  // elements
   std::vector<BandTask<E>> tasks;
   for (const WindowTask& task :
        window_tasks(p.shape, p.cu_seqlens, split_band_channels<E>(p.shape, parallel.threads))) {
     tasks.emplace_back(p, task);
   }
-  // As many tasks at a time as fit into room for one largest a thread.
+  const auto count = static_cast<int64_t>(tasks.size());
+  const int64_t together = tasks_at_once<E>(p.shape, count, parallel.threads);
+  const auto size_of = [&](int64_t first) {
+    int64_t size = 0;
+    for (int64_t i = first; i < first + together; ++i) size += tasks[i].size();
+    return size;
+  };
+  // As many at a time as fit into room for one largest a thread.
   int64_t capacity = 0;
-  for (const BandTask<E>& task : tasks) capacity = std::max(capacity, task.size());
-  capacity *= std::max<int64_t>(1, parallel.threads);
-  for (size_t begin = 0, end = 0; begin < tasks.size(); begin = end) {
+  for (int64_t i = 0; i < count; i += together) capacity = std::max(capacity, size_of(i));
+  capacity = std::max(capacity * std::max<int64_t>(1, parallel.threads), kLeastRoom);
+  for (int64_t begin = 0, end = 0; begin < count; begin = end) {
+    int64_t size = 0;
+    for (; end < count && size + size_of(end) <= capacity; end += together) size += size_of(end);
     size_t bytes = 0;
     int64_t steps = 0;
-    for (int64_t size = 0; end < tasks.size() && size + tasks[end].size() <= capacity; ++end) {
-      size += tasks[end].size();
-      steps = std::max(steps, tasks[end].steps);
-      bytes += Scratch::padded<T>(tasks[end].size());
-      if (tasks[end].steps > 1) bytes += Scratch::padded<std::byte>(backward_band_bytes<E>(p, tasks[end].task));
+    for (int64_t i = begin; i < end; ++i) {
+      steps = std::max(steps, tasks[i].steps);
+      bytes += Scratch::padded<T>(tasks[i].size());
+      if (tasks[i].steps > 1) bytes += Scratch::padded<std::byte>(band_task_bytes<E>(p, tasks[i].task));
     }
     Workspace workspace(bytes);
-    for (size_t i = begin; i < end; ++i) {
+    for (int64_t i = begin; i < end; ++i) {
       tasks[i].sums = workspace.take<T>(tasks[i].size());
-      if (tasks[i].steps > 1) {
-        tasks[i].memory = workspace.take<std::byte>(backward_band_bytes<E>(p, tasks[i].task));
-      }
+      if (tasks[i].steps > 1) tasks[i].memory = workspace.take<std::byte>(band_task_bytes<E>(p, tasks[i].task));
     }
     for (int64_t step = 0; step < steps; ++step) {
-      std::vector<const BandTask<E>*> running;
-      for (size_t i = begin; i < end; ++i) {
-        if (step < tasks[i].steps) running.push_back(&tasks[i]);
-      }
-      parallel.run(static_cast<int64_t>(running.size()), [&](int64_t i) { running[i]->run(step); });
+      std::vector<const BandTask<E>*> running;  // the first of those that walk together
       std::vector<BandPanel<T>> panels;
-      for (const BandTask<E>* task : running) task->add_to(panels, step);
+      for (int64_t i = begin; i < end; ++i) {
+        if (step >= tasks[i].steps) continue;
+        if (i % together == 0) running.push_back(&tasks[i]);
+        tasks[i].add_to(panels, step);
+      }
+      parallel.run(static_cast<int64_t>(running.size()),
+                   [&](int64_t i) { run_step(p, running[i], running[i] + together, step); });
       add_panels(p, panels, parallel);
     }
   }
@@ -169,14 +187,17 @@ void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
     return;
   }
   const auto tasks = window_tasks(s, p.cu_seqlens, split_channels<E>(s, parallel.threads));
-  parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) {
+  const int64_t together = tasks_at_once<E>(s, static_cast<int64_t>(tasks.size()), parallel.threads);
+  parallel.run(static_cast<int64_t>(tasks.size()) / together, [&](int64_t i) {
+    const WindowTask* first = tasks.data() + i * together;
     if (!s.has_band) {
-      backward_simple_task<E>(p, tasks[i]);
+      backward_simple_task<E>(p, *first);
       return;
     }
     BandPart<Accumulate<E>> whole;
-    whole.last_chunk = chunk_count(s, tasks[i].sequence.time);
-    backward_band_task<E>(p, tasks[i], whole);
+    whole.last_chunk = chunk_count(s, first->sequence.time);
+    const std::vector<BandPart<Accumulate<E>>> parts(together, whole);
+    backward_band_tasks<E>(p, first, parts.data(), together);
   });
 }
 

@@ -13,6 +13,8 @@
 // Without `causal` the sums at the chunks' starts, of sources and of targets, come from a walk over all chunks before.
 
 #include <bit>
+#include <optional>
+#include <vector>
 
 #include "ops/common/for_each_element.h"
 #include "ops/common/redo.h"
@@ -78,39 +80,54 @@ class BackwardBand : BackwardTask<D, E> {
     room = {panel_vectors, rows_capacity, rows_capacity, shape.causal ? 0 : chunk / kRows};
   }
 
-  size_t bytes() const {
+  // What the task must remember from chunk to chunk.
+  size_t kept_bytes() const {
     const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
-    return Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(vectors * ring * 3 * lanes) +
+    return (shape.causal ? 0 : Stripe<D, E>::bytes(shape, task, room)) +
+           Scratch::padded<T>(vectors * ring * 3 * lanes) + 2 * Scratch::padded<T>(vectors * kSumParts * lanes) +
+           3 * Scratch::padded<T>(boundary);
+  }
+  // What serves one chunk: tasks that walk together share it.
+  size_t chunk_bytes() const {
+    return (shape.causal ? Stripe<D, E>::bytes(shape, task, room) : 0) +
            Scratch::padded<T>(panel_vectors * rows_capacity * 2 * lanes) +
-           2 * Scratch::padded<T>(vectors * kSumParts * lanes) +
            Scratch::padded<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes) +
-           3 * Scratch::padded<T>(boundary) + Scratch::padded<T>(panel_vectors * kRows * 2 * lanes) +
-           Scratch::padded<bool>(panel_vectors) + Scratch::padded<T>(rows_capacity) +
-           Scratch::padded<T>(shape.left + 1 + shape.right);
+           Scratch::padded<T>(panel_vectors * kRows * 2 * lanes) + Scratch::padded<bool>(panel_vectors) +
+           Scratch::padded<T>(rows_capacity) + Scratch::padded<T>(shape.left + 1 + shape.right);
   }
 
-  void run(Scratch scratch) {
-    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, room, scratch);
-    take(scratch);
+  // Before the first of the part's chunks.
+  void enter(Scratch& kept, Scratch for_chunk) {
+    // A causal chunk restores the sums it starts from.
+    Stripe<D, E>& s =
+        stripe.emplace(shape, task, p, p.key_mask, p.initial_state, room, shape.causal ? for_chunk : kept);
+    take(kept, for_chunk);
     s.redo = redo_enabled();
-    if (part.last_chunk == chunks) {
-      for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);
-      if (shape.time == 0) ring_passes(s);
-      if (!shape.causal) sum_boundaries(s);
-    }
-    for (int64_t index = part.last_chunk - 1; index >= part.first_chunk; --index) {
-      const int64_t begin = index * chunk;
-      const int64_t end = std::min(begin + chunk, shape.time);
-      s.base = begin - reach;
-      s.prepare_rows(begin, std::min(shape.time + kRows, begin + rows_capacity));
-      first_source = source_begin(index);
-      last_source = source_begin(index + 1);
-      if (key_per_head) std::fill_n(key_sums, rows_capacity, T(0));
-      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) run_panel(s, panel, index, begin, end);
-      if (key_per_head) write_keys(s);
-    }
-    count_redone(RedoFamily::kWindow, s.redone,
-                 (std::min(shape.time, part.last_chunk * chunk) - part.first_chunk * chunk) * s.width);
+    if (part.last_chunk < chunks) return;
+    for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);
+    if (shape.time == 0) ring_passes(s);
+    if (!shape.causal) sum_boundaries(s);
+  }
+
+  // Afterwards `after`, of as many vectors, walks: the same chunk or, `wraps`, the one before.
+  void walk_chunk(int64_t index, const BackwardBand& after, bool wraps) {
+    Stripe<D, E>& s = *stripe;
+    follower = &after;
+    follower_rows = wraps ? chunk : 0;
+    const int64_t begin = index * chunk;
+    const int64_t end = std::min(begin + chunk, shape.time);
+    s.base = begin - reach;
+    s.prepare_rows(begin, std::min(shape.time + kRows, begin + rows_capacity));
+    first_source = source_begin(index);
+    last_source = source_begin(index + 1);
+    if (key_per_head) std::fill_n(key_sums, rows_capacity, T(0));
+    for (int64_t panel = 0; panel < vectors; panel += panel_vectors) run_panel(s, panel, index, begin, end);
+    if (key_per_head) write_keys(s);
+  }
+
+  void leave() const {
+    count_redone(RedoFamily::kWindow, stripe->redone,
+                 (std::min(shape.time, part.last_chunk * chunk) - part.first_chunk * chunk) * stripe->width);
     Base::flush();
   }
 
@@ -125,6 +142,9 @@ class BackwardBand : BackwardTask<D, E> {
   int64_t rows_capacity = 0;  // targets that the sources of a chunk see; sources that its targets see
   int64_t ring = 0;
   typename Stripe<D, E>::Room room;
+  std::optional<Stripe<D, E>> stripe;
+  const BackwardBand* follower = nullptr;  // walks next, follower_rows before this one
+  int64_t follower_rows = 0;
   T* target = nullptr;      // [vectors][ring][3][lanes]: a, b, exponent of target t at t % ring
   T* scaled = nullptr;      // [panel][rows_capacity][2][lanes]: a', b'
   T* later = nullptr;       // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
@@ -154,20 +174,20 @@ class BackwardBand : BackwardTask<D, E> {
   }
   T* scaled_row(int64_t j, int64_t i) const { return scaled + ((j - first) * rows_capacity + i) * 2 * lanes; }
 
-  void take(Scratch& scratch) {
+  void take(Scratch& kept, Scratch& for_chunk) {
     const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
-    target = scratch.take<T>(vectors * ring * 3 * lanes);
-    scaled = scratch.take<T>(panel_vectors * rows_capacity * 2 * lanes);
-    later = scratch.take<T>(vectors * kSumParts * lanes);
-    earlier = scratch.take<T>(vectors * kSumParts * lanes);
-    before = scratch.take<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes);
-    ends = scratch.take<T>(boundary);
-    starts = scratch.take<T>(boundary);
-    targets_before = scratch.take<T>(boundary);
-    dw_rows = scratch.take<T>(panel_vectors * kRows * 2 * lanes);
-    exact = scratch.take<bool>(panel_vectors);
-    key_sums = scratch.take<T>(rows_capacity);
-    chunk_band = scratch.take<T>(shape.left + 1 + shape.right);
+    target = kept.take<T>(vectors * ring * 3 * lanes);
+    later = kept.take<T>(vectors * kSumParts * lanes);
+    earlier = kept.take<T>(vectors * kSumParts * lanes);
+    ends = kept.take<T>(boundary);
+    starts = kept.take<T>(boundary);
+    targets_before = kept.take<T>(boundary);
+    scaled = for_chunk.take<T>(panel_vectors * rows_capacity * 2 * lanes);
+    before = for_chunk.take<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes);
+    dw_rows = for_chunk.take<T>(panel_vectors * kRows * 2 * lanes);
+    exact = for_chunk.take<bool>(panel_vectors);
+    key_sums = for_chunk.take<T>(rows_capacity);
+    chunk_band = for_chunk.take<T>(shape.left + 1 + shape.right);
   }
 
   RunningSum<V> no_sum() const { return StartSum(d, hn::Set(d, kExponentFloor<T>)); }
@@ -261,16 +281,19 @@ class BackwardBand : BackwardTask<D, E> {
     hn::Store(hn::IfThenElse(seen, hn::Neg(max), hn::Set(d, kExponentFloor<T>)), d, to + 2 * lanes);
   }
 
+  void prefetch_rows(int64_t j, int64_t t) const {
+    stripe->prefetch_sources(j, t);
+    stripe->prefetch(gy, p.grad_y.time_stride, j, t);
+    if (q != nullptr) stripe->prefetch(q, p.q.time_stride, j, t);
+  }
+
   // While a block of sources is done: the rows that the next panel's block at this place will read, and where the
   // block below will write.
   void prefetch_block(const Stripe<D, E>& s, int64_t j, int64_t sb) const {
-    const bool more = last < vectors;
-    const int64_t next_j = more ? j + panel_vectors : j - first;
-    const int64_t next_t = more ? sb : sb - chunk;
-    if (shape.causal && next_t >= 0) {
-      s.prefetch_sources(next_j, next_t);
-      s.prefetch(gy, p.grad_y.time_stride, next_j, next_t);
-      if (q != nullptr) s.prefetch(q, p.q.time_stride, next_j, next_t);
+    if (shape.causal && last < vectors) {
+      prefetch_rows(j + panel_vectors, sb);
+    } else if (shape.causal && sb >= follower_rows) {
+      follower->prefetch_rows(j - first, sb - follower_rows);
     }
     if (sb < kRows) return;
     if (!Base::streams_v) s.prefetch_to_write(Base::grad_v, p.grad_v.time_stride, j, sb - kRows);
@@ -630,15 +653,35 @@ class BackwardBand : BackwardTask<D, E> {
 };
 
 template <typename E>
-void Banded(const WindowBackward<E>& p, const WindowTask& task, const BandPart<Accumulate<E>>& part) {
-  BackwardBand<hn::ScalableTag<Accumulate<E>>, E> band(p, task, part);
-  band.run(part.memory == nullptr ? Scratch(band.bytes()) : Scratch(part.memory));
+void Banded(const WindowBackward<E>& p, const WindowTask* tasks, const BandPart<Accumulate<E>>* parts, int64_t count) {
+  std::vector<BackwardBand<hn::ScalableTag<Accumulate<E>>, E>> bands;
+  bands.reserve(count);
+  size_t kept = 0;
+  size_t for_chunk = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    bands.emplace_back(p, tasks[i], parts[i]);
+    if (parts[i].memory == nullptr) kept += bands[i].kept_bytes();
+    for_chunk = std::max(for_chunk, bands[i].chunk_bytes());
+  }
+  Scratch scratch(kept + Scratch::padded<std::byte>(static_cast<int64_t>(for_chunk)));
+  auto* const room = scratch.take<std::byte>(static_cast<int64_t>(for_chunk));
+  for (int64_t i = 0; i < count; ++i) {
+    Scratch own(parts[i].memory);
+    bands[i].enter(parts[i].memory == nullptr ? scratch : own, Scratch(room));
+  }
+  for (int64_t index = parts->last_chunk - 1; index >= parts->first_chunk; --index) {
+    for (int64_t i = 0; i < count; ++i) {
+      const bool wraps = i + 1 == count;
+      bands[i].walk_chunk(index, bands[wraps ? 0 : i + 1], wraps);
+    }
+  }
+  for (const auto& band : bands) band.leave();
 }
 
 template <typename E>
 size_t BandBytes(const WindowBackward<E>& p, const WindowTask& task) {
   const BandPart<Accumulate<E>> part;
-  return BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, part).bytes();
+  return BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, part).kept_bytes();
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -648,18 +691,20 @@ HWY_AFTER_NAMESPACE();
 namespace aft::ops {
 
 template <typename E>
-void backward_band_task(const WindowBackward<E>& p, const WindowTask& task, const BandPart<Accumulate<E>>& part) {
-  AFT_DISPATCH(Banded<E>)(p, task, part);
+void backward_band_tasks(const WindowBackward<E>& p, const WindowTask* tasks, const BandPart<Accumulate<E>>* parts,
+                         int64_t count) {
+  AFT_DISPATCH(Banded<E>)(p, tasks, parts, count);
 }
 
 template <typename E>
-size_t backward_band_bytes(const WindowBackward<E>& p, const WindowTask& task) {
+size_t band_task_bytes(const WindowBackward<E>& p, const WindowTask& task) {
   return AFT_DISPATCH(BandBytes<E>)(p, task);
 }
 
 #define AFT_INSTANTIATE(E)                                                                                          \
-  template void backward_band_task<E>(const WindowBackward<E>&, const WindowTask&, const BandPart<Accumulate<E>>&); \
-  template size_t backward_band_bytes<E>(const WindowBackward<E>&, const WindowTask&);
+  template void backward_band_tasks<E>(const WindowBackward<E>&, const WindowTask*, const BandPart<Accumulate<E>>*, \
+                                       int64_t);                                                                    \
+  template size_t band_task_bytes<E>(const WindowBackward<E>&, const WindowTask&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

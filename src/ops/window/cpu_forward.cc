@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "aft/ops/window.h"
@@ -39,19 +40,28 @@ class ForwardTask {
     streams = streams_past_caches(shape, token_count(p.shape, p.cu_seqlens), y, p.y.time_stride, task.end - task.begin);
   }
 
-  void run() {
-    if (!shape.has_band) {
-      if (shape.causal) {
-        simple_causal();
-      } else {
-        simple_whole();
+  // Tasks of one sequence. Causal with a band they are walked together, chunk by chunk: memory then sees whole rows,
+  // however few channels a head has.
+  static void run(std::vector<ForwardTask>& tasks) {
+    const ForwardTask& any = tasks.front();
+    if (any.shape.has_band && any.shape.causal) {
+      size_t bytes = 0;
+      for (const ForwardTask& task : tasks) bytes += Stripe<D, E>::bytes(task.shape, task.task, task.causal_room());
+      Scratch scratch(bytes);
+      for (ForwardTask& task : tasks) task.enter(scratch);
+      const int64_t chunk = chunk_rows(any.shape);
+      for (int64_t begin = 0; begin < any.shape.time; begin += chunk) {
+        const int64_t end = std::min(begin + chunk, any.shape.time);
+        for (size_t i = 0; i < tasks.size(); ++i) {
+          const bool last = i + 1 == tasks.size();
+          tasks[i].walk_chunk(begin, end, tasks[last ? 0 : i + 1], last ? end : begin);
+        }
       }
-    } else if (shape.causal) {
-      banded_causal();
+      for (ForwardTask& task : tasks) task.leave();
     } else {
-      banded_whole();
+      for (ForwardTask& task : tasks) task.run();
     }
-    if (streams) hwy::FlushStream();
+    if (any.streams) hwy::FlushStream();
   }
 
  private:
@@ -64,6 +74,17 @@ class ForwardTask {
   D d;
   int64_t vectors = 0;  // that hold the task's channels
   int64_t panel_vectors = kPanelChannels<E> / static_cast<int64_t>(hn::Lanes(D()));
+  std::optional<Stripe<D, E>> stripe;  // of a causal band
+
+  void run() {
+    if (shape.has_band) {
+      banded_whole();
+    } else if (shape.causal) {
+      simple_causal();
+    } else {
+      simple_whole();
+    }
+  }
 
   void write_row(const Channels<D, E>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
     const int64_t at = j * s.lanes;
@@ -110,10 +131,6 @@ class ForwardTask {
     }
   }
 
-  Stripe<D, E> stripe(Scratch& scratch, const typename Stripe<D, E>::Room& room) const {
-    return Stripe<D, E>(shape, task, p, p.key_mask, p.initial_state, room, scratch);
-  }
-
   void simple_causal() {
     Scratch scratch(Channels<D, E>::bytes(shape, task));
     const Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
@@ -146,11 +163,12 @@ class ForwardTask {
     }
   }
 
-  void banded_causal() {
-    const int64_t chunk = chunk_rows(shape);
-    const typename Stripe<D, E>::Room room = {vectors, shape.left + chunk + kRows, chunk, 0};
-    Scratch scratch(Stripe<D, E>::bytes(shape, task, room));
-    Stripe<D, E> s = stripe(scratch, room);
+  typename Stripe<D, E>::Room causal_room() const {
+    return {vectors, shape.left + chunk_rows(shape) + kRows, chunk_rows(shape), 0};
+  }
+
+  void enter(Scratch& scratch) {
+    Stripe<D, E>& s = stripe.emplace(shape, task, p, p.key_mask, p.initial_state, causal_room(), scratch);
     s.redo = redo_enabled();
     s.base = -shape.left;
     for (int64_t j = 0; j < s.vectors; ++j) {
@@ -159,31 +177,36 @@ class ForwardTask {
       s.start_scale(j, sum);
       s.preload(j, s.sources.first, 0);
     }
-    for (int64_t begin = 0; begin < shape.time; begin += chunk) {
-      const int64_t end = std::min(begin + chunk, shape.time);
-      save_sums(s, begin / chunk);
-      s.prepare_rows(begin, begin + whole_blocks(end - begin));
-      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
-        const int64_t panel_end = std::min(panel + panel_vectors, vectors);
-        for (int64_t tb = begin; tb < end; tb += kRows) {
-          const int64_t rows = std::min(kRows, end - tb);
-          for (int64_t j = panel; j < panel_end; ++j) {
-            if (tb + kRows < end) {
-              prefetch(s, j, tb + kRows);
-            } else if (panel_end < vectors) {
-              prefetch(s, j + panel_vectors, begin);
-            } else {
-              prefetch(s, j - panel, end);
-            }
-            s.causal_block(j, tb, rows, begin,
-                           [&](int64_t r, int64_t n, const RowSums<V>* row) { write_rows(s, tb + r, n, j, row); });
+  }
+
+  // Afterwards `next`, of as many vectors, walks from next_begin on.
+  void walk_chunk(int64_t begin, int64_t end, const ForwardTask& next, int64_t next_begin) {
+    Stripe<D, E>& s = *stripe;
+    save_sums(s, begin / chunk_rows(shape));
+    s.prepare_rows(begin, begin + whole_blocks(end - begin));
+    for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
+      const int64_t panel_end = std::min(panel + panel_vectors, vectors);
+      for (int64_t tb = begin; tb < end; tb += kRows) {
+        const int64_t rows = std::min(kRows, end - tb);
+        for (int64_t j = panel; j < panel_end; ++j) {
+          if (tb + kRows < end) {
+            prefetch(s, j, tb + kRows);
+          } else if (panel_end < vectors) {
+            prefetch(s, j + panel_vectors, begin);
+          } else {
+            next.prefetch(*next.stripe, j - panel, next_begin);
           }
+          s.causal_block(j, tb, rows, begin,
+                         [&](int64_t r, int64_t n, const RowSums<V>* row) { write_rows(s, tb + r, n, j, row); });
         }
       }
-      s.move_window(end - shape.left, end);
     }
-    count_redone(RedoFamily::kWindow, s.redone, shape.time * s.width);
-    write_state(s);
+    s.move_window(end - shape.left, end);
+  }
+
+  void leave() const {
+    count_redone(RedoFamily::kWindow, stripe->redone, shape.time * stripe->width);
+    write_state(*stripe);
   }
 
   void banded_whole() {
@@ -194,7 +217,7 @@ class ForwardTask {
     const typename Stripe<D, E>::Room room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
     const int64_t ends_size = chunks * vectors * kBoundaryParts * static_cast<int64_t>(hn::Lanes(d));
     Scratch scratch(Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(ends_size));
-    Stripe<D, E> s = stripe(scratch, room);
+    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, room, scratch);
     T* ends = scratch.take<T>(ends_size);
     s.redo = redo_enabled();
     s.scan_whole(ends);
@@ -245,8 +268,12 @@ class ForwardTask {
 };
 
 template <typename E>
-void Forward(const WindowForward<E>& p, const WindowTask& task) {
-  ForwardTask<hn::ScalableTag<Accumulate<E>>, E>(p, task).run();
+void Forward(const WindowForward<E>& p, const WindowTask* first, const WindowTask* last) {
+  using Task = ForwardTask<hn::ScalableTag<Accumulate<E>>, E>;
+  std::vector<Task> tasks;
+  tasks.reserve(last - first);
+  for (; first < last; ++first) tasks.emplace_back(p, *first);
+  Task::run(tasks);
 }
 
 }  // namespace aft::ops::HWY_NAMESPACE
@@ -261,7 +288,11 @@ void window_forward(const WindowForward<E>& p, const ParallelFor& parallel) {
   const WindowShape& shape = p.shape;
   if (shape.channels > 0) {
     const auto tasks = window_tasks(shape, p.cu_seqlens, split_channels<E>(shape, parallel.threads));
-    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { AFT_DISPATCH(Forward<E>)(p, tasks[i]); });
+    const int64_t step = tasks_at_once<E>(shape, static_cast<int64_t>(tasks.size()), parallel.threads);
+    parallel.run(static_cast<int64_t>(tasks.size()) / step, [&](int64_t i) {
+      const WindowTask* first = tasks.data() + i * step;
+      AFT_DISPATCH(Forward<E>)(p, first, first + step);
+    });
   }
   if (p.final_state.position == nullptr) return;
   for_each_sequence(shape, p.cu_seqlens, [&](const Sequence& s) {

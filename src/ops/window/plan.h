@@ -102,6 +102,23 @@ int64_t split_channels(const WindowShape& s, int64_t threads) {
   return (piece + kChannelAlign<E> - 1) / kChannelAlign<E> * kChannelAlign<E>;
 }
 
+/// Tasks of a causal band that are walked together: heads of a sequence, as many as make 2 KiB of a row and leave no
+/// thread idle for long. A divisor of the tasks.
+template <typename E>
+int64_t tasks_at_once(const WindowShape& s, int64_t tasks, int64_t threads) {
+  constexpr int64_t kEnough = 4;  // for each thread: then it matters little who ends last
+  constexpr int64_t kRowChannels = 2048 / static_cast<int64_t>(sizeof(Accumulate<E>));
+  if (!s.has_band || !s.causal || tasks != s.batch * s.heads) return 1;
+  const int64_t width = s.channels / s.heads;
+  const int64_t padded = (width + kChannelAlign<E> - 1) / kChannelAlign<E> * kChannelAlign<E>;
+  for (int64_t heads = std::min(s.heads, kRowChannels / padded); heads > 1; --heads) {
+    if (s.heads % heads != 0) continue;
+    const int64_t groups = tasks / heads;
+    if (groups % threads == 0 || groups >= kEnough * threads) return heads;
+  }
+  return 1;
+}
+
 /// Channels of a panel for tensors of E. A task does a chunk's rows panel by panel, so that all a chunk needs stays in
 /// the second-level cache (512 bytes a row: about half of 1 MiB in the backward), while memory still sees whole rows
 /// within a chunk. The band's gradient is summed over the channels of a panel, then panel by panel in order: the order
