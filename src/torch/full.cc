@@ -5,6 +5,7 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
+#include <array>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -78,6 +79,13 @@ struct FullInputs {
   }
 };
 
+// What no output may share memory with.
+std::vector<Tensor> given(const FullArguments& a, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
+  std::vector<Tensor> tensors = {a.k, a.v};
+  for (const OptionalTensor& t : {a.q, a.bias, a.u, a.w, key_mask, cu_seqlens}) tensors.push_back(t.value_or(Tensor()));
+  return tensors;
+}
+
 Tensor empty(c10::SymIntArrayRef shape, const at::TensorOptions& options) { return at::empty_symint(shape, options); }
 
 // y, what is saved (if wanted), and the state after.
@@ -134,7 +142,7 @@ void full_out_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, con
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   const FullInputs in(op, a, {});
   check_shape(op, "out", out, a.y_shape(), v);
-  check_writable(op, "out", out, {in.q, in.k, in.v, in.bias, in.u, in.w});
+  check_writable(op, "out", out, given(a, key_mask, cu_seqlens));
   run_forward(in, out, Tensor(), {});
 }
 
@@ -280,6 +288,38 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
   return grads;
 }
 
+// Where a gradient goes; undefined: nowhere.
+struct Output {
+  std::string_view name;
+  Tensor tensor;
+};
+
+// Those of q, k, v, bias, u, w. q asks for one, weights may, what is absent must not.
+std::array<Output, 6> check_outputs(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                    const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
+                                    const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
+                                    const OptionalTensor& grad_bias, const OptionalTensor& grad_u,
+                                    const OptionalTensor& grad_w) {
+  const auto checked = [&](std::string_view name, const OptionalTensor& to, std::string_view like_name,
+                           const OptionalTensor& like) -> Output {
+    if (!to.has_value()) return {name, Tensor()};
+    if (!like.has_value()) {
+      fail("aft::", op, ": ", name, " must be None where ", like_name, " is, got a tensor: leave it out");
+    }
+    check_same(op, name, *to, like_name, *like);
+    return {name, *to};
+  };
+  if (q.has_value() && !grad_q.has_value()) {
+    fail("aft::", op, ": grad_q must be a tensor where q is one, got None: pass one");
+  }
+  if (grad_u.has_value() != grad_w.has_value()) {
+    fail("aft::", op, ": grad_u and grad_w must both be tensors or both None, got one: pass both");
+  }
+  return {checked("grad_q", grad_q, "q", q), checked("grad_k", grad_k, "k", k),
+          checked("grad_v", grad_v, "v", v), checked("grad_bias", grad_bias, "bias", bias),
+          checked("grad_u", grad_u, "u", u), checked("grad_w", grad_w, "w", w)};
+}
+
 void full_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                            const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
                            const Tensor& saved, bool causal, std::string_view gate, int64_t heads,
@@ -290,32 +330,16 @@ void full_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const 
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   const FullInputs in(op, a, {});
-  if (a.gate != ops::Gate::kNone && !grad_q.has_value()) {
-    fail("aft::", op, ": grad_q must be a tensor with gate \"", gate, "\", got none: pass one");
-  }
-  if (grad_u.has_value() != grad_w.has_value()) {
-    fail("aft::", op, ": grad_u and grad_w must both be there or both be None, got one: pass both");
-  }
-  struct Output {
-    std::string_view name;
-    const OptionalTensor& tensor;
-    std::string_view like_name;
-    const OptionalTensor& like;
-  };
-  const OptionalTensor given_k = k, given_v = v, to_k = grad_k, to_v = grad_v;
-  const Output outputs[] = {{"grad_q", grad_q, "q", q},     {"grad_k", to_k, "k", given_k},
-                            {"grad_v", to_v, "v", given_v}, {"grad_bias", grad_bias, "bias", bias},
-                            {"grad_u", grad_u, "u", u},     {"grad_w", grad_w, "w", w}};
+  const auto outputs = check_outputs(op, q, k, v, bias, u, w, grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w);
   FullGradients grad;
   Tensor* const to[] = {&grad.q, &grad.k, &grad.v, &grad.bias, &grad.u, &grad.w};
-  std::vector<Tensor> others = {in.q, in.k, in.v, in.bias, in.u, in.w, grad_y, saved};
-  for (size_t i = 0; i < std::size(outputs); ++i) {
-    const Output& o = outputs[i];
-    if (!o.tensor.has_value() || !o.like.has_value()) continue;
-    check_same(op, o.name, *o.tensor, o.like_name, *o.like);
-    check_writable(op, o.name, *o.tensor, others);
-    others.push_back(*o.tensor);
-    *to[i] = *o.tensor;
+  std::vector<Tensor> others = given(a, key_mask, cu_seqlens);
+  others.insert(others.end(), {grad_y, saved});
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    if (!outputs[i].tensor.defined()) continue;
+    check_writable(op, outputs[i].name, outputs[i].tensor, others);
+    others.push_back(outputs[i].tensor);
+    *to[i] = outputs[i].tensor;
   }
   run_backward(op, a, in, grad_y, std::nullopt, std::nullopt, saved, grad);
 }
@@ -392,12 +416,7 @@ void full_backward_out_meta(const Tensor& grad_y, const OptionalTensor& q, const
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   check_grad_y(op, a, grad_y);
-  if (a.gate != ops::Gate::kNone && grad_q.has_value()) check_same(op, "grad_q", *grad_q, "q", *q);
-  check_same(op, "grad_k", grad_k, "k", k);
-  check_same(op, "grad_v", grad_v, "v", v);
-  if (grad_bias.has_value() && bias.has_value()) check_same(op, "grad_bias", *grad_bias, "bias", *bias);
-  if (grad_u.has_value() && u.has_value()) check_same(op, "grad_u", *grad_u, "u", *u);
-  if (grad_w.has_value() && w.has_value()) check_same(op, "grad_w", *grad_w, "w", *w);
+  (void)check_outputs(op, q, k, v, bias, u, w, grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w);
 }
 
 // ---- gradients

@@ -105,6 +105,14 @@ std::vector<WindowCase> large_cases() {
   set_window(packed, 32);
   pack(packed, {300, 1, 0, 40, 900, 7, 130, 3, 3, 3});
   cases.push_back(packed);
+  // Several steps of the table's gradient, which meet other sequences' at other steps.
+  WindowCase steps{.channels = 140, .seed = 86};
+  set_window(steps, 70);
+  pack(steps, {1000, 3000, 1000});
+  cases.push_back(steps);
+  WindowCase heads{.batch = 5, .time = 300, .channels = 96, .heads = 6, .state = true, .seed = 87, .masked = true};
+  set_window(heads, 32);
+  cases.push_back(heads);
   return cases;
 }
 

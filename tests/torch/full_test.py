@@ -499,6 +499,54 @@ class Messages(unittest.TestCase):
             with self.subTest(message), self.assertRaisesRegex(RuntimeError, message):
                 call()
 
+    def test_memory_of_the_caller(self):
+        torch.manual_seed(3)
+        for dtype, weights_dtype, causal in ((torch.bfloat16, torch.float32, True), (torch.float16, None, True),
+                                             (torch.float32, None, False)):
+            with self.subTest(dtype=dtype, weights=weights_dtype, causal=causal):
+                few = 5 if causal else 3
+                q, k, v = (torch.randn(2, n, 6, dtype=dtype) for n in (few, 5, 5))
+                bias = torch.randn(2, 5, 5, dtype=weights_dtype or dtype)
+                options = dict(causal=causal)
+                y, saved = aft.full_forward(q, k, v, bias, None, None, [], **options)[:2]
+                out = torch.full((2, 9, 6), torch.nan, dtype=dtype)[:, 2:2 + few]  # rows of a larger tensor
+                aft.full.out(q, k, v, bias, **options, out=out)
+                self.assertTrue(torch.equal(out, y))
+                expected = aft.full_backward(y, None, None, q, k, v, bias, None, None, [], saved, **options)[:4]
+                table = torch.full((2, 7, 5), torch.nan, dtype=bias.dtype)[:, 1:6]
+                grads = dict(grad_q=torch.empty_like(q), grad_k=torch.empty_like(k), grad_v=torch.empty_like(v),
+                             grad_bias=table)
+                aft.full_backward.out(y, q, k, v, bias, None, None, saved, **options, **grads, grad_u=None, grad_w=None)
+                for (name, got), wanted in zip(grads.items(), expected):
+                    self.assertTrue(torch.equal(got, wanted), name)
+
+    def test_memory_of_the_caller_is_checked(self):
+        q, k, v = inputs(2, 5, 6)
+        bias = torch.randn(5, 5, dtype=v.dtype)
+        u, w = torch.randn(2, 5, 3, dtype=v.dtype)
+        saved = aft.full_forward(q, k, v, bias, None, None, [])[1]
+        grads = dict(grad_q=torch.empty_like(q), grad_k=torch.empty_like(k), grad_v=torch.empty_like(v), grad_bias=None,
+                     grad_u=None, grad_w=None)
+
+        def backward(weights=(bias, None, None), k=k, **changes):
+            aft.full_backward.out(v, q, k, v, *weights, saved, **grads | changes)
+
+        transposed = torch.randn(2, 6, 5, dtype=v.dtype).mT  # the operator reads a copy of it
+        for message, call in (
+            (r"out must have shape \[2, 5, 6\], got \[2, 4, 6\]: allocate",
+             lambda: aft.full.out(q, k, v, bias, out=v[:, :4])),
+            (r"out must not share memory", lambda: aft.full.out(q, k, v, bias, out=v)),
+            (r"grad_q must be a tensor where q is one, got None", lambda: backward(grad_q=None)),
+            (r"grad_k must have its last dimension contiguous", lambda: backward(k=transposed, grad_k=transposed)),
+            (r"grad_v must not share memory", lambda: backward(grad_v=grads["grad_k"])),
+            (r"grad_u must be None where u is, got a tensor", lambda: backward(grad_u=u, grad_w=w)),
+            (r"grad_u and grad_w must both be tensors or both None", lambda: backward((None, u, w), grad_u=u.clone())),
+            (r"grad_bias must have the shape of bias", lambda: backward(grad_bias=bias[:4])),
+            (r"grad_bias must not share memory", lambda: backward(grad_bias=bias)),
+        ):
+            with self.subTest(message), self.assertRaisesRegex(RuntimeError, message):
+                call()
+
 
 if __name__ == "__main__":
     unittest.main()

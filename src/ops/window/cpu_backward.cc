@@ -58,29 +58,32 @@ void add_panels(const WindowBackward<E>& p, const std::vector<BandPanel<T>>& pan
 template <typename E>
 struct BandTask {
   using T = Accumulate<E>;
-  static constexpr int64_t kStepRows = 1024;  // rows of the table a step
-
   const WindowBackward<E>& p;
   WindowTask task;
   int64_t chunk = chunk_rows(p.shape);
   int64_t chunks = chunk_count(p.shape, task.sequence.time);
   int64_t panels = panel_count<E>(task.end - task.begin);
   bool shares_row = p.grad_band.row_stride == 0;
-  int64_t step_chunks = shares_row ? std::max<int64_t>(1, chunks) : kStepRows / chunk;
-  int64_t steps = std::max<int64_t>(1, (chunks + step_chunks - 1) / step_chunks);
-  int64_t panel_size =
-      (shares_row ? 1 : std::min(task.sequence.time, step_chunks* chunk)) * (p.shape.left + 1 + p.shape.right);
+  int64_t step_chunks = 1;
+  int64_t steps = 1;
+  int64_t panel_size = 0;
   std::byte* memory = nullptr;
   T* sums = nullptr;
 
-  BandTask(const WindowBackward<E>& params, const WindowTask& window_task) : p(params), task(window_task) {}
+  BandTask(const WindowBackward<E>& params, const WindowTask& window_task, int64_t step_rows)
+      : p(params), task(window_task) {
+    step_chunks = std::max<int64_t>(1, shares_row ? chunks : step_rows / chunk);
+    steps = std::max<int64_t>(1, (chunks + step_chunks - 1) / step_chunks);
+    const int64_t rows = shares_row ? 1 : std::min(task.sequence.time, step_chunks * chunk);
+    panel_size = rows * (p.shape.left + 1 + p.shape.right);
+  }
 
   int64_t size() const { return panels * panel_size; }
 
   BandPart<T> part(int64_t step) const {
     BandPart<T> part;
-    part.last_chunk = std::max<int64_t>(0, chunks - step * step_chunks);
-    part.first_chunk = std::max<int64_t>(0, part.last_chunk - step_chunks);
+    part.first_chunk = step * step_chunks;
+    part.last_chunk = std::min(chunks, part.first_chunk + step_chunks);
     part.memory = memory;
     part.sums = sums;
     part.rows = shares_row ? 1 : std::min(task.sequence.time, part.last_chunk * chunk) - part.first_chunk * chunk;
@@ -111,48 +114,52 @@ void run_step(const WindowBackward<E>& p, const BandTask<E>* first, const BandTa
   backward_band_tasks<E>(p, tasks.data(), parts.data(), last - first);
 }
 
-// The backward with the band's gradient.
+// The backward with the band's gradient, a few sequences at a time. A step is the same rows of every sequence: where
+// they start at the same row of the table, a row adds up sequence by sequence, however they are cut. Else it adds up
+// step by step too, so which sequences go together must not hang on the threads.
 template <typename E>
 void run_with_band(const WindowBackward<E>& p, const ParallelFor& parallel) {
   using T = Accumulate<E>;
-  constexpr int64_t kLeastRoom = 65536;  // elements
+  const WindowShape& shape = p.shape;
+  // Room for the parts of the gradient, in elements: a 32nd of q, k and v, or what is small anyway. Steps are such that
+  // it holds some sequences.
+  const int64_t capacity = std::max<int64_t>(262144, 3 * token_count(shape, p.cu_seqlens) * shape.channels / 32);
+  const int64_t row = shape.heads * panel_count<E>(shape.channels / shape.heads) * (shape.left + 1 + shape.right);
+  const int64_t step_rows = std::clamp<int64_t>(capacity / (4 * row), 256, 1024);
   std::vector<BandTask<E>> tasks;
-  for (const WindowTask& task :
-       window_tasks(p.shape, p.cu_seqlens, split_band_channels<E>(p.shape, parallel.threads))) {
-    tasks.emplace_back(p, task);
+  for (const WindowTask& task : window_tasks(shape, p.cu_seqlens, split_band_channels<E>(shape, parallel.threads))) {
+    tasks.emplace_back(p, task, step_rows);
   }
-  const auto count = static_cast<int64_t>(tasks.size());
-  const int64_t together = tasks_at_once<E>(p.shape, count, parallel.threads);
-  const auto size_of = [&](int64_t first) {
-    int64_t size = 0;
-    for (int64_t i = first; i < first + together; ++i) size += tasks[i].size();
-    return size;
-  };
-  // As many at a time as fit into room for one largest a thread.
-  int64_t capacity = 0;
-  for (int64_t i = 0; i < count; i += together) capacity = std::max(capacity, size_of(i));
-  capacity = std::max(capacity * std::max<int64_t>(1, parallel.threads), kLeastRoom);
-  for (int64_t begin = 0, end = 0; begin < count; begin = end) {
-    int64_t size = 0;
-    for (; end < count && size + size_of(end) <= capacity; end += together) size += size_of(end);
+  const size_t count = tasks.size();
+  for (size_t begin = 0, end = 0; begin < count; begin = end) {
+    Lengths lengths;
+    for (int64_t size = 0; end < count;) {
+      const Sequence& sequence = tasks[end].task.sequence;
+      size_t next = end;
+      for (; next < count && tasks[next].task.sequence.index == sequence.index; ++next) size += tasks[next].size();
+      if (end > begin && size > capacity) break;
+      lengths.add(sequence.time);
+      end = next;
+    }
     size_t bytes = 0;
     int64_t steps = 0;
-    for (int64_t i = begin; i < end; ++i) {
+    for (size_t i = begin; i < end; ++i) {
       steps = std::max(steps, tasks[i].steps);
       bytes += Scratch::padded<T>(tasks[i].size());
       if (tasks[i].steps > 1) bytes += Scratch::padded<std::byte>(band_task_bytes<E>(p, tasks[i].task));
     }
     Workspace workspace(bytes);
-    for (int64_t i = begin; i < end; ++i) {
+    for (size_t i = begin; i < end; ++i) {
       tasks[i].sums = workspace.take<T>(tasks[i].size());
       if (tasks[i].steps > 1) tasks[i].memory = workspace.take<std::byte>(band_task_bytes<E>(p, tasks[i].task));
     }
-    for (int64_t step = 0; step < steps; ++step) {
+    const int64_t together = tasks_at_once<E>(shape, lengths, static_cast<int64_t>(end - begin), parallel.threads);
+    for (int64_t step = steps - 1; step >= 0; --step) {
       std::vector<const BandTask<E>*> running;  // the first of those that walk together
       std::vector<BandPanel<T>> panels;
-      for (int64_t i = begin; i < end; ++i) {
+      for (size_t i = begin; i < end; ++i) {
         if (step >= tasks[i].steps) continue;
-        if (i % together == 0) running.push_back(&tasks[i]);
+        if ((i - begin) % together == 0) running.push_back(&tasks[i]);
         tasks[i].add_to(panels, step);
       }
       parallel.run(static_cast<int64_t>(running.size()),
@@ -187,7 +194,9 @@ void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
     return;
   }
   const auto tasks = window_tasks(s, p.cu_seqlens, split_channels<E>(s, parallel.threads));
-  const int64_t together = tasks_at_once<E>(s, static_cast<int64_t>(tasks.size()), parallel.threads);
+  Lengths lengths;
+  for_each_sequence(s, p.cu_seqlens, [&](const Sequence& sequence) { lengths.add(sequence.time); });
+  const int64_t together = tasks_at_once<E>(s, lengths, static_cast<int64_t>(tasks.size()), parallel.threads);
   parallel.run(static_cast<int64_t>(tasks.size()) / together, [&](int64_t i) {
     const WindowTask* first = tasks.data() + i * together;
     if (!s.has_band) {

@@ -109,10 +109,10 @@ class BackwardBand : BackwardTask<D, E> {
     if (!shape.causal) sum_boundaries(s);
   }
 
-  // Afterwards `after`, of as many vectors, walks: the same chunk or, `wraps`, the one before.
-  void walk_chunk(int64_t index, const BackwardBand& after, bool wraps) {
+  // Afterwards `next`, of as many vectors, walks: the same chunk or, `wraps`, the one before.
+  void walk_chunk(int64_t index, const BackwardBand& next, bool wraps) {
     Stripe<D, E>& s = *stripe;
-    follower = &after;
+    follower = &next;
     follower_rows = wraps ? chunk : 0;
     const int64_t begin = index * chunk;
     const int64_t end = std::min(begin + chunk, shape.time);
@@ -290,7 +290,7 @@ class BackwardBand : BackwardTask<D, E> {
   // While a block of sources is done: the rows that the next panel's block at this place will read, and where the
   // block below will write.
   void prefetch_block(const Stripe<D, E>& s, int64_t j, int64_t sb) const {
-    if (shape.causal && last < vectors) {
+    if (shape.causal && sb >= 0 && last < vectors) {
       prefetch_rows(j + panel_vectors, sb);
     } else if (shape.causal && sb >= follower_rows) {
       follower->prefetch_rows(j - first, sb - follower_rows);

@@ -288,7 +288,9 @@ void window_forward(const WindowForward<E>& p, const ParallelFor& parallel) {
   const WindowShape& shape = p.shape;
   if (shape.channels > 0) {
     const auto tasks = window_tasks(shape, p.cu_seqlens, split_channels<E>(shape, parallel.threads));
-    const int64_t step = tasks_at_once<E>(shape, static_cast<int64_t>(tasks.size()), parallel.threads);
+    Lengths lengths;
+    for_each_sequence(shape, p.cu_seqlens, [&](const Sequence& s) { lengths.add(s.time); });
+    const int64_t step = tasks_at_once<E>(shape, lengths, static_cast<int64_t>(tasks.size()), parallel.threads);
     parallel.run(static_cast<int64_t>(tasks.size()) / step, [&](int64_t i) {
       const WindowTask* first = tasks.data() + i * step;
       AFT_DISPATCH(Forward<E>)(p, first, first + step);

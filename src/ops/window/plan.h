@@ -7,8 +7,8 @@
 #include "aft/ops/window.h"
 
 // How the windowed operator is cut into tasks and chunks. All of it depends on window, width, heads and dtype alone,
-// except the split of channels in split_channels, which changes no bit: channels never meet outside the band's
-// gradient.
+// except the split of channels in split_channels and what tasks_at_once walks together. Both change no bit: channels
+// never meet outside the band's gradient, which is summed in an order of its own.
 
 namespace aft::ops {
 
@@ -102,19 +102,32 @@ int64_t split_channels(const WindowShape& s, int64_t threads) {
   return (piece + kChannelAlign<E> - 1) / kChannelAlign<E> * kChannelAlign<E>;
 }
 
-/// Tasks of a causal band that are walked together: heads of a sequence, as many as make 2 KiB of a row and leave no
-/// thread idle for long. A divisor of the tasks.
+/// How long the sequences of some tasks are.
+struct Lengths {
+  int64_t sequences = 0, longest = 0, total = 0;
+
+  void add(int64_t time) {
+    ++sequences;
+    longest = std::max(longest, time);
+    total += time;
+  }
+};
+
+/// Tasks of a causal band that are walked together: heads of a sequence, as many as make 2 KiB of a row in the
+/// accumulation type and leave no thread idle for long. A divisor of the tasks; it changes no bit.
 template <typename E>
-int64_t tasks_at_once(const WindowShape& s, int64_t tasks, int64_t threads) {
+int64_t tasks_at_once(const WindowShape& s, const Lengths& lengths, int64_t tasks, int64_t threads) {
   constexpr int64_t kEnough = 4;  // for each thread: then it matters little who ends last
   constexpr int64_t kRowChannels = 2048 / static_cast<int64_t>(sizeof(Accumulate<E>));
-  if (!s.has_band || !s.causal || tasks != s.batch * s.heads) return 1;
+  if (!s.has_band || !s.causal || lengths.longest == 0 || tasks != lengths.sequences * s.heads) return 1;
+  threads = std::max<int64_t>(1, threads);
+  const bool alike = lengths.total == lengths.sequences * lengths.longest;
   const int64_t width = s.channels / s.heads;
   const int64_t padded = (width + kChannelAlign<E> - 1) / kChannelAlign<E> * kChannelAlign<E>;
   for (int64_t heads = std::min(s.heads, kRowChannels / padded); heads > 1; --heads) {
     if (s.heads % heads != 0) continue;
-    const int64_t groups = tasks / heads;
-    if (groups % threads == 0 || groups >= kEnough * threads) return heads;
+    const int64_t groups = s.heads / heads * (lengths.total / lengths.longest);  // as long as the longest
+    if ((alike && groups % threads == 0) || groups >= kEnough * threads) return heads;
   }
   return 1;
 }
