@@ -78,6 +78,19 @@ void check_same(std::string_view op, std::string_view name, const at::Tensor& te
   }
 }
 
+void check_gradients(std::string_view op, const std::vector<GradientOutput>& outputs) {
+  for (const GradientOutput& output : outputs) {
+    const auto& [name, to, of_name, of, may_be_left_out] = output;
+    if (to.has_value() && !of.has_value()) {
+      fail("aft::", op, ": ", name, " must be None where ", of_name, " is, got a tensor: leave it out");
+    }
+    if (of.has_value() && !to.has_value() && !may_be_left_out) {
+      fail("aft::", op, ": ", name, " must be a tensor where ", of_name, " is one, got None: pass one");
+    }
+    if (to.has_value()) check_same(op, name, *to, of_name, *of);
+  }
+}
+
 void check_shape(std::string_view op, std::string_view name, const at::Tensor& tensor, c10::SymIntArrayRef expected,
                  const at::Tensor& v) {
   check_dtype_device(op, name, tensor, "v", v);

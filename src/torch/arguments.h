@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "aft/error.h"
 #include "aft/ops/operands.h"
@@ -50,6 +51,18 @@ void check_same(std::string_view op, std::string_view name, const at::Tensor& te
 /// Checks that a tensor has this shape and the dtype and device of `v`.
 void check_shape(std::string_view op, std::string_view name, const at::Tensor& tensor, c10::SymIntArrayRef expected,
                  const at::Tensor& v);
+
+/// Where a backward's `.out` form writes one gradient, beside the input that it is the gradient of.
+struct GradientOutput {
+  std::string_view name;
+  OptionalTensor to;
+  std::string_view of_name;
+  OptionalTensor of;
+  bool may_be_left_out = false;
+};
+
+/// Checks that each has the shape, dtype and device of its input, and is absent where that is.
+void check_gradients(std::string_view op, const std::vector<GradientOutput>& outputs);
 
 // What all families are handed, held against v [batch, positions, channels].
 

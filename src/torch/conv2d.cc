@@ -5,6 +5,7 @@
 
 #include <string>
 #include <tuple>
+#include <vector>
 
 #include "aft/ops/grid.h"
 #include "gradients.h"
@@ -118,7 +119,7 @@ void conv2d_out_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, c
                     const Tensor& out) {
   const Inputs in(Conv2dArguments(kForward, q, k, v, kernel, grid, key_mask, gate));
   check_same(kForward, "out", out, "v", v);
-  check_writable(kForward, "out", out, {in.q, in.k, in.v, in.kernel});
+  check_writable(kForward, "out", out, {q, k, v, kernel, key_mask});
   run_forward(in, out);
 }
 
@@ -129,7 +130,7 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
   const Tensor gy = readable(grad_y);
   Tensor kernel_sum;
   if (grad_kernel.defined()) {
-    const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type();
+    const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type() && grad_kernel.is_contiguous();
     kernel_sum = direct ? grad_kernel : at::empty(in.kernel.sizes(), in.kernel.options());
   }
   with_element_type(in.v, [&]<typename E>(E) {
@@ -163,35 +164,26 @@ Conv2dGrads conv2d_backward_cpu(const Tensor& grad_y, const OptionalTensor& q, c
   return grads;
 }
 
+// Checked against their inputs.
+std::vector<GradientOutput> conv2d_gradients(const OptionalTensor& q, const Tensor& k, const Tensor& v,
+                                             const Tensor& kernel, const OptionalTensor& grad_q, const Tensor& grad_k,
+                                             const Tensor& grad_v, const OptionalTensor& grad_kernel) {
+  std::vector<GradientOutput> outputs = {{"grad_q", grad_q, "q", q},
+                                         {"grad_k", grad_k, "k", k},
+                                         {"grad_v", grad_v, "v", v},
+                                         {"grad_kernel", grad_kernel, "kernel", kernel, /*may_be_left_out=*/true}};
+  check_gradients(kBackward, outputs);
+  return outputs;
+}
+
 void conv2d_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
                              const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
                              std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
                              const Tensor& grad_v, const OptionalTensor& grad_kernel) {
   const Inputs in(Conv2dArguments(kBackward, q, k, v, kernel, grid, key_mask, gate));
-  const auto writable = [&](std::string_view name, const Tensor& out, std::string_view like_name, const Tensor& like,
-                            TensorList others) {
-    check_same(kBackward, name, out, like_name, like);
-    check_writable(kBackward, name, out, {in.q, in.k, in.v, in.kernel, grad_y});
-    check_writable(kBackward, name, out, others);
-  };
-  const Tensor to_kernel = grad_kernel.value_or(Tensor());
-  const bool gated = in.shape.gate != ops::Gate::kNone;
-  if (gated) {
-    if (!grad_q.has_value()) {
-      fail("aft::", kBackward, ": grad_q must be a tensor with gate \"", gate, "\", got none: pass one");
-    }
-    writable("grad_q", *grad_q, "q", *q, {grad_k, grad_v, to_kernel});
-  }
-  writable("grad_k", grad_k, "k", k, {grad_v, to_kernel});
-  writable("grad_v", grad_v, "v", v, {to_kernel});
-  if (to_kernel.defined()) {
-    writable("grad_kernel", to_kernel, "kernel", kernel, {});
-    if (!to_kernel.is_contiguous()) {
-      fail("aft::", kBackward, ": grad_kernel must be contiguous, got strides ", to_kernel.strides(),
-           ": allocate it with torch.empty");
-    }
-  }
-  run_backward(in, grad_y, gated ? *grad_q : Tensor(), grad_k, grad_v, to_kernel);
+  const std::vector<GradientOutput> outputs = conv2d_gradients(q, k, v, kernel, grad_q, grad_k, grad_v, grad_kernel);
+  check_writable(kBackward, outputs, {q, k, v, kernel, key_mask, grad_y});
+  run_backward(in, grad_y, grad_q.value_or(Tensor()), grad_k, grad_v, grad_kernel.value_or(Tensor()));
 }
 
 // ---- shapes without data
@@ -221,12 +213,9 @@ void conv2d_backward_out_meta(const Tensor& grad_y, const OptionalTensor& q, con
                               const Tensor& kernel, c10::SymIntArrayRef grid, const OptionalTensor& key_mask,
                               std::string_view gate, const OptionalTensor& grad_q, const Tensor& grad_k,
                               const Tensor& grad_v, const OptionalTensor& grad_kernel) {
-  const Conv2dArguments a(kBackward, q, k, v, kernel, grid, key_mask, gate);
+  (void)Conv2dArguments(kBackward, q, k, v, kernel, grid, key_mask, gate);
   check_same(kBackward, "grad_y", grad_y, "v", v);
-  if (a.gate != ops::Gate::kNone && grad_q.has_value()) check_same(kBackward, "grad_q", *grad_q, "q", *q);
-  check_same(kBackward, "grad_k", grad_k, "k", k);
-  check_same(kBackward, "grad_v", grad_v, "v", v);
-  if (grad_kernel.has_value()) check_same(kBackward, "grad_kernel", *grad_kernel, "kernel", kernel);
+  (void)conv2d_gradients(q, k, v, kernel, grad_q, grad_k, grad_v, grad_kernel);
 }
 
 // ---- gradients

@@ -123,7 +123,7 @@ void window_out(const OptionalTensor& q, const Tensor& k, const Tensor& v, const
                 const Tensor& out) {
   const Inputs in = checked_inputs("window", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   check_same("window", "out", out, "v", v);
-  check_writable("window", "out", out, {in.q, in.k, in.v, in.band});
+  check_writable("window", "out", out, {q, k, v, band, key_mask, cu_seqlens});
   run_forward(in, out, {}, {});
 }
 
@@ -203,30 +203,12 @@ void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
                          const OptionalTensor& grad_band) {
   constexpr std::string_view op = "window_backward";
   const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
-  const auto writable = [&](std::string_view name, const Tensor& out, std::string_view like_name, const Tensor& like) {
-    check_same(op, name, out, like_name, like);
-    check_writable(op, name, out, {in.q, in.k, in.v, in.band, grad_y, saved});
-  };
-  Gradients grad;
-  if (in.shape.gate != ops::Gate::kNone) {
-    if (!grad_q.has_value())
-      fail("aft::", op, ": grad_q must be a tensor with gate \"", gate, "\", got none: pass one");
-    writable("grad_q", *grad_q, "q", *q);
-    check_writable(op, "grad_q", *grad_q, {grad_k, grad_v});
-    grad.q = *grad_q;
-  }
-  writable("grad_k", grad_k, "k", k);
-  check_writable(op, "grad_k", grad_k, {grad_v});
-  writable("grad_v", grad_v, "v", v);
-  grad.k = grad_k;
-  grad.v = grad_v;
-  const bool wants_band = band.has_value() && grad_band.has_value();
-  if (wants_band) {
-    writable("grad_band", *grad_band, "band", *band);
-    grad.band = grad_band->to(in.band.scalar_type());
-  }
+  const std::vector<GradientOutput> outputs = window_gradients(op, q, k, v, band, grad_q, grad_k, grad_v, grad_band);
+  check_writable(op, outputs, {q, k, v, band, key_mask, cu_seqlens, grad_y, saved});
+  Gradients grad{grad_q.value_or(Tensor()), grad_k, grad_v, Tensor()};
+  if (grad_band.has_value()) grad.band = grad_band->to(in.band.scalar_type());
   run_backward(op, in, grad_y, saved, grad);
-  if (wants_band && !grad.band.is_same(*grad_band)) grad_band->copy_(grad.band);
+  if (grad_band.has_value() && !grad.band.is_same(*grad_band)) grad_band->copy_(grad.band);
 }
 
 // ---- with state
@@ -320,7 +302,8 @@ void run_local_bias_backward(const ops::LocalBiasShape& shape, const Tensor& gra
   });
 }
 
-void check_dense(std::string_view op, std::string_view name, const Tensor& out, TensorList inputs) {
+void check_dense(std::string_view op, std::string_view name, const Tensor& out,
+                 const std::vector<OptionalTensor>& inputs) {
   if (!out.is_contiguous()) {
     fail("aft::", op, ": ", name, " must be contiguous, got strides ", out.strides(), ": allocate it with torch.empty");
   }

@@ -5,7 +5,6 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
-#include <array>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -79,13 +78,6 @@ struct FullInputs {
   }
 };
 
-// What no output may share memory with.
-std::vector<Tensor> given(const FullArguments& a, const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens) {
-  std::vector<Tensor> tensors = {a.k, a.v};
-  for (const OptionalTensor& t : {a.q, a.bias, a.u, a.w, key_mask, cu_seqlens}) tensors.push_back(t.value_or(Tensor()));
-  return tensors;
-}
-
 Tensor empty(c10::SymIntArrayRef shape, const at::TensorOptions& options) { return at::empty_symint(shape, options); }
 
 // y, what is saved (if wanted), and the state after.
@@ -142,7 +134,7 @@ void full_out_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, con
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   const FullInputs in(op, a, {});
   check_shape(op, "out", out, a.y_shape(), v);
-  check_writable(op, "out", out, given(a, key_mask, cu_seqlens));
+  check_writable(op, "out", out, {q, k, v, bias, u, w, key_mask, cu_seqlens});
   run_forward(in, out, Tensor(), {});
 }
 
@@ -288,36 +280,24 @@ FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_rin
   return grads;
 }
 
-// Where a gradient goes; undefined: nowhere.
-struct Output {
-  std::string_view name;
-  Tensor tensor;
-};
-
-// Those of q, k, v, bias, u, w. q asks for one, weights may, what is absent must not.
-std::array<Output, 6> check_outputs(std::string_view op, const OptionalTensor& q, const Tensor& k, const Tensor& v,
-                                    const OptionalTensor& bias, const OptionalTensor& u, const OptionalTensor& w,
-                                    const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
-                                    const OptionalTensor& grad_bias, const OptionalTensor& grad_u,
-                                    const OptionalTensor& grad_w) {
-  const auto checked = [&](std::string_view name, const OptionalTensor& to, std::string_view like_name,
-                           const OptionalTensor& like) -> Output {
-    if (!to.has_value()) return {name, Tensor()};
-    if (!like.has_value()) {
-      fail("aft::", op, ": ", name, " must be None where ", like_name, " is, got a tensor: leave it out");
-    }
-    check_same(op, name, *to, like_name, *like);
-    return {name, *to};
-  };
-  if (q.has_value() && !grad_q.has_value()) {
-    fail("aft::", op, ": grad_q must be a tensor where q is one, got None: pass one");
-  }
+// Checked against their inputs. The factors' gradients go together.
+std::vector<GradientOutput> full_gradients(std::string_view op, const OptionalTensor& q, const Tensor& k,
+                                           const Tensor& v, const OptionalTensor& bias, const OptionalTensor& u,
+                                           const OptionalTensor& w, const OptionalTensor& grad_q, const Tensor& grad_k,
+                                           const Tensor& grad_v, const OptionalTensor& grad_bias,
+                                           const OptionalTensor& grad_u, const OptionalTensor& grad_w) {
   if (grad_u.has_value() != grad_w.has_value()) {
     fail("aft::", op, ": grad_u and grad_w must both be tensors or both None, got one: pass both");
   }
-  return {checked("grad_q", grad_q, "q", q), checked("grad_k", grad_k, "k", k),
-          checked("grad_v", grad_v, "v", v), checked("grad_bias", grad_bias, "bias", bias),
-          checked("grad_u", grad_u, "u", u), checked("grad_w", grad_w, "w", w)};
+  constexpr bool may_be_left_out = true;
+  std::vector<GradientOutput> outputs = {{"grad_q", grad_q, "q", q},
+                                         {"grad_k", grad_k, "k", k},
+                                         {"grad_v", grad_v, "v", v},
+                                         {"grad_bias", grad_bias, "bias", bias, may_be_left_out},
+                                         {"grad_u", grad_u, "u", u, may_be_left_out},
+                                         {"grad_w", grad_w, "w", w, may_be_left_out}};
+  check_gradients(op, outputs);
+  return outputs;
 }
 
 void full_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
@@ -330,17 +310,10 @@ void full_backward_out_cpu(const Tensor& grad_y, const OptionalTensor& q, const 
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   const FullInputs in(op, a, {});
-  const auto outputs = check_outputs(op, q, k, v, bias, u, w, grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w);
-  FullGradients grad;
-  Tensor* const to[] = {&grad.q, &grad.k, &grad.v, &grad.bias, &grad.u, &grad.w};
-  std::vector<Tensor> others = given(a, key_mask, cu_seqlens);
-  others.insert(others.end(), {grad_y, saved});
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    if (!outputs[i].tensor.defined()) continue;
-    check_writable(op, outputs[i].name, outputs[i].tensor, others);
-    others.push_back(outputs[i].tensor);
-    *to[i] = outputs[i].tensor;
-  }
+  const auto outputs = full_gradients(op, q, k, v, bias, u, w, grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w);
+  check_writable(op, outputs, {q, k, v, bias, u, w, key_mask, cu_seqlens, grad_y, saved});
+  const auto to = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
+  const FullGradients grad{to(grad_q), grad_k, grad_v, to(grad_bias), to(grad_u), to(grad_w), Tensor(), Tensor()};
   run_backward(op, a, in, grad_y, std::nullopt, std::nullopt, saved, grad);
 }
 
@@ -416,7 +389,7 @@ void full_backward_out_meta(const Tensor& grad_y, const OptionalTensor& q, const
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   check_grad_y(op, a, grad_y);
-  (void)check_outputs(op, q, k, v, bias, u, w, grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w);
+  (void)full_gradients(op, q, k, v, bias, u, w, grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w);
 }
 
 // ---- gradients

@@ -65,6 +65,11 @@ inline at::Tensor or_empty(const at::Tensor& t, const at::Tensor& like) {
 }
 
 /// Checks that a tensor of the caller can take a result: contiguous in its last dimension, its own memory.
-void check_writable(std::string_view op, std::string_view name, const at::Tensor& out, at::TensorList inputs);
+void check_writable(std::string_view op, std::string_view name, const at::Tensor& out,
+                    const std::vector<OptionalTensor>& inputs);
+
+/// The same for the gradients that are there, which must not share memory with one another either.
+void check_writable(std::string_view op, const std::vector<GradientOutput>& outputs,
+                    std::vector<OptionalTensor> inputs);
 
 }  // namespace aft::dispatch

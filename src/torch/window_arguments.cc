@@ -95,6 +95,18 @@ void check_state_gradients(std::string_view op, const at::Tensor& grad_den, cons
   check_same(op, "grad_ring_value", grad_ring_value, "state ring_value", state[5]);
 }
 
+std::vector<GradientOutput> window_gradients(std::string_view op, const OptionalTensor& q, const at::Tensor& k,
+                                             const at::Tensor& v, const OptionalTensor& band,
+                                             const OptionalTensor& grad_q, const at::Tensor& grad_k,
+                                             const at::Tensor& grad_v, const OptionalTensor& grad_band) {
+  std::vector<GradientOutput> outputs = {{"grad_q", grad_q, "q", q},
+                                         {"grad_k", grad_k, "k", k},
+                                         {"grad_v", grad_v, "v", v},
+                                         {"grad_band", grad_band, "band", band, /*may_be_left_out=*/true}};
+  check_gradients(op, outputs);
+  return outputs;
+}
+
 WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left) {
   check_torch_version();
   check_elements("initial_state", "v", v);

@@ -3,6 +3,7 @@
 #include <torch/types.h>
 
 #include <string_view>
+#include <vector>
 
 #include "aft/ops/local_bias.h"
 #include "aft/ops/window.h"
@@ -38,6 +39,12 @@ void check_state(std::string_view op, const WindowSizes& sizes, const at::Tensor
 /// Checks the gradients of the four tensors of a state that have one.
 void check_state_gradients(std::string_view op, const at::Tensor& grad_den, const at::Tensor& grad_num,
                            const at::Tensor& grad_ring_key, const at::Tensor& grad_ring_value, at::TensorList state);
+
+/// Where window_backward.out writes, checked against the inputs.
+std::vector<GradientOutput> window_gradients(std::string_view op, const OptionalTensor& q, const at::Tensor& k,
+                                             const at::Tensor& v, const OptionalTensor& band,
+                                             const OptionalTensor& grad_q, const at::Tensor& grad_k,
+                                             const at::Tensor& grad_v, const OptionalTensor& grad_band);
 
 /// The sizes of the state that initial_state(k, v, left) makes.
 WindowSizes check_initial_state(const at::Tensor& k, const at::Tensor& v, int64_t left);

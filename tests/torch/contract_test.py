@@ -478,10 +478,49 @@ class Messages(unittest.TestCase):
         bias = bias[None]
         _, saved = aft.window_forward(q, k, v, bias)
         grad = torch.empty_like(v)
-        r("grad_k must not share memory",
+        r("grad_v must not share memory",
           lambda: aft.window_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad, grad_v=grad,
                                       grad_band=torch.empty_like(bias)))
         r("saved must have shape", lambda: aft.window_backward(v, q, k, v, bias, torch.cat([saved, v.flatten()])))
+
+    def test_gradients_into_memory_of_the_caller(self):
+        for device in ("cpu", "meta"):
+            q, k, v, band = (t.to(device) for t in inputs(2, 6, 4, span=3))
+            band, table, kernel = band[None], v.new_ones(6, 6), v.new_ones(2, 3, 3)
+            window_saved = aft.window_forward(q, k, v, band)[1]
+            full_saved = aft.full_forward(q, k, v, table, None, None, [])[1]
+            for weights, given, backward in (
+                ("band", band, lambda q=q, w=band, **to: aft.window_backward.out(v, q, k, v, w, window_saved, **to)),
+                ("bias", table, lambda q=q, w=table, **to: aft.full_backward.out(
+                    v, q, k, v, w, None, None, full_saved, grad_u=None, grad_w=None, **to)),
+                ("kernel", kernel,
+                 lambda q=q, w=kernel, **to: aft.conv2d_backward.out(v, q, k, v, w, (2, 3), **to)),
+            ):
+                of = f"grad_{weights}"
+                to = dict(grad_q=torch.empty_like(q), grad_k=torch.empty_like(k), grad_v=torch.empty_like(v),
+                          **{of: torch.empty_like(given)})
+                cases = [
+                    ("grad_q must be a tensor where q is one, got None: pass one", dict(grad_q=None)),
+                    ("grad_q must be None where q is, got a tensor: leave it out", dict(q=None, gate="none")),
+                    ("grad_q must have the shape of q", dict(grad_q=to["grad_q"][:1])),
+                    ("grad_k must have the dtype of k", dict(grad_k=to["grad_k"].float())),
+                    (f"{of} must have the shape of {weights}", {of: to[of][..., :2]}),
+                ]
+                if weights == "band":
+                    cases.append(("grad_band must be None where band is, got a tensor: leave it out", dict(w=None)))
+                if device == "cpu":
+                    cases += [(f"{name} must not share memory", {name: other}) for name, other in (
+                        ("grad_q", q), ("grad_k", v), ("grad_v", to["grad_k"]), (of, given))]
+                for message, change in cases:
+                    with self.subTest(weights=weights, device=device, change=list(change)):
+                        self.refused(message, lambda: backward(**to | change))
+                backward(**to)
+                # In strides and precisions other than the kernels'.
+                if device == "cpu":
+                    apart = {of: torch.full((*given.shape[:-1], 2 * given.shape[-1]), torch.nan,
+                                            dtype=v.dtype)[..., :given.shape[-1]]}
+                    backward(**to | apart)
+                    self.assertTrue(torch.equal(apart[of], to[of]))
 
 
 if __name__ == "__main__":

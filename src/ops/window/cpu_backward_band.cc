@@ -12,7 +12,7 @@
 //
 // Without `causal` the sums at the chunks' starts, of sources and of targets, come from a walk over all chunks before.
 
-#include <bit>
+#include <algorithm>
 #include <optional>
 #include <vector>
 
@@ -25,75 +25,41 @@
 #include "hwy/foreach_target.h"
 #include "hwy/highway.h"
 #include "ops/common/dispatch.h"
-#include "ops/window/backward-inl.h"
+#include "ops/window/band_gradient-inl.h"
+#include "ops/window/band_targets-inl.h"
 #include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
 
-template <typename T>
-constexpr T kRangeLimit = sizeof(T) == 4 ? T(60) : T(900);
-
-// The sums of the lanes of four vectors, by transposing: a third of the instructions of four separate sums.
-template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
-HWY_INLINE void SumLanesOf4(D d, V v0, V v1, V v2, V v3, T* sums) {
-#if HWY_TARGET != HWY_SCALAR
-  if constexpr (sizeof(T) == 4) {
-    const hn::Repartition<double, D> dd;
-    // Blocks of four lanes: [v0 v1 v0 v1] of lanes 0 + 2 and 1 + 3, then [v0 v1 v2 v3].
-    const V v01 = hn::Add(hn::InterleaveLower(d, v0, v1), hn::InterleaveUpper(d, v0, v1));
-    const V v23 = hn::Add(hn::InterleaveLower(d, v2, v3), hn::InterleaveUpper(d, v2, v3));
-    const auto low = hn::InterleaveLower(dd, hn::BitCast(dd, v01), hn::BitCast(dd, v23));
-    const auto high = hn::InterleaveUpper(dd, hn::BitCast(dd, v01), hn::BitCast(dd, v23));
-    HWY_ALIGN T lanes[HWY_MAX_BYTES / sizeof(T)];
-    hn::Store(hn::Add(hn::BitCast(d, low), hn::BitCast(d, high)), d, lanes);
-    const hn::FixedTag<T, 4> d4;
-    auto total = hn::Load(d4, lanes);
-    for (size_t i = 4; i < hn::Lanes(d); i += 4) total = hn::Add(total, hn::Load(d4, lanes + i));
-    hn::StoreU(total, d4, sums);
-    return;
-  }
-#endif
-  sums[0] = hn::GetLane(hn::SumOfLanes(d, v0));
-  sums[1] = hn::GetLane(hn::SumOfLanes(d, v1));
-  sums[2] = hn::GetLane(hn::SumOfLanes(d, v2));
-  sums[3] = hn::GetLane(hn::SumOfLanes(d, v3));
-}
-
 template <class D, typename E>
-class BackwardBand : BackwardTask<D, E> {
-  using Base = BackwardTask<D, E>;
-  using Base::chunk, Base::d, Base::gy, Base::has_final, Base::key_per_head, Base::lanes, Base::p, Base::q, Base::shape,
-      Base::task, Base::vectors, Base::width;
+class BackwardBand : BandTargets<D, E> {
+  using Base = BandTargets<D, E>;
+  using Base::add_pair, Base::add_target, Base::add_targets, Base::chunk, Base::d, Base::exact, Base::first, Base::gy,
+      Base::has_final, Base::key_per_head, Base::lag, Base::lanes, Base::last, Base::leave_final, Base::leave_row,
+      Base::p, Base::panel_vectors, Base::q, Base::reach, Base::rows_capacity, Base::scaled_row, Base::shape,
+      Base::target_end, Base::target_row, Base::task, Base::vectors;
   using typename Base::T;
   using typename Base::V;
 
  public:
   BackwardBand(const WindowBackward<E>& params, const WindowTask& window_task, const BandPart<T>& band_part)
-      : Base(params, window_task), part(band_part), shares_row(params.grad_band.row_stride == 0) {
-    panel_vectors = std::min(vectors, kPanelChannels<E> / lanes);
+      : Base(params, window_task), part(band_part), gradient(band_part, params.grad_band.row_stride == 0) {
     chunks = chunk_count(shape, shape.time);
-    reach = shape.causal ? shape.left : std::min(shape.left, shape.time);
-    lag = whole_blocks(std::min(shape.right, shape.time));
-    rows_capacity = reach + chunk + lag + kRows;
-    ring = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows_capacity)));
     room = {panel_vectors, rows_capacity, rows_capacity, shape.causal ? 0 : chunk / kRows};
   }
 
   // What the task must remember from chunk to chunk.
   size_t kept_bytes() const {
     const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
-    return (shape.causal ? 0 : Stripe<D, E>::bytes(shape, task, room)) +
-           Scratch::padded<T>(vectors * ring * 3 * lanes) + 2 * Scratch::padded<T>(vectors * kSumParts * lanes) +
-           3 * Scratch::padded<T>(boundary);
+    return (shape.causal ? 0 : Stripe<D, E>::bytes(shape, task, room)) + Base::kept_bytes() +
+           2 * Scratch::padded<T>(vectors * kSumParts * lanes) + 3 * Scratch::padded<T>(boundary);
   }
   // What serves one chunk: tasks that walk together share it.
   size_t chunk_bytes() const {
-    return (shape.causal ? Stripe<D, E>::bytes(shape, task, room) : 0) +
-           Scratch::padded<T>(panel_vectors * rows_capacity * 2 * lanes) +
+    return (shape.causal ? Stripe<D, E>::bytes(shape, task, room) : 0) + Base::chunk_bytes() + gradient.bytes(*this) +
            Scratch::padded<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes) +
-           Scratch::padded<T>(panel_vectors * kRows * 2 * lanes) + Scratch::padded<bool>(panel_vectors) +
-           Scratch::padded<T>(rows_capacity) + Scratch::padded<T>(shape.left + 1 + shape.right);
+           Scratch::padded<T>(rows_capacity);
   }
 
   // Before the first of the part's chunks.
@@ -133,27 +99,16 @@ class BackwardBand : BackwardTask<D, E> {
 
  private:
   const BandPart<T>& part;
-  bool shares_row;
-  int64_t panel_vectors = 0;
-  int64_t first = 0, last = 0;  // vectors of the panel at hand
+  BandGradient<D, E> gradient;
   int64_t chunks = 0;
-  int64_t reach = 0;          // how far windows reach to earlier sources
-  int64_t lag = 0;            // how far, in whole blocks, they reach to later ones
-  int64_t rows_capacity = 0;  // targets that the sources of a chunk see; sources that its targets see
-  int64_t ring = 0;
   typename Stripe<D, E>::Room room;
   std::optional<Stripe<D, E>> stripe;
   const BackwardBand* follower = nullptr;  // walks next, follower_rows before this one
   int64_t follower_rows = 0;
-  T* target = nullptr;      // [vectors][ring][3][lanes]: a, b, exponent of target t at t % ring
-  T* scaled = nullptr;      // [panel][rows_capacity][2][lanes]: a', b'
-  T* later = nullptr;       // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
-  T* earlier = nullptr;     // not causal: the same of those before a chunk
-  T* before = nullptr;      // not causal: [blocks][panel][kSumParts][lanes], those before each block's window
-  T* dw_rows = nullptr;     // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
-  bool* exact = nullptr;    // [panel]: out of range in this chunk
-  T* chunk_band = nullptr;  // [J]: the chunk's part of the gradient of a shared row
-  T* key_sums = nullptr;    // [rows_capacity]: dk of source first_source - reach + i where a head shares its key
+  T* later = nullptr;     // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
+  T* earlier = nullptr;   // not causal: the same of those before a chunk
+  T* before = nullptr;    // not causal: [blocks][panel][kSumParts][lanes], those before each block's window
+  T* key_sums = nullptr;  // [rows_capacity]: dk of source first_source - reach + i where a head shares its key
   // Not causal, boundaries of every chunk: the sources after its windows, the sources before its first window, the
   // targets before it.
   T* ends = nullptr;
@@ -163,31 +118,25 @@ class BackwardBand : BackwardTask<D, E> {
   int64_t later_from = 0;                     // targets >= this are in `later`
   T den_sum = 0;                              // gradient of the initial den where a head shares it
 
-  int64_t target_end() const { return shape.time + (has_final ? 1 : 0); }
   // First source done with chunk `index`; later ones are done.
   int64_t source_begin(int64_t index) const {
     return index == 0 ? 0 : index == chunks ? shape.time : std::min(shape.time, index * chunk + lag);
   }
-  T* target_row(int64_t j, int64_t t) const { return target + (j * ring + (t & (ring - 1))) * 3 * lanes; }
   T* before_row(int64_t sb, int64_t j) const {
     return before + ((sb - first_source) / kRows * panel_vectors + j - first) * kSumParts * lanes;
   }
-  T* scaled_row(int64_t j, int64_t i) const { return scaled + ((j - first) * rows_capacity + i) * 2 * lanes; }
 
   void take(Scratch& kept, Scratch& for_chunk) {
     const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
-    target = kept.take<T>(vectors * ring * 3 * lanes);
+    Base::take(kept, for_chunk);
+    gradient.take(*this, for_chunk);
     later = kept.take<T>(vectors * kSumParts * lanes);
     earlier = kept.take<T>(vectors * kSumParts * lanes);
     ends = kept.take<T>(boundary);
     starts = kept.take<T>(boundary);
     targets_before = kept.take<T>(boundary);
-    scaled = for_chunk.take<T>(panel_vectors * rows_capacity * 2 * lanes);
     before = for_chunk.take<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes);
-    dw_rows = for_chunk.take<T>(panel_vectors * kRows * 2 * lanes);
-    exact = for_chunk.take<bool>(panel_vectors);
     key_sums = for_chunk.take<T>(rows_capacity);
-    chunk_band = for_chunk.take<T>(shape.left + 1 + shape.right);
   }
 
   RunningSum<V> no_sum() const { return StartSum(d, hn::Set(d, kExponentFloor<T>)); }
@@ -212,13 +161,9 @@ class BackwardBand : BackwardTask<D, E> {
     if (end == shape.time && has_final) {
       for (int64_t j = first; j < last; ++j) leave_final(s, j, hn::Load(d, s.sums + j * kSumParts * lanes));
     }
-    scale_targets(s, begin, end);
+    Base::scale_targets(s, begin, end);
     if (!shape.causal) sum_before(s, index, begin);
-    if (part.sums != nullptr) {
-      if (shares_row) std::fill_n(chunk_band, s.weights.span, T(0));
-      band_gradient(s, begin, end);
-      if (shares_row) add_chunk_band(s.weights.span);
-    }
+    if (gradient.wanted()) gradient.add_chunk(*this, s, begin, end);
     for (int64_t source = first_source + (last_source - first_source - 1) / kRows * kRows;
          last_source > first_source && source >= first_source; source -= kRows) {
       source_block(s, source, std::min(kRows, last_source - source), begin);
@@ -254,31 +199,6 @@ class BackwardBand : BackwardTask<D, E> {
         }
       }
     }
-  }
-
-  // What a target's row leaves behind: a, b and their exponent (times 2^W, which the window's weights w~ lack), and dq.
-  HWY_INLINE void leave_row(int64_t t, int64_t j, const RowSums<V>& row, T w, bool writes_query) const {
-    const TargetGrad<V> grad = Base::target_grad(t, j, row.den, row.num, row.value_scale);
-    const auto empty = hn::Eq(row.den, hn::Zero(d));
-    const V den_exponent = ExponentOf(d, row.den);
-    const V normal = Pow2(d, den_exponent);
-    const V exponent = hn::Sub(hn::Set(d, w), hn::Add(row.exponent, den_exponent));
-    T* to = target_row(j, t);
-    hn::Store(hn::Mul(grad.a, normal), d, to);
-    hn::Store(hn::Mul(grad.b, normal), d, to + lanes);
-    hn::Store(hn::IfThenElse(empty, hn::Set(d, kExponentFloor<T>), exponent), d, to + 2 * lanes);
-    if (writes_query) Base::write_query(t, j, grad.grad_q);
-  }
-
-  // The virtual target at T: what the gradient of the final sums, whose maximum is `max`, asks of every source before
-  // the ring.
-  void leave_final(const Stripe<D, E>& s, int64_t j, V max) const {
-    const TargetGrad<V> grad = Base::final_grad(s, j);
-    const auto seen = hn::Gt(max, hn::Set(d, kExponentFloor<T>));
-    T* to = target_row(j, shape.time);
-    hn::Store(hn::IfThenElseZero(seen, grad.a), d, to);
-    hn::Store(hn::IfThenElseZero(seen, grad.b), d, to + lanes);
-    hn::Store(hn::IfThenElse(seen, hn::Neg(max), hn::Set(d, kExponentFloor<T>)), d, to + 2 * lanes);
   }
 
   void prefetch_rows(int64_t j, int64_t t) const {
@@ -330,58 +250,6 @@ class BackwardBand : BackwardTask<D, E> {
         }
       }
     }
-  }
-
-  // a' and b' of the chunk's rows and of the later ones its sources see; which vectors are out of range.
-  void scale_targets(Stripe<D, E>& s, int64_t begin, int64_t end) const {
-    const V limit = hn::Set(d, kRangeLimit<T>);
-    const int64_t rows = std::min(rows_capacity, target_end() - begin);
-    for (int64_t j = first; j < last; ++j) {
-      const V m = hn::Load(d, s.scale + j * 2 * lanes);
-      V peak = hn::Neg(limit);
-      T* to = scaled_row(j, 0);
-      for (int64_t i = 0; i < rows; ++i, to += 2 * lanes) {
-        const T* from = target_row(j, begin + i);
-        const V exponent = hn::Add(hn::Load(d, from + 2 * lanes), m);
-        peak = hn::Max(exponent, peak);
-        const V scale = Pow2(d, hn::Min(exponent, limit));
-        hn::Store(hn::Mul(hn::Load(d, from), scale), d, to);
-        hn::Store(hn::Mul(hn::Load(d, from + lanes), scale), d, to + lanes);
-      }
-      // The band's gradient takes a' 2^X: it must not overflow either.
-      const V x = hn::Load(d, s.scale + j * 2 * lanes + lanes);
-      const auto beyond = hn::Gt(hn::Add(peak, hn::Max(x, hn::Zero(d))), limit);
-      exact[j - first] = s.redo && !hn::AllFalse(d, beyond);
-      if (exact[j - first]) s.redone += (end - begin) * static_cast<int64_t>(hn::CountTrue(d, beyond));
-    }
-  }
-
-  // w: the exponent W of the target's weights.
-  void add_target(RunningSum<V>& sum, int64_t j, int64_t t, T w) const {
-    const T* from = target_row(j, t);
-    AddTerm(d, sum, hn::Sub(hn::Load(d, from + 2 * lanes), hn::Set(d, w)), hn::Load(d, from + lanes),
-            hn::Load(d, from));
-  }
-
-  // The targets [begin, begin + kRows), added to each other first (see Stripe::pass_out).
-  void add_targets(RunningSum<V>& sum, int64_t j, int64_t begin, const T* w) const {
-    V exponent[kRows];
-    V max = sum.max;
-    for (int64_t r = 0; r < kRows; ++r) {
-      exponent[r] = hn::Sub(hn::Load(d, target_row(j, begin + r) + 2 * lanes), hn::Set(d, w[r]));
-      max = hn::Max(exponent[r], max);
-    }
-    if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Eq(max, sum.max)))) Rescale(d, sum, max);
-    V a = hn::Zero(d), b = a;
-    for (int64_t r = 0; r < kRows; ++r) {
-      const T* from = target_row(j, begin + r);
-      const V scale = Pow2(d, hn::Sub(exponent[r], max));
-      a = hn::MulAdd(hn::Load(d, from), scale, a);
-      b = hn::MulAdd(hn::Load(d, from + lanes), scale, b);
-    }
-    const V one = hn::Set(d, T(1));
-    AddCompensated(a, one, sum.num, sum.num_low);
-    AddCompensated(b, one, sum.den, sum.den_low);
   }
 
   // Not causal: the targets before each source block's window.
@@ -509,109 +377,11 @@ class BackwardBand : BackwardTask<D, E> {
     Base::write_source(s, j, source, hn::Set(d, T(1)), a, b, key_sum);
   }
 
-  void add_pair(V p_pair, V n, V a, V b, V& sum_a, V& sum_b) const {
-    const V scale = hn::Mul(p_pair, Pow2(d, hn::Min(n, hn::Set(d, T(120)))));
-    sum_a = hn::MulAdd(scale, a, sum_a);
-    sum_b = hn::MulAdd(scale, b, sum_b);
-  }
-
   // dk where a head shares its key, once all its channels are in; with the first chunk also of the ring's sources.
   void write_keys(const Stripe<D, E>& s) const {
     const bool ring_too = first_source == 0 && p.initial_state.position != nullptr;
     for (int64_t source = ring_too ? s.sources.first : first_source; source < last_source; ++source) {
       Base::write_key(s, source, 0, hn::Set(d, key_sums[source - first_source + reach]), 1);
-    }
-  }
-
-  // Phase 3: dw of the chunk's targets, summed over the channels of the panel.
-  void band_gradient(const Stripe<D, E>& s, int64_t begin, int64_t end) const {
-    for (int64_t tb = begin; tb < end; tb += kRows) {
-      const int64_t rows = std::min(kRows, end - tb);
-      for (int64_t j = first; j < last; ++j) {
-        const V x = Pow2(d, hn::Load(d, s.scale + j * 2 * lanes + lanes));
-        const T* from = scaled_row(j, tb - begin);
-        T* to = dw_rows + (j - first) * kRows * 2 * lanes;
-        for (int64_t r = 0; r < kRows; ++r, from += 2 * lanes, to += 2 * lanes) {
-          const bool used = r < rows && !exact[j - first];
-          hn::Store(used ? hn::Mul(hn::Load(d, from), x) : hn::Zero(d), d, to);
-          hn::Store(used ? hn::Load(d, from + lanes) : hn::Zero(d), d, to + lanes);
-        }
-      }
-      const int64_t low = std::max(s.sources.first, tb - shape.left);
-      const int64_t high = std::min(shape.time, tb + rows + shape.right);
-      for (int64_t source = low; source < high; source += kRows) pair_sums(s, tb, rows, begin, source, high);
-      for (int64_t j = first; j < last; ++j) {
-        if (exact[j - first]) exact_band(s, j, tb, rows, begin);
-      }
-    }
-  }
-
-  // Row t of the panel's gradient; where all positions share a row, the chunk's part of it.
-  T* band_row(const Stripe<D, E>& s, int64_t t) const {
-    if (shares_row) return chunk_band;
-    return part.sums + (first / panel_vectors * part.rows + t - part.first_chunk * chunk) * s.weights.span;
-  }
-
-  // Chunk by chunk: one long sum over all positions would lose more to rounding.
-  void add_chunk_band(int64_t span) const {
-    T* to = part.sums + first / panel_vectors * span;
-    for (int64_t i = 0; i < span; ++i) to[i] += chunk_band[i];
-  }
-
-  // dw of targets tb .. tb + rows - 1 against the kRows sources from `source` on, of which those before `high` count.
-  HWY_INLINE void pair_sums(const Stripe<D, E>& s, int64_t tb, int64_t rows, int64_t begin, int64_t source,
-                            int64_t high) const {
-    V sum[kRows][kRows];
-    for (int64_t r = 0; r < kRows; ++r) {
-      for (int64_t i = 0; i < kRows; ++i) sum[r][i] = hn::Zero(d);
-    }
-    for (int64_t j = first; j < last; ++j) {
-      const T* x = s.slot(j, source);
-      const T* g = dw_rows + (j - first) * kRows * 2 * lanes;
-      for (int64_t r = 0; r < kRows; ++r) {
-        const V a = hn::Load(d, g + r * 2 * lanes);
-        const V b = hn::Load(d, g + r * 2 * lanes + lanes);
-        for (int64_t i = 0; i < kRows; ++i) {
-          sum[r][i] = hn::MulAdd(hn::Load(d, x + i * 2 * lanes + lanes), a, sum[r][i]);
-          sum[r][i] = hn::NegMulAdd(hn::Load(d, x + i * 2 * lanes), b, sum[r][i]);
-        }
-      }
-    }
-    for (int64_t r = 0; r < rows; ++r) {
-      T total[kRows];
-      SumLanesOf4(d, sum[r][0], sum[r][1], sum[r][2], sum[r][3], total);
-      const int64_t at = source - tb - r + shape.left;
-      const T* HWY_RESTRICT w = s.weights.at(tb + r - begin, 0);
-      T* HWY_RESTRICT to = band_row(s, tb + r);
-      if (HWY_LIKELY(at >= 0 && at + kRows <= s.weights.span && source + kRows <= high)) {
-        for (int64_t i = 0; i < kRows; ++i) to[at + i] += w[at + i] * total[i];
-      } else {
-        const int64_t from = std::max<int64_t>(0, -at);
-        const int64_t until = std::min({kRows, s.weights.span - at, high - source});
-        for (int64_t i = from; i < until; ++i) to[at + i] += w[at + i] * total[i];
-      }
-    }
-  }
-
-  HWY_NOINLINE void exact_band(const Stripe<D, E>& s, int64_t j, int64_t tb, int64_t rows, int64_t begin) const {
-    for (int64_t t = tb; t < tb + rows; ++t) {
-      const T* from = target_row(j, t);
-      const V a = hn::Load(d, from);
-      const V b = hn::Load(d, from + lanes);
-      const V exponent = hn::Sub(hn::Load(d, from + 2 * lanes), hn::Set(d, s.weights.exponent[t - begin]));
-      const int64_t low = std::max(s.sources.first, t - shape.left);
-      const int64_t high = std::min(shape.time, t + 1 + shape.right);
-      for (int64_t source = low; source < high; ++source) {
-        const int64_t at = source - t + shape.left;
-        const V key = s.source_key(source, j);
-        const V value = MaskAbsent(d, key, s.source_value(source, j));
-        const SplitExp<V> e = Split(d, key);
-        const SplitExp<V> w = Split(d, hn::Set(d, s.band[t * s.band_stride + at]));
-        V sum_a = hn::Zero(d), sum_b = sum_a;
-        add_pair(hn::Mul(e.p, w.p), hn::Add(hn::Add(e.n, w.n), exponent), a, b, sum_a, sum_b);
-        const V terms = hn::MulSub(value, sum_a, sum_b);
-        band_row(s, t)[at] += hn::GetLane(hn::SumOfLanes(d, terms));
-      }
     }
   }
 
