@@ -116,33 +116,21 @@ std::vector<WindowCase> large_cases() {
   return cases;
 }
 
-TYPED_TEST(WindowIndependence, ThreadsDoNotChangeABit) {
+TYPED_TEST(WindowIndependence, ThreadsAndRepeatsDoNotChangeABit) {
   using E = TypeParam;
   for (const WindowCase& c : large_cases()) {
     const WindowInputs<E> in = make_inputs<E>(c);
     const WindowOutputs<E> serial = run_kernel(in);
-    for (const int64_t n : {1, 2, 3, 7}) {
-      Threads forward_threads(n), threads(n);
-      run_kernel(in, {.parallel = forward_threads.parallel_for(), .backward = false});
+    for (const int64_t n : {1, 2, 3, 7, 7}) {
+      Threads threads(n);
       expect_same_bits(serial, run_kernel(in, {.parallel = threads.parallel_for()}),
                        std::to_string(n) + " threads; " + describe(c));
-      if (n > 1) {
-        EXPECT_GE(forward_threads.most_at_once(), 2) << "forward with " << n << " threads; " << describe(c);
-        EXPECT_GE(threads.most_at_once(), 2) << n << " threads; " << describe(c);
-      }
+      if (n == 1) continue;
+      EXPECT_GE(threads.most_at_once(), 2) << n << " threads; " << describe(c);
     }
-  }
-}
-
-TYPED_TEST(WindowIndependence, RepeatedRunsAgreeBitForBit) {
-  using E = TypeParam;
-  for (const WindowCase& c : large_cases()) {
-    const WindowInputs<E> in = make_inputs<E>(c);
-    Threads threads(3);
-    const WindowOutputs<E> first = run_kernel(in, {.parallel = threads.parallel_for()});
-    for (int i = 0; i < 3; ++i) {
-      expect_same_bits(first, run_kernel(in, {.parallel = threads.parallel_for()}), describe(c));
-    }
+    Threads forward_threads(2);
+    run_kernel(in, {.parallel = forward_threads.parallel_for(), .backward = false});
+    EXPECT_GE(forward_threads.most_at_once(), 2) << "forward; " << describe(c);
   }
 }
 
