@@ -18,7 +18,7 @@ constexpr int64_t kPrefill = 512;
 constexpr int64_t kTokens = 128;
 constexpr int64_t kDepths[] = {0, 2048, 8192};
 
-struct Options {
+struct BenchOptions {
   std::string model;
   bool json = false;
   int64_t threads = 0;
@@ -89,7 +89,7 @@ double prefill_seconds(const runtime::Model& model, const std::shared_ptr<runtim
   return median(times);
 }
 
-void run(const Options& options) {
+void run_bench(const BenchOptions& options) {
   const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
   const runtime::Model model = runtime::Model::load(options.model, *pool);
   const int64_t context = model.config().context;
@@ -161,7 +161,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_bench(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand("bench", "Measure prefill, and decoding after 0, 2048 and 8192 tokens");
   command->add_option("MODEL", options->model, "A model file or a run folder")->required();
   command->add_flag("--json", options->json, "One JSON object");
@@ -171,7 +171,7 @@ void add_bench(CLI::App& app) {
       "bandwidth\n"
       "measured in the same run. Depths that the model's context does not hold are left out.\n"
       "Example:\n  aft bench runs/quickstart --threads 2 --json");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_bench(*options); });
 }
 
 }  // namespace aft::app

@@ -13,14 +13,14 @@
 namespace aft::app {
 namespace {
 
-struct Options {
+struct EvalOptions {
   std::string model;
   std::string file;
   bool json = false;
   int64_t threads = 0;
 };
 
-void run(const Options& options) {
+void run_eval(const EvalOptions& options) {
   const std::vector<uint8_t> text = read_text(options.file);
   const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
   const runtime::Model model = runtime::Model::load(options.model, *pool);
@@ -44,7 +44,7 @@ void run(const Options& options) {
 }  // namespace
 
 void add_eval(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand("eval", "Measure how well a model predicts a text, in bits per byte");
   command->add_option("MODEL", options->model, "A model file or a run folder")->required();
   command->add_option("FILE", options->file, "The text: any bytes, plain or .xz")->required();
@@ -54,7 +54,7 @@ void add_eval(CLI::App& app) {
       "The text is cut into windows of the model's context, each read from the neutral state; in a window every byte\n"
       "after the first is predicted once. The last line of output is a JSON object.\n"
       "Example:\n  aft eval runs/quickstart data/valid.txt --json");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_eval(*options); });
 }
 
 }  // namespace aft::app

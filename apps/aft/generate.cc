@@ -12,7 +12,7 @@
 namespace aft::app {
 namespace {
 
-struct Options {
+struct GenerateOptions {
   std::string model;
   std::string prompt;
   bool prompt_given = false;
@@ -22,13 +22,13 @@ struct Options {
   int64_t threads = 0;
 };
 
-std::vector<uint8_t> read_prompt(const Options& options) {
+std::vector<uint8_t> read_prompt(const GenerateOptions& options) {
   const bool piped = options.prompt_given ? options.prompt == "-" : standard_input_is_piped();
   if (piped) return read_standard_input();
   return {options.prompt.begin(), options.prompt.end()};
 }
 
-void run(const Options& options) {
+void run_generate(const GenerateOptions& options) {
   runtime::Sampler sampler(options.sampler);  // complains before the model is loaded
   std::vector<uint8_t> prompt = read_prompt(options);
   const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
@@ -51,7 +51,7 @@ void add_generate(CLI::App& app) {
   const auto not_negative = [](const std::string& text) {
     return text.rfind('-', 0) == 0 ? "expected a number >= 0, got " + text : std::string();
   };
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Write text, byte by byte as it comes");
   command->add_option("MODEL", options->model, "A model file or a run folder")->required();
   CLI::Option* prompt = command->add_option(
@@ -74,7 +74,7 @@ void add_generate(CLI::App& app) {
       "Example:\n  aft generate runs/quickstart --prompt 'ROMEO:' --tokens 500 --seed 1");
   command->callback([options, prompt] {
     options->prompt_given = prompt->count() > 0;
-    run(*options);
+    run_generate(*options);
   });
 }
 

@@ -8,12 +8,12 @@
 namespace aft::app {
 namespace {
 
-struct Options {
+struct InfoOptions {
   std::string model;
   bool json = false;
 };
 
-void run(const Options& options) {
+void run_info(const InfoOptions& options) {
   const runtime::ModelFile file(options.model);
   const ModelConfig& c = file.config();
   const auto bytes = static_cast<int64_t>(std::filesystem::file_size(file.path()));
@@ -47,12 +47,12 @@ void run(const Options& options) {
 }  // namespace
 
 void add_info(CLI::App& app) {
-  const auto options = std::make_shared<Options>();
+  const auto options = std::make_shared<InfoOptions>();
   CLI::App* command = app.add_subcommand("info", "Show what a model file holds");
   command->add_option("MODEL", options->model, "A model file or a run folder")->required();
   command->add_flag("--json", options->json, "One JSON object with config, parameters and the shape of every tensor");
   command->footer("Example:\n  aft info runs/quickstart");
-  command->callback([options] { run(*options); });
+  command->callback([options] { run_info(*options); });
 }
 
 }  // namespace aft::app

@@ -81,13 +81,13 @@ void check_same(std::string_view op, std::string_view name, const at::Tensor& te
 void check_gradients(std::string_view op, const std::vector<GradientOutput>& outputs) {
   for (const GradientOutput& output : outputs) {
     const auto& [name, to, of_name, of, may_be_left_out] = output;
-    if (to.has_value() && !of.has_value()) {
+    if (to.defined() && !of.defined()) {
       fail("aft::", op, ": ", name, " must be None where ", of_name, " is, got a tensor: leave it out");
     }
-    if (of.has_value() && !to.has_value() && !may_be_left_out) {
+    if (of.defined() && !to.defined() && !may_be_left_out) {
       fail("aft::", op, ": ", name, " must be a tensor where ", of_name, " is one, got None: pass one");
     }
-    if (to.has_value()) check_same(op, name, *to, of_name, *of);
+    if (to.defined()) check_same(op, name, to, of_name, of);
   }
 }
 
@@ -130,8 +130,12 @@ void check_heads(std::string_view op, const c10::SymInt& heads, const at::Tensor
 
 void check_keys(std::string_view op, const at::Tensor& k, const at::Tensor& v, const c10::SymInt& heads) {
   check_dtype_device(op, "k", k, "v", v);
-  if (k.dim() != 3 || k.sym_size(0) != v.sym_size(0) || k.sym_size(1) != v.sym_size(1) ||
-      (k.sym_size(2) != v.sym_size(2) && k.sym_size(2) != heads)) {
+  const bool rows = k.dim() == 3 && k.sym_size(0) == v.sym_size(0) && k.sym_size(1) == v.sym_size(1);
+  if (rows && k.sym_size(2) == v.sym_size(2)) return;
+  if (v.sym_size(2) == 0) {
+    fail("aft::", op, ": k must have shape ", sizes_of(v), " like v, got ", sizes_of(k), ": no channel needs a key");
+  }
+  if (!rows || k.sym_size(2) != heads) {
     fail("aft::", op, ": k must have shape ", sizes_of(v), " like v, or [", v.sym_size(0), ", ", v.sym_size(1), ", ",
          heads, "] with one key per head, got ", sizes_of(k), ": reshape it, or change the number of heads");
   }

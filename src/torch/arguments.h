@@ -52,12 +52,13 @@ void check_same(std::string_view op, std::string_view name, const at::Tensor& te
 void check_shape(std::string_view op, std::string_view name, const at::Tensor& tensor, c10::SymIntArrayRef expected,
                  const at::Tensor& v);
 
-/// Where a backward's `.out` form writes one gradient, beside the input that it is the gradient of.
+/// Where a backward's `.out` form writes one gradient, beside the input that it is the gradient of; each undefined
+/// where there is none.
 struct GradientOutput {
   std::string_view name;
-  OptionalTensor to;
+  at::Tensor to;
   std::string_view of_name;
-  OptionalTensor of;
+  at::Tensor of;
   bool may_be_left_out = false;
 };
 

@@ -128,11 +128,7 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
                   const Tensor& grad_v, const Tensor& grad_kernel) {
   check_same(kBackward, "grad_y", grad_y, "v", in.v);
   const Tensor gy = readable(grad_y);
-  Tensor kernel_sum;
-  if (grad_kernel.defined()) {
-    const bool direct = grad_kernel.scalar_type() == in.kernel.scalar_type() && grad_kernel.is_contiguous();
-    kernel_sum = direct ? grad_kernel : at::empty(in.kernel.sizes(), in.kernel.options());
-  }
+  const WeightsGradient weights(grad_kernel, in.kernel.sizes(), in.v);
   with_element_type(in.v, [&]<typename E>(E) {
     ops::GridBackward<E> p;
     in.fill<E>(p);
@@ -140,10 +136,10 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
     p.grad_q = rows_of<E>(grad_q);
     p.grad_k = rows_of<E>(grad_k);
     p.grad_v = rows_of<E>(grad_v);
-    if (kernel_sum.defined()) p.grad_kernel = kernel_sum.data_ptr<ops::Accumulate<E>>();
+    if (weights.sum().defined()) p.grad_kernel = weights.sum().data_ptr<ops::Accumulate<E>>();
     ops::grid_backward(p, torch_threads());
   });
-  if (!kernel_sum.is_same(grad_kernel)) grad_kernel.copy_(kernel_sum);
+  weights.finish();
 }
 
 Conv2dGrads empty_gradients(const Conv2dArguments& a, bool weights_gradient) {
@@ -168,10 +164,11 @@ Conv2dGrads conv2d_backward_cpu(const Tensor& grad_y, const OptionalTensor& q, c
 std::vector<GradientOutput> conv2d_gradients(const OptionalTensor& q, const Tensor& k, const Tensor& v,
                                              const Tensor& kernel, const OptionalTensor& grad_q, const Tensor& grad_k,
                                              const Tensor& grad_v, const OptionalTensor& grad_kernel) {
-  std::vector<GradientOutput> outputs = {{"grad_q", grad_q, "q", q},
-                                         {"grad_k", grad_k, "k", k},
-                                         {"grad_v", grad_v, "v", v},
-                                         {"grad_kernel", grad_kernel, "kernel", kernel, /*may_be_left_out=*/true}};
+  std::vector<GradientOutput> outputs = {
+      {"grad_q", grad_q.value_or(Tensor()), "q", q.value_or(Tensor())},
+      {"grad_k", grad_k, "k", k},
+      {"grad_v", grad_v, "v", v},
+      {"grad_kernel", grad_kernel.value_or(Tensor()), "kernel", kernel, /*may_be_left_out=*/true}};
   check_gradients(kBackward, outputs);
   return outputs;
 }

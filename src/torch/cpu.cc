@@ -3,7 +3,6 @@
 #include <torch/library.h>
 #include <torch/types.h>
 
-#include <array>
 #include <tuple>
 
 #include "aft/ops/redo.h"
@@ -137,7 +136,7 @@ std::tuple<Tensor, Tensor> window_forward(const OptionalTensor& q, const Tensor&
   return {y, saved};
 }
 
-// Gradients in the order of their inputs; band only where it is wanted, in the dtype that the operator computes in.
+// Gradients of the inputs; undefined: not there, or not wanted.
 struct Gradients {
   Tensor q, k, v, band;
 };
@@ -152,6 +151,7 @@ void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, c
   }
   const Tensor gy = readable(grad_y);
   const Tensor kept = saved.contiguous();
+  const WeightsGradient grad_band(grad.band, in.band.defined() ? in.band.sizes() : at::IntArrayRef(), in.v);
   with_element_type(in.v, [&]<typename E>(E) {
     using T = ops::Accumulate<E>;
     ops::WindowBackward<E> p;
@@ -160,13 +160,14 @@ void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, c
     p.grad_q = rows_of<E>(grad.q);
     p.grad_k = rows_of<E>(grad.k);
     p.grad_v = rows_of<E>(grad.v);
-    p.grad_band = band_of<T>(grad.band);
+    p.grad_band = band_of<T>(grad_band.sum());
     p.saved = kept.const_data_ptr<T>();
     p.initial_state = state_of<const T>(in.state);
     p.grad_final_state = state_grad_of<const T>(grad_final_state);
     p.grad_initial_state = state_grad_of<T>(grad_initial_state);
     ops::window_backward(p, torch_threads());
   });
+  grad_band.finish();
 }
 
 Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor& band, ops::Gate gate,
@@ -175,13 +176,8 @@ Gradients empty_gradients(const Tensor& v, const Tensor& k, const OptionalTensor
   if (gate != ops::Gate::kNone) grad.q = at::empty(v.sizes(), v.options());
   grad.k = at::empty(k.sizes(), k.options());
   grad.v = at::empty(v.sizes(), v.options());
-  if (weights_gradient && band.has_value()) grad.band = at::empty(band->sizes(), accumulated(v));
+  if (weights_gradient && band.has_value()) grad.band = at::empty(band->sizes(), band->options());
   return grad;
-}
-
-// In the dtype of the band.
-Tensor band_gradient(const Gradients& grad, const OptionalTensor& band, const Tensor& v) {
-  return grad.band.defined() ? grad.band.to(band->scalar_type()) : at::empty({0}, v.options());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y, const OptionalTensor& q,
@@ -193,7 +189,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y,
   const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   const Gradients grad = empty_gradients(v, k, band, in.shape.gate, weights_gradient);
   run_backward(op, in, grad_y, saved, grad);
-  return {or_empty(grad.q, v), grad.k, grad.v, band_gradient(grad, band, v)};
+  return {or_empty(grad.q, v), grad.k, grad.v, or_empty(grad.band, v)};
 }
 
 void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Tensor& k, const Tensor& v,
@@ -205,10 +201,8 @@ void window_backward_out(const Tensor& grad_y, const OptionalTensor& q, const Te
   const Inputs in = checked_inputs(op, q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   const std::vector<GradientOutput> outputs = window_gradients(op, q, k, v, band, grad_q, grad_k, grad_v, grad_band);
   check_writable(op, outputs, {q, k, v, band, key_mask, cu_seqlens, grad_y, saved});
-  Gradients grad{grad_q.value_or(Tensor()), grad_k, grad_v, Tensor()};
-  if (grad_band.has_value()) grad.band = grad_band->to(in.band.scalar_type());
+  const Gradients grad{grad_q.value_or(Tensor()), grad_k, grad_v, grad_band.value_or(Tensor())};
   run_backward(op, in, grad_y, saved, grad);
-  if (grad_band.has_value() && !grad.band.is_same(*grad_band)) grad_band->copy_(grad.band);
 }
 
 // ---- with state
@@ -251,7 +245,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
   std::vector<Tensor> to;
   for (const Tensor& t : from) to.push_back(at::empty(t.sizes(), t.options()));
   run_backward(op, in, grad_y, saved, grad, from, to);
-  return {or_empty(grad.q, v), grad.k, grad.v, band_gradient(grad, band, v), to[0], to[1], to[2], to[3]};
+  return {or_empty(grad.q, v), grad.k, grad.v, or_empty(grad.band, v), to[0], to[1], to[2], to[3]};
 }
 
 Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& band,
@@ -302,12 +296,10 @@ void run_local_bias_backward(const ops::LocalBiasShape& shape, const Tensor& gra
   });
 }
 
-void check_dense(std::string_view op, std::string_view name, const Tensor& out,
-                 const std::vector<OptionalTensor>& inputs) {
+void check_dense(std::string_view op, std::string_view name, const Tensor& out) {
   if (!out.is_contiguous()) {
     fail("aft::", op, ": ", name, " must be contiguous, got strides ", out.strides(), ": allocate it with torch.empty");
   }
-  check_writable(op, name, out, inputs);
 }
 
 Tensor local_bias(const Tensor& u, const Tensor& v, int64_t left, int64_t right) {
@@ -320,7 +312,8 @@ Tensor local_bias(const Tensor& u, const Tensor& v, int64_t left, int64_t right)
 void local_bias_out(const Tensor& u, const Tensor& v, int64_t left, int64_t right, const Tensor& out) {
   const ops::LocalBiasShape shape = check_local_bias("local_bias", u, v, left, right).shape();
   check_shape("local_bias", "out", out, local_bias_shape(u, left, right), u);
-  check_dense("local_bias", "out", out, {u, v});
+  check_dense("local_bias", "out", out);
+  check_writable("local_bias", "out", out, {u, v});
   run_local_bias(shape, u, v, out);
 }
 
@@ -337,10 +330,10 @@ void local_bias_backward_out(const Tensor& grad_bias, const Tensor& u, const Ten
                              const Tensor& grad_u, const Tensor& grad_v) {
   constexpr std::string_view op = "local_bias_backward";
   const ops::LocalBiasShape shape = check_local_bias(op, u, v, left, right).shape();
-  check_same(op, "grad_u", grad_u, "u", u);
-  check_same(op, "grad_v", grad_v, "v", v);
-  check_dense(op, "grad_u", grad_u, {grad_bias, u, v, grad_v});
-  check_dense(op, "grad_v", grad_v, {grad_bias, u, v});
+  const std::vector<GradientOutput> outputs = local_bias_gradients(op, u, v, grad_u, grad_v);
+  check_dense(op, "grad_u", grad_u);
+  check_dense(op, "grad_v", grad_v);
+  check_writable(op, outputs, {grad_bias, u, v});
   run_local_bias_backward(shape, grad_bias, u, v, grad_u, grad_v);
 }
 

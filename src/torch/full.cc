@@ -66,8 +66,9 @@ struct FullInputs {
       x.rows = bias.size(2);
       x.columns = bias.size(3);
     } else if (u.defined()) {
-      x.u = static_cast<T*>(u.data_ptr());
-      x.v = static_cast<T*>(w.data_ptr());
+      static std::remove_const_t<T> empty{};  // factors without elements have no address, but they are there
+      x.u = u.numel() > 0 ? static_cast<T*>(u.data_ptr()) : &empty;
+      x.v = w.numel() > 0 ? static_cast<T*>(w.data_ptr()) : &empty;
       x.width = u.size(2);
       x.u_head_stride = stride(u, 0);
       x.v_head_stride = stride(w, 0);
@@ -194,12 +195,20 @@ FullGrads empty_gradients(const FullArguments& a, const OptionalTensor& bias, co
           ring(5)};
 }
 
-void check_grad_y(std::string_view op, const FullArguments& a, const Tensor& grad_y) {
-  check_dtype_device(op, "grad_y", grad_y, "v", a.v);
-  if (grad_y.sym_sizes() != c10::SymIntArrayRef(a.y_shape())) {
-    fail("aft::", op, ": grad_y must have the shape of y, ", c10::SymIntArrayRef(a.y_shape()), ", got ",
-         sizes_of(grad_y), ": reshape it");
+// What a backward is handed beside the inputs of its forward.
+void check_given_gradients(std::string_view op, const FullArguments& a, const Tensor& grad_y,
+                           const OptionalTensor& grad_ring_key, const OptionalTensor& grad_ring_value, TensorList state,
+                           const Tensor& saved) {
+  check_shape(op, "grad_y", grad_y, a.y_shape(), a.v);
+  const std::pair<std::string_view, const OptionalTensor&> rings[] = {{"grad_ring_key", grad_ring_key},
+                                                                      {"grad_ring_value", grad_ring_value}};
+  for (size_t i = 0; i < 2; ++i) {
+    const auto& [name, gradient] = rings[i];
+    if (!gradient.has_value() || !gradient->defined()) continue;
+    if (state.empty()) fail("aft::", op, ": ", name, " must be None without a state, got a tensor: leave it out");
+    check_same(op, name, *gradient, i == 0 ? "state ring_key" : "state ring_value", state[4 + i]);
   }
+  check_accumulated(op, "saved", saved, a.v);
 }
 
 // Undefined: not there, or not wanted.
@@ -210,26 +219,18 @@ struct FullGradients {
 void run_backward(std::string_view op, const FullArguments& a, const FullInputs& in, const Tensor& grad_y,
                   const OptionalTensor& grad_ring_key, const OptionalTensor& grad_ring_value, const Tensor& saved,
                   const FullGradients& grad) {
-  check_grad_y(op, a, grad_y);
-  check_accumulated(op, "saved", saved, in.v);
+  check_given_gradients(op, a, grad_y, grad_ring_key, grad_ring_value, in.state, saved);
   if (saved.numel() != ops::full_saved_size(in.shape, a.cu_seqlens.has_value())) {
     fail("aft::", op, ": saved must have ", ops::full_saved_size(in.shape, a.cu_seqlens.has_value()), " elements, got ",
          saved.numel(), ": pass what aft::full_forward gave");
   }
   const Tensor gy = readable(grad_y);
   const Tensor kept = saved.contiguous();
-  // The weights' gradients in the accumulation type, dense, with all of their dimensions: in place where that will do.
-  const auto wide = [&](const Tensor& to, const Tensor& weights) {
-    if (!to.defined()) return Tensor();
-    const bool direct = to.scalar_type() == accumulated(in.v).dtype() && to.is_contiguous();
-    return direct ? to.view(weights.sizes()) : at::empty(weights.sizes(), accumulated(in.v));
+  const auto sum = [&](const Tensor& to, const Tensor& weights) {
+    return WeightsGradient(to, weights.defined() ? weights.sizes() : at::IntArrayRef(), in.v);
   };
-  const Tensor wide_bias = wide(grad.bias, in.bias);
-  const Tensor wide_u = wide(grad.u, in.u);
-  const Tensor wide_w = wide(grad.w, in.w);
-  const auto ring = [&](const OptionalTensor& t) {
-    return t.has_value() && t->defined() && !in.state.empty() ? t->contiguous() : Tensor();
-  };
+  const WeightsGradient bias = sum(grad.bias, in.bias), u = sum(grad.u, in.u), w = sum(grad.w, in.w);
+  const auto ring = [&](const OptionalTensor& t) { return t.has_value() && t->defined() ? t->contiguous() : Tensor(); };
   const Tensor from_key = ring(grad_ring_key);
   const Tensor from_value = ring(grad_ring_value);
   with_element_type(in.v, [&]<typename E>(E) {
@@ -241,7 +242,7 @@ void run_backward(std::string_view op, const FullArguments& a, const FullInputs&
     p.grad_q = rows_of<E>(grad.q);
     p.grad_k = rows_of<E>(grad.k);
     p.grad_v = rows_of<E>(grad.v);
-    p.grad_weights = FullInputs::weights_of<T>(wide_bias, wide_u, wide_w);
+    p.grad_weights = FullInputs::weights_of<T>(bias.sum(), u.sum(), w.sum());
     p.initial_state = state_of<const T>(in.state);
     p.saved = static_cast<const T*>(kept.data_ptr());
     if (from_key.defined()) p.grad_final_state.ring_key = static_cast<const T*>(from_key.data_ptr());
@@ -252,12 +253,7 @@ void run_backward(std::string_view op, const FullArguments& a, const FullInputs&
     }
     ops::full_backward(p, torch_threads());
   });
-  const auto narrow = [](const Tensor& to, const Tensor& from) {
-    if (to.defined() && !to.is_alias_of(from)) to.copy_(from.view(to.sizes()));
-  };
-  narrow(grad.bias, wide_bias);
-  narrow(grad.u, wide_u);
-  narrow(grad.w, wide_w);
+  for (const WeightsGradient* weights : {&bias, &u, &w}) weights->finish();
 }
 
 FullGrads full_backward_cpu(const Tensor& grad_y, const OptionalTensor& grad_ring_key,
@@ -290,12 +286,13 @@ std::vector<GradientOutput> full_gradients(std::string_view op, const OptionalTe
     fail("aft::", op, ": grad_u and grad_w must both be tensors or both None, got one: pass both");
   }
   constexpr bool may_be_left_out = true;
-  std::vector<GradientOutput> outputs = {{"grad_q", grad_q, "q", q},
-                                         {"grad_k", grad_k, "k", k},
-                                         {"grad_v", grad_v, "v", v},
-                                         {"grad_bias", grad_bias, "bias", bias, may_be_left_out},
-                                         {"grad_u", grad_u, "u", u, may_be_left_out},
-                                         {"grad_w", grad_w, "w", w, may_be_left_out}};
+  std::vector<GradientOutput> outputs = {
+      {"grad_q", grad_q.value_or(Tensor()), "q", q.value_or(Tensor())},
+      {"grad_k", grad_k, "k", k},
+      {"grad_v", grad_v, "v", v},
+      {"grad_bias", grad_bias.value_or(Tensor()), "bias", bias.value_or(Tensor()), may_be_left_out},
+      {"grad_u", grad_u.value_or(Tensor()), "u", u.value_or(Tensor()), may_be_left_out},
+      {"grad_w", grad_w.value_or(Tensor()), "w", w.value_or(Tensor()), may_be_left_out}};
   check_gradients(op, outputs);
   return outputs;
 }
@@ -362,11 +359,10 @@ FullGrads full_backward_meta(const Tensor& grad_y, const OptionalTensor& grad_ri
                              const OptionalTensor& w, TensorList state, const Tensor& saved, bool causal,
                              std::string_view gate, int64_t heads, const OptionalTensor& key_mask,
                              const OptionalTensor& cu_seqlens, bool weights_gradient) {
-  (void)grad_ring_key, (void)grad_ring_value, (void)saved;
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
   if (!state.empty()) check_state(op, a, state);
-  check_grad_y(op, a, grad_y);
+  check_given_gradients(op, a, grad_y, grad_ring_key, grad_ring_value, state, saved);
   return empty_gradients(a, bias, u, w, state, weights_gradient);
 }
 
@@ -385,10 +381,9 @@ void full_backward_out_meta(const Tensor& grad_y, const OptionalTensor& q, const
                             const OptionalTensor& grad_q, const Tensor& grad_k, const Tensor& grad_v,
                             const OptionalTensor& grad_bias, const OptionalTensor& grad_u,
                             const OptionalTensor& grad_w) {
-  (void)saved;
   constexpr std::string_view op = "full_backward";
   const FullArguments a = check_full(op, q, k, v, bias, u, w, causal, gate, heads, key_mask, cu_seqlens);
-  check_grad_y(op, a, grad_y);
+  check_given_gradients(op, a, grad_y, std::nullopt, std::nullopt, {}, saved);
   (void)full_gradients(op, q, k, v, bias, u, w, grad_q, grad_k, grad_v, grad_bias, grad_u, grad_w);
 }
 

@@ -68,7 +68,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> window_backward(const Tensor& grad_y,
                                                            const Tensor& saved, bool causal, std::string_view gate,
                                                            int64_t heads, const OptionalTensor& key_mask,
                                                            const OptionalTensor& cu_seqlens, bool weights_gradient) {
-  (void)saved;
+  check_accumulated("window_backward", "saved", saved, v);
   const WindowSizes sizes = check_window("window_backward", q, k, v, band, causal, gate, heads, key_mask, cu_seqlens);
   check_same("window_backward", "grad_y", grad_y, "v", v);
   return {empty_grad_q(sizes.gate, v), dense_like(k), dense_like(v), empty_grad_band(band, weights_gradient, v)};
@@ -117,8 +117,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> windo
     const Tensor& grad_ring_value, const OptionalTensor& q, const Tensor& k, const Tensor& v,
     const OptionalTensor& band, TensorList state, const Tensor& saved, std::string_view gate, int64_t heads,
     const OptionalTensor& key_mask, const OptionalTensor& cu_seqlens, bool weights_gradient) {
-  (void)saved;
   constexpr std::string_view op = "window_with_state_backward";
+  check_accumulated(op, "saved", saved, v);
   const WindowSizes sizes = check_window(op, q, k, v, band, /*causal=*/true, gate, heads, key_mask, cu_seqlens);
   check_state(op, sizes, v, state);
   check_same(op, "grad_y", grad_y, "v", v);
@@ -159,8 +159,7 @@ std::tuple<Tensor, Tensor> local_bias_backward(const Tensor& grad_bias, const Te
 void local_bias_backward_out(const Tensor& grad_bias, const Tensor& u, const Tensor& v, int64_t left, int64_t right,
                              const Tensor& grad_u, const Tensor& grad_v) {
   local_bias_backward(grad_bias, u, v, left, right);
-  check_same("local_bias_backward", "grad_u", grad_u, "u", u);
-  check_same("local_bias_backward", "grad_v", grad_v, "v", v);
+  (void)local_bias_gradients("local_bias_backward", u, v, grad_u, grad_v);
 }
 
 TORCH_LIBRARY_IMPL(aft, Meta, m) {

@@ -1,10 +1,93 @@
 #include "tensors.h"
 
-#include <ATen/MemoryOverlap.h>
+#include <algorithm>
+#include <cstdint>
+#include <limits>
 
 namespace aft::dispatch {
+namespace {
 
 using at::Tensor;
+
+struct Dimension {
+  int64_t step, size;  // bytes, elements
+};
+
+// Where a tensor lies in memory. Dimensions smallest step first, without those that take none.
+struct Layout {
+  int64_t begin = 0, item = 0;
+  std::vector<Dimension> dimensions;
+
+  explicit Layout(const Tensor& t)
+      : begin(static_cast<int64_t>(reinterpret_cast<intptr_t>(t.const_data_ptr()))), item(t.element_size()) {
+    for (int64_t i = 0; i < t.dim(); ++i) {
+      if (t.size(i) > 1 && t.stride(i) != 0) dimensions.push_back({t.stride(i) * item, t.size(i)});
+    }
+    std::sort(dimensions.begin(), dimensions.end(), [](const auto& a, const auto& b) { return a.step < b.step; });
+  }
+
+  // Bytes from the first element to the end of the last of those that smaller steps than this reach.
+  int64_t extent(int64_t below) const {
+    int64_t bytes = item;
+    for (const Dimension& d : dimensions) bytes += d.step < below ? (d.size - 1) * d.step : 0;
+    return bytes;
+  }
+  int64_t end() const { return begin + extent(std::numeric_limits<int64_t>::max()); }
+
+  // Whether all bytes lie, modulo this, where those of the smaller steps do.
+  bool repeats_every(int64_t period) const {
+    return std::all_of(dimensions.begin(), dimensions.end(),
+                       [&](const Dimension& d) { return d.step < period || d.step % period == 0; });
+  }
+};
+
+bool owns_its_elements(const Tensor& t) {
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    if (t.size(i) > 1 && t.stride(i) == 0) return false;
+  }
+  const Layout layout(t);
+  int64_t extent = layout.item;  // of the dimensions so far
+  for (const Dimension& d : layout.dimensions) {
+    if (d.step < extent) return false;
+    extent += (d.size - 1) * d.step;
+  }
+  return true;
+}
+
+// Rows of both that repeat every `period` bytes lie in different columns of them.
+bool in_different_columns(const Layout& a, const Layout& b, int64_t period) {
+  if (!a.repeats_every(period) || !b.repeats_every(period)) return false;
+  const Layout& first = a.begin <= b.begin ? a : b;
+  const Layout& second = a.begin <= b.begin ? b : a;
+  const int64_t column = (second.begin - first.begin) % period;
+  return first.extent(period) <= column && column + second.extent(period) <= period;
+}
+
+// Whether a byte may belong to both: not so for slices of one packed tensor, whatever dimension it is packed along.
+bool may_share_memory(const Tensor& a, const Tensor& b) {
+  if (a.numel() == 0 || b.numel() == 0) return false;
+  const Layout in_a(a), in_b(b);
+  if (in_a.end() <= in_b.begin || in_b.end() <= in_a.begin) return false;
+  for (const Layout* layout : {&in_a, &in_b}) {
+    for (const Dimension& d : layout->dimensions) {
+      if (in_different_columns(in_a, in_b, d.step)) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+WeightsGradient::WeightsGradient(const Tensor& result, at::IntArrayRef shape, const Tensor& v) : result_(result) {
+  if (!result.defined()) return;
+  const at::TensorOptions options = accumulated(v);
+  const bool direct = result.scalar_type() == options.dtype() && result.is_contiguous();
+  sum_ = direct ? result.view(shape) : at::empty(shape, options);
+}
+
+void WeightsGradient::finish() const {
+  if (result_.defined() && !sum_.is_alias_of(result_)) result_.copy_(sum_.view(result_.sizes()));
+}
 
 void check_writable(std::string_view op, std::string_view name, const Tensor& out,
                     const std::vector<OptionalTensor>& inputs) {
@@ -12,14 +95,12 @@ void check_writable(std::string_view op, std::string_view name, const Tensor& ou
     fail("aft::", op, ": ", name, " must have its last dimension contiguous, got strides ", out.strides(),
          ": allocate it with torch.empty");
   }
-  if (at::has_internal_overlap(out) == at::MemOverlap::Yes) {
+  if (!owns_its_elements(out)) {
     fail("aft::", op, ": ", name, " must own each of its elements, got strides ", out.strides(),
          ": allocate it with torch.empty");
   }
   for (const OptionalTensor& input : inputs) {
-    if (!input.has_value() || !input->defined()) continue;
-    const at::MemOverlapStatus status = at::get_overlap_status(out, *input);
-    if (status == at::MemOverlapStatus::Full || status == at::MemOverlapStatus::Partial) {
+    if (input.has_value() && input->defined() && may_share_memory(out, *input)) {
       fail("aft::", op, ": ", name, " must not share memory with another argument: give it memory of its own");
     }
   }
@@ -28,9 +109,9 @@ void check_writable(std::string_view op, std::string_view name, const Tensor& ou
 void check_writable(std::string_view op, const std::vector<GradientOutput>& outputs,
                     std::vector<OptionalTensor> inputs) {
   for (const GradientOutput& output : outputs) {
-    if (!output.to.has_value()) continue;
-    check_writable(op, output.name, *output.to, inputs);
-    inputs.push_back(output.to);
+    if (!output.to.defined()) continue;
+    check_writable(op, output.name, output.to, inputs);
+    inputs.emplace_back(output.to);
   }
 }
 

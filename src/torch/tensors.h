@@ -64,6 +64,19 @@ inline at::Tensor or_empty(const at::Tensor& t, const at::Tensor& like) {
   return t.defined() ? t : at::empty({0}, like.options());
 }
 
+/// A gradient of weights while an operator adds it up: dense and in the type that v's operator computes in. That is the
+/// result itself where it is so, else memory of its own, which finish() rounds into the result. Undefined: not wanted.
+class WeightsGradient {
+ public:
+  /// `shape` is the result's with all of the dimensions that the operator knows.
+  WeightsGradient(const at::Tensor& result, at::IntArrayRef shape, const at::Tensor& v);
+  [[nodiscard]] const at::Tensor& sum() const { return sum_; }
+  void finish() const;
+
+ private:
+  at::Tensor result_, sum_;
+};
+
 /// Checks that a tensor of the caller can take a result: contiguous in its last dimension, its own memory.
 void check_writable(std::string_view op, std::string_view name, const at::Tensor& out,
                     const std::vector<OptionalTensor>& inputs);

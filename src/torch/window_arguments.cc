@@ -99,10 +99,11 @@ std::vector<GradientOutput> window_gradients(std::string_view op, const Optional
                                              const at::Tensor& v, const OptionalTensor& band,
                                              const OptionalTensor& grad_q, const at::Tensor& grad_k,
                                              const at::Tensor& grad_v, const OptionalTensor& grad_band) {
-  std::vector<GradientOutput> outputs = {{"grad_q", grad_q, "q", q},
-                                         {"grad_k", grad_k, "k", k},
-                                         {"grad_v", grad_v, "v", v},
-                                         {"grad_band", grad_band, "band", band, /*may_be_left_out=*/true}};
+  std::vector<GradientOutput> outputs = {
+      {"grad_q", grad_q.value_or(at::Tensor()), "q", q.value_or(at::Tensor())},
+      {"grad_k", grad_k, "k", k},
+      {"grad_v", grad_v, "v", v},
+      {"grad_band", grad_band.value_or(at::Tensor()), "band", band.value_or(at::Tensor()), /*may_be_left_out=*/true}};
   check_gradients(op, outputs);
   return outputs;
 }
@@ -147,6 +148,13 @@ LocalBiasSizes check_local_bias(std::string_view op, const at::Tensor& u, const 
   check_reach(op, "left", left);
   check_reach(op, "right", right);
   return {u.dim() == 3 ? u.sym_size(0) : c10::SymInt(1), u.sym_size(-2), u.sym_size(-1), left, right};
+}
+
+std::vector<GradientOutput> local_bias_gradients(std::string_view op, const at::Tensor& u, const at::Tensor& v,
+                                                 const at::Tensor& grad_u, const at::Tensor& grad_v) {
+  std::vector<GradientOutput> outputs = {{"grad_u", grad_u, "u", u}, {"grad_v", grad_v, "v", v}};
+  check_gradients(op, outputs);
+  return outputs;
 }
 
 c10::SymDimVector local_bias_shape(const at::Tensor& u, int64_t left, int64_t right) {

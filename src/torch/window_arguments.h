@@ -62,6 +62,10 @@ struct LocalBiasSizes {
 LocalBiasSizes check_local_bias(std::string_view op, const at::Tensor& u, const at::Tensor& v, int64_t left,
                                 int64_t right);
 
+/// Where local_bias_backward.out writes, checked against the inputs.
+std::vector<GradientOutput> local_bias_gradients(std::string_view op, const at::Tensor& u, const at::Tensor& v,
+                                                 const at::Tensor& grad_u, const at::Tensor& grad_v);
+
 /// The shape of local_bias(u, ...): u's with its last size replaced by left + 1 + right.
 c10::SymDimVector local_bias_shape(const at::Tensor& u, int64_t left, int64_t right);
 

@@ -342,6 +342,11 @@ TEST(Full, ErrorsNameTheArgument) {
   EXPECT_NE(message([](auto& in) { in.shape.heads = 4; }).find("heads: expected a divisor of channels = 6, got 4"),
             std::string::npos);
   EXPECT_NE(message([](auto& in) { in.rows = 3; }).find("row for every target up to 4, got 3"), std::string::npos);
+  EXPECT_NE(message([](auto& in) {
+              in = make_full_inputs<float>({.batch = 2, .targets = 4, .sources = 4, .channels = 0, .seed = 2});
+              in.rows = 3;
+            }).find("row for every target up to 4, got 3"),
+            std::string::npos);
   EXPECT_NE(message([](auto& in) { in.columns = 3; }).find("column for every source up to 4, got 3"),
             std::string::npos);
   EXPECT_NE(message([](auto& in) { in.shape.capacity = 3; }).find("ring of at least 4"), std::string::npos);

@@ -314,7 +314,11 @@ TEST(GridErrors, NameTheArgumentAndTheRemedy) {
   EXPECT_EQ(forward_error([](P& p) { p.shape.heads = 3; }), "heads: expected a divisor of channels = 4, got 3");
   EXPECT_EQ(forward_error([](P& p) { p.shape.key_channels = 3; }),
             "key_channels: expected channels = 4 or heads = 2, got 3");
+  EXPECT_EQ(forward_error([](P& p) { p.shape.channels = 0; }), "key_channels: expected channels = 0, got 4");
   EXPECT_EQ(forward_error([](P& p) { p.shape.height = -1; }), "height: expected at least 0, got -1");
+  // Their product is 2 in 64 bits.
+  EXPECT_EQ(forward_error([](P& p) { p.shape.height = 3, p.shape.width = 6148914691236517206; }),
+            "height, width: expected a grid of fewer than 2^63 positions, got 3 x 6148914691236517206");
   EXPECT_EQ(forward_error([](P& p) { p.q.data = nullptr; }), "q: expected a tensor, got null");
   EXPECT_EQ(forward_error([](P& p) { p.kernel_data = nullptr; }), "kernel_data: expected weights, got null");
 }

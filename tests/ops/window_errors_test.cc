@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <limits>
 #include <vector>
 
 #include "aft/error.h"
@@ -191,9 +192,9 @@ TEST(WindowErrors, MissingArrays) {
 }
 
 TEST(WindowErrors, Positions) {
-  {
+  for (const int64_t position : {int64_t{-1}, std::numeric_limits<int64_t>::max()}) {
     Call call;
-    call.position = -1;
+    call.position = position;
     expect_error(
         call, "window_forward", [&] { window_forward(call.forward); }, "position");
     expect_error(

@@ -515,12 +515,97 @@ class Messages(unittest.TestCase):
                     with self.subTest(weights=weights, device=device, change=list(change)):
                         self.refused(message, lambda: backward(**to | change))
                 backward(**to)
-                # In strides and precisions other than the kernels'.
-                if device == "cpu":
+                if device == "cpu":  # with other strides than the kernel's
                     apart = {of: torch.full((*given.shape[:-1], 2 * given.shape[-1]), torch.nan,
                                             dtype=v.dtype)[..., :given.shape[-1]]}
                     backward(**to | apart)
                     self.assertTrue(torch.equal(apart[of], to[of]))
+
+    def test_16_bit_gradients_with_other_strides(self):
+        q, k, v, band = (t.to(torch.bfloat16) for t in inputs(2, 6, 4, span=3))
+        band, kernel = band[None], v.new_ones(2, 3, 3)
+        saved = aft.window_forward(q, k, v, band)[1]
+        for weights, of, backward in (
+            (band, "grad_band", lambda **to: aft.window_backward(v, q, k, v, band, saved, **to)),
+            (kernel, "grad_kernel", lambda **to: aft.conv2d_backward(v, q, k, v, kernel, (2, 3), **to)),
+        ):
+            *_, want = backward()
+            got = v.new_full((*weights.shape[:-1], 8), torch.nan)[..., 2:5]
+            backward(grad_q=torch.empty_like(q), grad_k=torch.empty_like(k), grad_v=torch.empty_like(v), **{of: got})
+            self.assertTrue(torch.equal(got, want))
+
+    def test_memory_of_its_own(self):
+        packed = torch.randn(3, 6, 24, dtype=torch.float64)[:2]
+        q, k, v, free = packed[..., :4], packed[..., 5:9], packed[..., 9:13], packed[..., 13:17]
+        want = aft.simple(q, k, v)
+        aft.window(q, k, v, out=free)
+        self.assertTrue(torch.equal(free, want))
+        turned = torch.randn(6, 2, 8, dtype=torch.float64).transpose(0, 1)  # batch innermost
+        aft.window(turned[..., :4], k, v, out=turned[..., 4:])
+        self.assertTrue(torch.equal(turned[..., 4:], aft.simple(turned[..., :4].clone(), k, v)))
+        halves = torch.randn(2, 12, 4, dtype=torch.float64)  # one after another in time
+        want = aft.simple(halves[:, :6], k, v)
+        aft.window(halves[:, :6], k, v, out=halves[:, 6:])
+        self.assertTrue(torch.equal(halves[:, 6:], want))
+        wraps = packed.as_strided((2, 6, 4), (144, 24, 1), 21)  # three columns of a row and the first of the next
+        for out in (packed[..., 8:12], packed[..., 10:14], packed[..., 2:6], wraps):
+            self.refused("out must not share memory", lambda out=out: aft.window(q, k, v, out=out))
+        for strides in ((144, 3, 1), (10, 4, 1), (4, 4, 1)):
+            out = torch.empty(400, dtype=torch.float64).as_strided((2, 6, 4), strides)
+            self.refused("out must own each of its elements", lambda out=out: aft.window(q, k, v, out=out))
+
+    def test_backwards_are_handed_what_the_forward_saved(self):
+        q, k, v, band = inputs(2, 5, 4, span=3)
+        square = torch.randn(5, 5, dtype=v.dtype)
+        band = band[None]
+        saved = aft.window_forward(q, k, v, band)[1]
+        state = list(aft.initial_state(k, v, 5))
+        full = aft.full_forward(q, k, v, square, None, None, state)[1]
+        local_state = list(aft.initial_state(k, v, 2))
+        stateful = aft.window_with_state_forward(q, k, v, band, local_state)[-1]
+
+        def full_backward(key=None, value=None):
+            return aft.full_backward(v, key, value, q, k, v, square, None, None, state, full)
+
+        r = self.refused
+        r("saved must be on the device of v, cpu, got meta", lambda: aft.window_backward(v, q, k, v, band, saved.to("meta")))
+        r("saved must be on the device of v, cpu, got meta", lambda: aft.full_backward(
+            v, None, None, q, k, v, square, None, None, state, full.to("meta")))
+        r("saved must be on the device of v, cpu, got meta", lambda: aft.window_with_state_backward(
+            v, *local_state[2:], q, k, v, band, local_state, stateful.to("meta")))
+        for device in ("cpu", "meta"):
+            q, k, v, square, full, *state = (t.to(device) for t in (q, k, v, square, full, *state))
+            r("grad_ring_key must have the shape of state ring_key", lambda: full_backward(k[:, :1]))
+            r("grad_ring_value must have the dtype of state ring_value", lambda: full_backward(None, state[5].float()))
+            r("grad_ring_key must be None without a state", lambda: aft.full_backward(
+                v, state[4], None, q, k, v, square, None, None, [], full))
+
+    def test_sizes_of_nothing(self):
+        q, k, v = inputs(1, 1, 4)
+        none = v[..., :0]
+        self.refused("row for every target up to 1, got 0 rows", lambda: aft.full(none, none, none, v.new_zeros(0, 0)))
+        wide = v.new_zeros(1, 300, 0)
+        self.refused("row for every target up to 300, got 1", lambda: aft.full(wide, wide, wide, v.new_zeros(1, 1)))
+        self.assertEqual(aft.full(wide, wide, wide, v.new_zeros(300, 300)).shape, wide.shape)
+        table = v.new_ones(300, 300).requires_grad_()
+        aft.full(wide, wide, wide, table).sum().backward()
+        self.assertTrue(torch.equal(table.grad, torch.zeros_like(table)))
+        for call in (aft.simple, lambda *t: aft.full(*t, v.new_zeros(1, 1)),
+                     lambda *t: aft.conv2d(*t, v.new_zeros(1, 3, 3), (1, 1))):
+            self.refused("no channel needs a key", lambda call=call: call(none, k[..., :1], none))
+        q, k, v = inputs(2, 5, 4, requires_grad=True)
+        factors = [v.new_zeros(5, 0).requires_grad_() for _ in range(2)]
+        y = aft.full(q, k, v, None, *factors)
+        torch.testing.assert_close(y, aft.simple(q, k, v))
+        torch.autograd.grad(y.sum(), (q, k, v, *factors))
+        many = v.new_zeros(1 << 40, 0, 4)
+        self.assertEqual(aft.simple(many, many, many).shape, many.shape)
+        self.refused("fewer than 2\\^63 positions", lambda: aft.conv2d(
+            *(v[:1, :2] for _ in range(3)), v.new_zeros(1, 1, 1), (3, 6148914691236517206)))
+        state = list(aft.initial_state(k, v, 3))
+        state[0].fill_(2**63 - 1)
+        self.refused("state.position: expected at most 2\\^62",
+                     lambda: aft.conv1d_with_state(q, k, v, v.new_zeros(1, 4), state))
 
 
 if __name__ == "__main__":

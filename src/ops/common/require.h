@@ -15,14 +15,14 @@ inline void require(bool ok, const std::string& message) {
 
 inline std::string got(int64_t value) { return ", got " + std::to_string(value); }
 
-/// heads divides channels; there is a key for each channel or for each head.
+/// heads divides channels; there is a key for each channel, or for each head that has any.
 inline void require_heads(int64_t channels, int64_t heads, int64_t key_channels) {
   require(channels >= 0, "channels: expected at least 0" + got(channels));
   require(heads >= 1 && channels % heads == 0,
           "heads: expected a divisor of channels = " + std::to_string(channels) + got(heads));
-  require(key_channels == channels || key_channels == heads,
-          "key_channels: expected channels = " + std::to_string(channels) + " or heads = " + std::to_string(heads) +
-              got(key_channels));
+  require(key_channels == channels || (key_channels == heads && channels > 0),
+          "key_channels: expected channels = " + std::to_string(channels) +
+              (channels > 0 ? " or heads = " + std::to_string(heads) : std::string()) + got(key_channels));
 }
 
 }  // namespace aft::ops

@@ -324,7 +324,7 @@ void WriteState(D d, const FullForward<E>& p) {
 template <typename E>
 void RunForward(const FullForward<E>& p, const ParallelFor& parallel) {
   using D = hn::ScalableTag<Accumulate<E>>;
-  Forward<D, E>(p, parallel).run();
+  if (p.shape.targets > 0 && p.shape.channels > 0) Forward<D, E>(p, parallel).run();
   if (p.final_state.position != nullptr) WriteState(D(), p);
 }
 

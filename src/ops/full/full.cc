@@ -29,9 +29,7 @@ void require_data(const Rows<T>& rows, int64_t elements, const char* name) {
 
 template <typename T>
 void check_weights(const PairWeights<T>& w, const FullShape& s, int64_t rows, int64_t columns) {
-  if (s.batch * s.channels == 0 || rows == 0 || columns == 0) return;
-  require(w.table != nullptr || (w.u != nullptr && w.v != nullptr),
-          "weights: expected a matrix or both factors, got null");
+  if (s.batch == 0 || rows == 0 || columns == 0) return;
   require(w.width >= 0, "weights: expected a width of at least 0" + got(w.width));
   require(w.u == nullptr || s.heads == 1 || (w.u_head_stride == 0) == (w.v_head_stride == 0),
           "weights: expected both factors to be shared by all heads or neither, got one of each");
@@ -39,6 +37,8 @@ void check_weights(const PairWeights<T>& w, const FullShape& s, int64_t rows, in
                               " rows; use a larger table or a shorter sequence");
   require(w.columns >= columns, "weights: expected a column for every source up to " + std::to_string(columns) +
                                     got(w.columns) + " columns; use a larger table or a shorter sequence");
+  require(w.table != nullptr || (w.u != nullptr && w.v != nullptr),
+          "weights: expected a matrix or both factors, got null");
 }
 
 template <typename T>

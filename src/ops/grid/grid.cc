@@ -15,6 +15,10 @@ void check_shape(const GridShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
   require(s.height >= 0, "height: expected at least 0" + got(s.height));
   require(s.width >= 0, "width: expected at least 0" + got(s.width));
+  int64_t positions = 0;
+  require(
+      !__builtin_mul_overflow(s.height, s.width, &positions),
+      "height, width: expected a grid of fewer than 2^63 positions" + got(s.height) + " x " + std::to_string(s.width));
   require_heads(s.channels, s.heads, s.key_channels);
   require(s.kernel >= 1 && s.kernel % 2 == 1, "kernel: expected an odd size, so that it has a centre" + got(s.kernel) +
                                                   "; use " + std::to_string(s.kernel < 1 ? 1 : s.kernel + 1));

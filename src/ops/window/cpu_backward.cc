@@ -188,7 +188,7 @@ void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
       }
     }
   }
-  if (s.channels == 0) return;
+  if (s.channels == 0 || (s.time == 0 && p.initial_state.position == nullptr)) return;
   if (wants_band) {
     run_with_band(p, parallel);
     return;

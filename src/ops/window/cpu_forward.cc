@@ -286,7 +286,7 @@ template <typename E>
 void window_forward(const WindowForward<E>& p, const ParallelFor& parallel) {
   check_forward(p);
   const WindowShape& shape = p.shape;
-  if (shape.channels > 0) {
+  if (shape.channels > 0 && (shape.time > 0 || p.final_state.position != nullptr)) {
     const auto tasks = window_tasks(shape, p.cu_seqlens, split_channels<E>(shape, parallel.threads));
     Lengths lengths;
     for_each_sequence(shape, p.cu_seqlens, [&](const Sequence& s) { lengths.add(s.time); });

@@ -14,6 +14,9 @@
 namespace aft::ops {
 namespace {
 
+// Beyond any sequence, and safe to add up.
+constexpr int64_t kLastPosition = int64_t{1} << 62;
+
 void check_shape(const WindowShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
   require(s.time >= 0, "time: expected at least 0" + got(s.time));
@@ -73,6 +76,7 @@ void check_positions(const int64_t* position, int64_t batch) {
   if (position == nullptr) return;
   for (int64_t b = 0; b < batch; ++b) {
     require(position[b] >= 0, "state.position: expected at least 0" + got(position[b]));
+    require(position[b] <= kLastPosition, "state.position: expected at most 2^62" + got(position[b]));
   }
 }
 
