@@ -46,7 +46,7 @@ struct Conv2dArguments {
       fail("aft::", op, ": v must have three dimensions [batch, height * width, channels], got shape ", sizes_of(v),
            ": flatten the grid row by row");
     }
-    if (grid.size() != 2 || grid[0] < 0 || grid[1] < 0 || grid[0] * grid[1] != v.sym_size(1)) {
+    if (grid.size() != 2 || grid[0] < 0 || grid[1] < 0 || overflows(grid) || grid[0] * grid[1] != v.sym_size(1)) {
       fail("aft::", op, ": grid must be [height, width] with height * width = ", v.sym_size(1),
            ", the positions of v, got ", grid, ": pass the grid of this call");
     }
@@ -60,6 +60,12 @@ struct Conv2dArguments {
     check_heads(op, heads, v);
     check_keys(op, k, v, heads);
     check_key_mask(op, key_mask, v);
+  }
+
+  static bool overflows(c10::SymIntArrayRef grid) {
+    const auto height = grid[0].maybe_as_int(), width = grid[1].maybe_as_int();
+    int64_t product = 0;
+    return height.has_value() && width.has_value() && __builtin_mul_overflow(*height, *width, &product);
   }
 
   [[nodiscard]] ops::GridShape shape() const {

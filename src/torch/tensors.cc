@@ -63,17 +63,31 @@ bool in_different_columns(const Layout& a, const Layout& b, int64_t period) {
   return first.extent(period) <= column && column + second.extent(period) <= period;
 }
 
+// Whether both take the same outermost steps, with room between these for what lies within one of both.
+bool in_step(const Layout& a, const Layout& b) {
+  if (a.dimensions.empty() || b.dimensions.empty()) return false;
+  const int64_t step = a.dimensions.back().step;
+  return step == b.dimensions.back().step &&
+         std::max(a.begin + a.extent(step), b.begin + b.extent(step)) - std::min(a.begin, b.begin) <= step;
+}
+
 // Whether a byte may belong to both: not so for slices of one packed tensor, whatever dimension it is packed along.
-bool may_share_memory(const Tensor& a, const Tensor& b) {
-  if (a.numel() == 0 || b.numel() == 0) return false;
-  const Layout in_a(a), in_b(b);
-  if (in_a.end() <= in_b.begin || in_b.end() <= in_a.begin) return false;
-  for (const Layout* layout : {&in_a, &in_b}) {
-    for (const Dimension& d : layout->dimensions) {
-      if (in_different_columns(in_a, in_b, d.step)) return false;
+bool may_share_memory(Layout a, Layout b) {
+  while (a.begin < b.end() && b.begin < a.end()) {
+    for (const Layout* layout : {&a, &b}) {
+      for (const Dimension& d : layout->dimensions) {
+        if (in_different_columns(a, b, d.step)) return false;
+      }
     }
+    if (!in_step(a, b)) return true;
+    a.dimensions.pop_back();
+    b.dimensions.pop_back();
   }
-  return true;
+  return false;
+}
+
+bool may_share_memory(const Tensor& a, const Tensor& b) {
+  return a.numel() > 0 && b.numel() > 0 && may_share_memory(Layout(a), Layout(b));
 }
 
 }  // namespace

@@ -191,6 +191,20 @@ TEST(WindowErrors, MissingArrays) {
   }
 }
 
+TEST(WindowErrors, GradientOfTheBand) {
+  Call call;
+  call.backward.grad_band.row_stride = 0;
+  expect_error(
+      call, "window_backward", [&] { window_backward(call.backward); }, "grad_band");
+}
+
+TEST(WindowErrors, Reach) {
+  Call call;
+  call.forward.shape.left = std::numeric_limits<int64_t>::max();
+  expect_error(
+      call, "window_forward", [&] { window_forward(call.forward); }, "left");
+}
+
 TEST(WindowErrors, Positions) {
   for (const int64_t position : {int64_t{-1}, std::numeric_limits<int64_t>::max()}) {
     Call call;

@@ -547,12 +547,29 @@ class Messages(unittest.TestCase):
         want = aft.simple(halves[:, :6], k, v)
         aft.window(halves[:, :6], k, v, out=halves[:, 6:])
         self.assertTrue(torch.equal(halves[:, 6:], want))
+        ragged = torch.randn(2, 150, dtype=torch.float64)[:, :144].view(2, 6, 24)  # batches no multiple of rows apart
+        aft.window(ragged[..., :4], k, v, out=ragged[..., 4:8])
+        self.assertTrue(torch.equal(ragged[..., 4:8], aft.simple(ragged[..., :4].clone(), k, v)))
+        turns = torch.randn(2, 13, 4, dtype=torch.float64)
+        want = aft.simple(turns[:, :12:2], k, v)
+        aft.window(turns[:, :12:2], k, v, out=turns[:, 1:13:2])
+        self.assertTrue(torch.equal(turns[:, 1:13:2], want))
         wraps = packed.as_strided((2, 6, 4), (144, 24, 1), 21)  # three columns of a row and the first of the next
-        for out in (packed[..., 8:12], packed[..., 10:14], packed[..., 2:6], wraps):
+        for out in (packed[..., 8:12], packed[..., 10:14], packed[..., 2:6], wraps, ragged[..., 2:6]):
+            q = ragged[..., :4] if out.stride(0) == 150 else packed[..., :4]
             self.refused("out must not share memory", lambda out=out: aft.window(q, k, v, out=out))
         for strides in ((144, 3, 1), (10, 4, 1), (4, 4, 1)):
             out = torch.empty(400, dtype=torch.float64).as_strided((2, 6, 4), strides)
             self.refused("out must own each of its elements", lambda out=out: aft.window(q, k, v, out=out))
+
+    def test_a_step_reads_positions_before_it_writes(self):
+        memory = torch.zeros(4, dtype=torch.float64)
+        position = memory[:1].view(torch.int64).fill_(2)
+        rest = [t.double() for t in aft.initial_state(memory.view(1, 1, 4), memory.view(1, 1, 4), 2)[2:]]
+        rest[2].fill_(10)
+        aft.local_step_(*(torch.ones(3, 1, 1, 4).double()), torch.zeros(2, 8, 3).double(),
+                        [position, memory.view(1, 4), *rest])
+        self.assertEqual(position.item(), 3)
 
     def test_backwards_are_handed_what_the_forward_saved(self):
         q, k, v, band = inputs(2, 5, 4, span=3)
@@ -598,9 +615,13 @@ class Messages(unittest.TestCase):
         y = aft.full(q, k, v, None, *factors)
         torch.testing.assert_close(y, aft.simple(q, k, v))
         torch.autograd.grad(y.sum(), (q, k, v, *factors))
-        many = v.new_zeros(1 << 40, 0, 4)
-        self.assertEqual(aft.simple(many, many, many).shape, many.shape)
-        self.refused("fewer than 2\\^63 positions", lambda: aft.conv2d(
+        many = v.new_zeros(1 << 40, 0, 4).requires_grad_()
+        for y in (aft.simple(many, many, many), aft.full(many, many, many, v.new_zeros(0, 0))):
+            self.assertEqual(y.shape, many.shape)
+            self.assertEqual(torch.autograd.grad(y.sum(), many)[0].shape, many.shape)
+        heads = dict(heads=1 << 62)
+        aft.full_step_(none, none, none, v.new_zeros(1, 1), None, None, aft.initial_state(none, none, 1), **heads)
+        self.refused("height . width = 2, the positions of v", lambda: aft.conv2d(
             *(v[:1, :2] for _ in range(3)), v.new_zeros(1, 1, 1), (3, 6148914691236517206)))
         state = list(aft.initial_state(k, v, 3))
         state[0].fill_(2**63 - 1)

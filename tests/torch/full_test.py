@@ -133,6 +133,28 @@ class Values(unittest.TestCase):
         want = aft.reference(q.float().double(), (1e4 * k.float()).double(), v.float().double(), bias.float().double())
         torch.testing.assert_close(y.double(), want, rtol=1e-5, atol=1e-6)
 
+    def test_many_rows_of_a_batch(self):
+        # More than the weights' gradient takes side by side, and keys that serve heads.
+        for form, keys, causal in itertools.product(FORMS, (6, HEADS), (True, False)):
+            if form in ("bias of rows", "bias of rows and heads"):
+                continue  # their batch is 2
+            with self.subTest(form=form, keys=keys, causal=causal):
+                tensors = (*query_key_value(9, 9, 6, 70, keys, requires_grad=True), *weights(form, 9, 9, requires_grad=True))
+                y = aft.full(*tensors, causal=causal, heads=HEADS)
+                expected = reference(*tensors, 9, causal=causal, heads=HEADS)
+                for a, b in zip((y, *gradients(y, tensors)), (expected, *gradients(expected, tensors))):
+                    torch.testing.assert_close(a, b, **F64)
+
+    def test_what_nothing_sees_may_be_infinite(self):
+        tensors = (*query_key_value(5, 5, requires_grad=True), torch.zeros(5, 5, dtype=torch.float64))
+        with torch.no_grad():
+            tensors[2][:, 3] = torch.inf
+            tensors[3][:, 3] = -torch.inf
+        for causal in (True, False):
+            y = aft.full(*tensors, causal=causal)
+            for gradient in gradients(y, tensors[:3]):
+                self.assertTrue(torch.isfinite(gradient).all())
+
     def test_views_are_read_in_place(self):
         # q, k, v of one projection; a bias that is part of a larger table, that is expanded, that is transposed.
         packed = torch.randn(2, 12, 18, dtype=torch.float64).requires_grad_()
@@ -173,6 +195,21 @@ class Values(unittest.TestCase):
 
 class Packed(unittest.TestCase):
     LENGTHS = (5, 0, 40, 1, 9)
+
+    def test_many_short_sequences(self):
+        # As rows of a batch: their number costs what their tokens do.
+        count, length = 100_000, 2
+        for causal, keys in itertools.product((True, False), (6, HEADS)):
+            tensors = (*query_key_value(length, length, 6, count, keys), *weights("bias of heads", length, length))
+            tensors = [t if t is None else t.float().requires_grad_() for t in tensors]
+            packed = [t if t is None else t.detach().reshape(1, count * length, -1).requires_grad_() for t in tensors[:3]]
+            packed = (*packed, *tensors[3:])
+            cu_seqlens = torch.arange(0, length * count + 1, length)
+            y = aft.full(*packed, causal=causal, cu_seqlens=cu_seqlens)
+            expected = aft.full(*tensors, causal=causal)
+            self.assertTrue(torch.equal(y.view_as(expected), expected))
+            for a, b in zip(gradients(y, packed), gradients(expected, tensors)):
+                torch.testing.assert_close(a.view_as(b), b, rtol=1e-4, atol=1e-3)
 
     def test_each_sequence_alone(self):
         cu = torch.tensor([0, *itertools.accumulate(self.LENGTHS)])

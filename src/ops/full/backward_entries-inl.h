@@ -56,7 +56,8 @@ class BackwardEntries {
         panels(panels_of(params.shape, kLanes)),
         sets(weight_sets(params.shape, params.weights, sequences, params.cu_seqlens != nullptr, panels)),
         sources(params),
-        wants_weights(params.grad_weights.table != nullptr || params.grad_weights.u != nullptr),
+        wants_weights(params.grad_weights.table != nullptr || params.grad_weights.u != nullptr ||
+                      params.grad_weights.v != nullptr),
         saved_stride(sequences.target_rows * params.shape.channels),
         workspace(Scratch::padded<T>(target_size()) + Scratch::padded<T>(source_size()) +
                   Scratch::padded<T>(target_chunks() * kEntryScale<D>) + Scratch::padded<T>(source_scale_size()) +
@@ -94,13 +95,12 @@ class BackwardEntries {
   }
   const T* exponents_of(const WeightSet& set) const { return exponents + set.exponents; }
   const WeightSet& set_of(int64_t sequence, int64_t panel) const {
-    for (const WeightSet& set : sets) {
-      if (sequence >= set.first_sequence && sequence < set.last_sequence && panel >= set.first_panel &&
-          panel < set.last_panel) {
-        return set;
-      }
-    }
-    return sets.front();
+    const bool shared = sets.front().last_sequence == shape.batch;
+    return sets[(shared ? 0 : sequence) * heads_of_sets() + (heads_of_sets() == 1 ? 0 : panels[panel].head)];
+  }
+  // Sets come batch row by batch row, these of each.
+  int64_t heads_of_sets() const {
+    return sets.front().last_panel == static_cast<int64_t>(panels.size()) ? 1 : shape.heads;
   }
   // Targets of a sequence within a chunk, as positions.
   static std::pair<int64_t, int64_t> rows_of(const Sequence& x, int64_t chunk) {

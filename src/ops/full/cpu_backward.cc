@@ -87,6 +87,9 @@ class SourceGradient {
       }
       return false;
     };
+    // Sums of a key that serves its whole head, by sequence: columns of others come between in the walk.
+    const int64_t first_sequence = set.first_sequence + task.first_column / set.panels();
+    const int64_t task_sequences = (task.last_column - 1) / set.panels() - task.first_column / set.panels() + 1;
     int64_t extras = 0;
     for (int64_t i = 0; i < columns; ++i) {
       const int64_t index = task.first_column + i;
@@ -98,7 +101,7 @@ class SourceGradient {
     Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<T>(kTileSize) +
                     Scratch::padded<T>(kRowBlock * kVectors) + Scratch::padded<T>(columns * Sums<D>::kSize) +
                     Scratch::padded<T>(columns * Sums<D>::kExponents) + Scratch::padded<Exact>(kChunk) +
-                    Scratch::padded<T>(extras * kExtraSize) + Scratch::padded<T>(sum_count() * kChunk));
+                    Scratch::padded<T>(extras * kExtraSize) + Scratch::padded<T>(task_sequences * kChunk));
     const Tiles<D> tiles(p.weights, set, shape.causal, scratch);
     T* tile = scratch.take<T>(kTileSize);
     T* block = scratch.take<T>(kRowBlock * kVectors);
@@ -106,7 +109,7 @@ class SourceGradient {
     T* scales = scratch.take<T>(columns * Sums<D>::kExponents);
     Exact* exact = scratch.take<Exact>(kChunk);
     T* extra = scratch.take<T>(extras * kExtraSize);
-    T* key_sums = scratch.take<T>(sum_count() * kChunk);
+    T* key_sums = scratch.take<T>(task_sequences * kChunk);
 
     std::vector<Column> active;
     int64_t most = 0;
@@ -169,7 +172,7 @@ class SourceGradient {
     }
     const auto end_source = [&](const Column& c, int64_t i, V a, V b, V e0, V e1) {
       write_source(c, begin + i, a, b, e0, e1, c.extra == nullptr ? nullptr : c.extra + 2 * i * kVectors,
-                   key_sums + c.sequence % sum_count() * kChunk + i);
+                   key_sums + (c.sequence - first_sequence) * kChunk + i);
     };
     if (!shape.causal) {
       for (const Column& c : active) {
@@ -214,9 +217,6 @@ class SourceGradient {
     }
   }
 
-  // Sums of a key that serves its whole head: columns of other sequences come between only in the walk.
-  int64_t sum_count() const { return sources.key_per_head ? std::max<int64_t>(1, shape.batch) : 1; }
-
   // dv = e^k a, dk = e^k (v a - b).
   HWY_INLINE void write_source(const Column& c, int64_t s, V a, V b, V e0, V e1, const T* extra, T* key_sum) const {
     const D d;
@@ -224,7 +224,8 @@ class SourceGradient {
     const Panel& panel = panels[c.panel];
     const V key = sources.key(x, panel, s);
     const SplitExp<V> e = Split(d, key);
-    const V value = MaskAbsent(d, key, sources.value(x, panel, s));
+    // A value that no target sees may be infinite.
+    const V value = hn::IfThenZeroElse(hn::Eq(a, hn::Zero(d)), MaskAbsent(d, key, sources.value(x, panel, s)));
     const V seen = hn::Mul(e.p, a);
     V dv = ScaleBy(d, seen, hn::Add(e.n, e0));
     V dk = hn::Sub(hn::Mul(dv, value), ScaleBy(d, hn::Mul(e.p, b), hn::Add(e.n, e1)));
@@ -325,6 +326,26 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace aft::ops {
 
+namespace {
+
+template <typename T>
+void clear(const PairWeights<T>& g, const FullShape& s, bool packed, const ParallelFor& parallel) {
+  if (g.table != nullptr) {
+    const int64_t heads = g.head_stride == 0 ? 1 : s.heads;
+    const int64_t matrices = (g.batch_stride == 0 || packed ? 1 : s.batch) * heads;
+    parallel.run(matrices * g.rows, [&](int64_t i) {
+      const int64_t matrix = i / g.rows;
+      std::fill_n(
+          g.table + matrix / heads * g.batch_stride + matrix % heads * g.head_stride + i % g.rows * g.row_stride,
+          g.columns, T(0));
+    });
+  }
+  if (g.u != nullptr) std::fill_n(g.u, (g.u_head_stride == 0 ? 1 : s.heads) * g.rows * g.width, T(0));
+  if (g.v != nullptr) std::fill_n(g.v, (g.v_head_stride == 0 ? 1 : s.heads) * g.columns * g.width, T(0));
+}
+
+}  // namespace
+
 template <typename E>
 void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
   using T = Accumulate<E>;
@@ -337,7 +358,9 @@ void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
   zero(p.grad_initial_state.num, s.batch * s.channels);
   zero(p.grad_initial_state.ring_key, s.batch * s.capacity * s.key_channels);
   zero(p.grad_initial_state.ring_value, s.batch * s.capacity * s.channels);
-  AFT_DISPATCH(RunBackward<E>)(p, parallel);
+  clear(p.grad_weights, s, p.cu_seqlens != nullptr, parallel);
+  const bool empty = s.targets == 0 && s.sources == 0 && p.initial_state.position == nullptr;
+  if (s.batch > 0 && s.channels > 0 && !empty) AFT_DISPATCH(RunBackward<E>)(p, parallel);
 }
 
 #define AFT_INSTANTIATE(E) template void full_backward<E>(const FullBackward<E>&, const ParallelFor&);

@@ -115,8 +115,12 @@ namespace aft::ops {
 template <typename E>
 void full_step(const FullStep<E>& p, const ParallelFor& parallel) {
   check_step(p);
-  AFT_DISPATCH(RunStep<E>)(p, parallel);
-  for (int64_t b = 0; b < p.shape.batch; ++b) ++p.state.position[b];
+  FullStep<E> one = p;
+  // As they were checked, whatever else the caller's memory serves.
+  std::vector<int64_t> positions(p.state.position, p.state.position + p.shape.batch);
+  one.state.position = positions.data();
+  AFT_DISPATCH(RunStep<E>)(one, parallel);
+  for (int64_t b = 0; b < p.shape.batch; ++b) p.state.position[b] = positions[b] + 1;
 }
 
 #define AFT_INSTANTIATE(E) template void full_step<E>(const FullStep<E>&, const ParallelFor&);

@@ -41,6 +41,25 @@ void check_weights(const PairWeights<T>& w, const FullShape& s, int64_t rows, in
           "weights: expected a matrix or both factors, got null");
 }
 
+// Gradients of the weights that there are, in their sizes; shared only where the weights are.
+template <typename T>
+void check_weight_gradients(const PairWeights<T>& g, const PairWeights<const T>& w, const FullShape& s) {
+  if (g.table == nullptr && g.u == nullptr && g.v == nullptr) return;
+  require((g.table != nullptr) == (w.table != nullptr) && (g.table == nullptr || (g.u == nullptr && g.v == nullptr)),
+          "grad_weights: expected a matrix or factors as the weights are, got the other");
+  require(g.rows == w.rows && g.columns == w.columns && (g.table != nullptr || g.width == w.width),
+          "grad_weights: expected the sizes of the weights, " + std::to_string(w.rows) + " x " +
+              std::to_string(w.columns) + got(g.rows) + " x " + std::to_string(g.columns) +
+              (g.table != nullptr ? std::string()
+                                  : ", " + std::to_string(g.width) + " wide, not " + std::to_string(w.width)));
+  const auto shared = [&](int64_t gradient, int64_t weights, int64_t many) {
+    return many > 1 && gradient == 0 && weights != 0;
+  };
+  require(!shared(g.batch_stride, w.batch_stride, s.batch) && !shared(g.head_stride, w.head_stride, s.heads) &&
+              !shared(g.u_head_stride, w.u_head_stride, s.heads) && !shared(g.v_head_stride, w.v_head_stride, s.heads),
+          "grad_weights: expected a matrix for each that the weights have, got a shared one");
+}
+
 template <typename T>
 void check_state(const State<T>& state, const FullShape& s, int64_t added, const char* name) {
   if (state.position == nullptr) return;
@@ -131,6 +150,7 @@ void check_backward(const FullBackward<E>& p) {
   require_data(p.grad_v, source_elements, "grad_v");
   require(p.saved != nullptr || target_elements == 0, "saved: expected what the forward saved, got null");
   check_sequences(p);
+  check_weight_gradients(p.grad_weights, p.weights, s);
 }
 
 template <typename E>

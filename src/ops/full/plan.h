@@ -78,6 +78,7 @@ struct Panel {
 inline std::vector<Panel> panels_of(const FullShape& s, int64_t lanes) {
   std::vector<Panel> panels;
   const int64_t width = s.channels / s.heads;
+  if (width == 0) return panels;
   for (int64_t h = 0; h < s.heads; ++h) {
     for (int64_t c = 0; c < width; c += lanes) {
       panels.push_back({h, h * width + c, std::min(lanes, width - c), c + lanes >= width});

@@ -48,13 +48,9 @@ class WeightGradient {
     // Sets that share a matrix (packed sequences, not causal) are taken one after another.
     std::vector<std::vector<const WeightSet*>> matrices;
     for (const WeightSet& set : sets) {
-      const auto same = [&](const auto& m) { return m[0]->batch == set.batch && m[0]->head == set.head; };
-      const auto found = std::find_if(matrices.begin(), matrices.end(), same);
-      if (found == matrices.end()) {
-        matrices.push_back({&set});
-      } else {
-        found->push_back(&set);
-      }
+      const auto i = static_cast<size_t>(set.batch * entries.heads_of_sets() + set.head);
+      matrices.resize(std::max(matrices.size(), i + 1));
+      matrices[i].push_back(&set);
     }
     struct Matrix {
       int64_t rows = 0, columns = 0, work = 0, stripes_at = 0;
@@ -79,7 +75,6 @@ class WeightGradient {
       }
     }
     std::vector<T> stripes(stripe_size);
-    clear_gradient();
     run_tasks(parallel, std::move(tasks), [&](const FullTask& task) {
       const Matrix& m = sizes[task.set];
       T* stripe = factors ? stripes.data() + m.stripes_at + task.chunk * m.rows * padded : nullptr;
@@ -104,22 +99,6 @@ class WeightGradient {
   // Stripes of source chunks that the factors' gradients are summed over, one after another: however many threads.
   static constexpr int64_t kStripes = 8;
 
-  void clear_gradient() const {
-    const PairWeights<T>& g = p.grad_weights;
-    if (g.table != nullptr) {
-      const int64_t heads = g.head_stride == 0 ? 1 : shape.heads;
-      const int64_t matrices = (g.batch_stride == 0 || p.cu_seqlens != nullptr ? 1 : shape.batch) * heads;
-      parallel.run(matrices * g.rows, [&](int64_t i) {
-        const int64_t matrix = i / g.rows;
-        std::fill_n(
-            g.table + matrix / heads * g.batch_stride + matrix % heads * g.head_stride + i % g.rows * g.row_stride,
-            g.columns, T(0));
-      });
-    }
-    if (g.u != nullptr) std::fill_n(g.u, (g.u_head_stride == 0 ? 1 : shape.heads) * g.rows * g.width, T(0));
-    if (g.v != nullptr) std::fill_n(g.v, (g.v_head_stride == 0 ? 1 : shape.heads) * g.columns * g.width, T(0));
-  }
-
   // Panels whose channels are multiplied at a time: kChunk of [a, b] pairs.
   static constexpr int64_t kPanelsAtOnce = kChunk / kVectors;
 
@@ -127,20 +106,33 @@ class WeightGradient {
     const Sequence* x;
     int64_t first_panel, panels;
   };
+  // Groups whose sources lie transposed side by side: memory must not grow with their number.
+  static constexpr int64_t kGroupsAtOnce = 32;
 
   // The weights' gradient of one chunk of sources.
   void weights_task(const WeightSet& set, int64_t source_chunk, T* stripe, int64_t padded) const {
-    const D d;
     const int64_t begin = source_chunk * kChunk;
-    const int64_t count = std::min(kChunk, set.columns - begin);
-    if (count <= 0) return;
+    if (set.columns <= begin) return;
     std::vector<Group> groups;
     for (int64_t b = set.first_sequence; b < set.last_sequence; ++b) {
       if (sequences.all[b].sources <= begin || sequences.all[b].targets == 0) continue;
       for (int64_t j = set.first_panel; j < set.last_panel; j += kPanelsAtOnce) {
         groups.push_back({&sequences.all[b], j, std::min(kPanelsAtOnce, set.last_panel - j)});
+        if (std::ssize(groups) < kGroupsAtOnce) continue;
+        add_groups(set, source_chunk, groups, stripe, padded);
+        groups.clear();
       }
     }
+    if (!groups.empty()) add_groups(set, source_chunk, groups, stripe, padded);
+  }
+
+  void add_groups(const WeightSet& set, int64_t source_chunk, const std::vector<Group>& groups, T* stripe,
+                  int64_t padded) const {
+    const D d;
+    const int64_t begin = source_chunk * kChunk;
+    const int64_t count = std::min(kChunk, set.columns - begin);
+    int64_t rows_end = 0;  // of the groups: later rows of the set are none of theirs
+    for (const Group& g : groups) rows_end = std::max(rows_end, g.x->end());
     constexpr int64_t kSide = kChunk / kVectors;  // groups of sources that fill two vectors
     Scratch scratch(Tiles<D>::bytes(p.weights) + 2 * Scratch::padded<T>(kTileSize) +
                     Scratch::padded<T>(static_cast<int64_t>(groups.size()) * kTileSize) +
@@ -158,9 +150,9 @@ class WeightGradient {
       transpose_sources(groups[i], source_chunk, right + static_cast<int64_t>(i) * kTileSize);
     }
 
-    for (int64_t chunk = shape.causal ? source_chunk : 0; chunk < chunks_of(set.rows); ++chunk) {
+    for (int64_t chunk = shape.causal ? source_chunk : 0; chunk < chunks_of(rows_end); ++chunk) {
       const int64_t row = chunk * kChunk;
-      const TileRange at = {row, std::min(kChunk, set.rows - row), begin, count};
+      const TileRange at = {row, std::min(kChunk, rows_end - row), begin, count};
       const T scale = largest_scale(groups, chunk, source_chunk);
       std::fill_n(product, whole_row_blocks(at.rows) * kChunk, T(0));
       for (size_t i = 0; i < groups.size(); ++i) {

@@ -4,21 +4,17 @@
 
 #include "aft/error.h"
 #include "aft/ops/local_bias.h"
+#include "ops/common/require.h"
 
 namespace aft::ops {
 
 /// Throws aft::Error on sizes that make no sense.
 inline void check_local_bias_shape(const LocalBiasShape& s) {
-  const auto require = [](const char* name, int64_t value, int64_t least) {
-    if (value >= least) return;
-    throw Error("local_bias: " + std::string(name) + ": expected at least " + std::to_string(least) + ", got " +
-                std::to_string(value));
-  };
-  require("heads", s.heads, 1);
-  require("rows", s.rows, 0);
-  require("width", s.width, 0);
-  require("left", s.left, 0);
-  require("right", s.right, 0);
+  require(s.heads >= 1, "local_bias: heads: expected at least 1" + got(s.heads));
+  require(s.rows >= 0, "local_bias: rows: expected at least 0" + got(s.rows));
+  require(s.width >= 0, "local_bias: width: expected at least 0" + got(s.width));
+  require_reach(s.left, "local_bias: left");
+  require_reach(s.right, "local_bias: right");
 }
 
 /// Throws aft::Error if an array that holds `size` > 0 elements is null.

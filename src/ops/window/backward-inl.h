@@ -132,7 +132,8 @@ class BackwardTask {
   HWY_INLINE void write_source(const Channels<D, E>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
     const int64_t n = count(j);
     const V key = s.source_key(source, j);
-    const V value = MaskAbsent(d, key, s.source_value(source, j));
+    // A value that no target sees may be infinite.
+    const V value = hn::IfThenZeroElse(hn::Eq(a, hn::Zero(d)), MaskAbsent(d, key, s.source_value(source, j)));
     V dv = hn::Mul(k, a);
     const V dk = hn::Mul(k, hn::MulSub(value, a, b));
     const bool in_ring = source >= shape.time - shape.left;

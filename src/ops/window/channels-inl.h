@@ -101,7 +101,7 @@ class Channels {
       sources.ring_k_stride = s.key_channels;
       sources.ring_v_stride = s.channels;
     }
-    if (s.has_band) {
+    if (s.has_band && s.time > 0) {
       band = p.band.data + t.head * p.band.head_stride + sources.position * p.band.row_stride;
       band_stride = p.band.row_stride;
     }

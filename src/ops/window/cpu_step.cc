@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "aft/ops/window.h"
 #include "ops/common/for_each_element.h"
@@ -79,11 +80,14 @@ void window_step(const WindowStep<E>& p, const ParallelFor& parallel) {
   check_step(p);
   WindowStep<E> one = p;
   one.shape.time = 1;
+  // As they were checked, whatever else the caller's memory serves.
+  std::vector<int64_t> positions(p.state.position, p.state.position + p.shape.batch);
+  one.state.position = positions.data();
   if (one.shape.channels > 0) {
     const auto tasks = window_tasks(one.shape, nullptr, split_channels<E>(one.shape, parallel.threads));
     parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { AFT_DISPATCH(Step<E>)(one, tasks[i]); });
   }
-  for (int64_t b = 0; b < one.shape.batch; ++b) ++one.state.position[b];
+  for (int64_t b = 0; b < p.shape.batch; ++b) p.state.position[b] = positions[b] + 1;
 }
 
 #define AFT_INSTANTIATE(E) template void window_step<E>(const WindowStep<E>&, const ParallelFor&);

@@ -21,8 +21,8 @@ void check_shape(const WindowShape& s) {
   require(s.batch >= 0, "batch: expected at least 0" + got(s.batch));
   require(s.time >= 0, "time: expected at least 0" + got(s.time));
   require_heads(s.channels, s.heads, s.key_channels);
-  require(s.left >= 0, "left: expected at least 0" + got(s.left));
-  require(s.right >= 0, "right: expected at least 0" + got(s.right));
+  require_reach(s.left, "left");
+  require_reach(s.right, "right");
   require(!s.causal || s.right == 0, "right: expected 0 when causal" + got(s.right));
   require(s.has_band || (s.left == 0 && s.right == 0),
           "left, right: expected 0 without a band" + got(s.left + s.right));
@@ -112,10 +112,12 @@ void check_backward(const WindowBackward<E>& p) {
   check_state(p.initial_state, p.shape, "initial_state");
   check_positions(p.initial_state.position, p.shape.batch);
   check_band(p.band, p.shape, p.cu_seqlens, p.initial_state.position);
-  require(p.saved != nullptr || window_saved_size(p.shape, p.cu_seqlens) == 0,
+  require(p.saved != nullptr || p.shape.time == 0 || window_saved_size(p.shape, p.cu_seqlens) == 0,
           "saved: expected what the forward saved, got null; run the forward with saved set");
   require(p.shape.causal || (p.grad_final_state.den == nullptr && p.grad_final_state.num == nullptr),
           "grad_final_state: only a causal operator has a state; drop it or set causal");
+  require(p.grad_band.data == nullptr || (p.grad_band.row_stride == 0) == (p.band.row_stride == 0),
+          "grad_band: expected a row for each that the band has, got one of the two with a row that all share");
   require(p.grad_band.data == nullptr || p.grad_band.row_stride == 0 || p.grad_band.rows == p.band.rows,
           "grad_band: expected as many rows as the band, " + std::to_string(p.band.rows) + got(p.grad_band.rows));
 }
