@@ -200,14 +200,13 @@ void check_given_gradients(std::string_view op, const FullArguments& a, const Te
                            const OptionalTensor& grad_ring_key, const OptionalTensor& grad_ring_value, TensorList state,
                            const Tensor& saved) {
   check_shape(op, "grad_y", grad_y, a.y_shape(), a.v);
-  const std::pair<std::string_view, const OptionalTensor&> rings[] = {{"grad_ring_key", grad_ring_key},
-                                                                      {"grad_ring_value", grad_ring_value}};
-  for (size_t i = 0; i < 2; ++i) {
-    const auto& [name, gradient] = rings[i];
-    if (!gradient.has_value() || !gradient->defined()) continue;
+  const auto check_ring = [&](std::string_view name, const OptionalTensor& gradient, std::string_view of, size_t i) {
+    if (!gradient.has_value() || !gradient->defined()) return;
     if (state.empty()) fail("aft::", op, ": ", name, " must be None without a state, got a tensor: leave it out");
-    check_same(op, name, *gradient, i == 0 ? "state ring_key" : "state ring_value", state[4 + i]);
-  }
+    check_same(op, name, *gradient, of, state[i]);
+  };
+  check_ring("grad_ring_key", grad_ring_key, "state ring_key", 4);
+  check_ring("grad_ring_value", grad_ring_value, "state ring_value", 5);
   check_accumulated(op, "saved", saved, a.v);
 }
 

@@ -5,11 +5,8 @@
 namespace aft::dispatch {
 namespace {
 
-// Far beyond any sequence, and safe to add up.
-constexpr int64_t kLongestReach = int64_t{1} << 40;
-
 void check_reach(std::string_view op, std::string_view name, int64_t reach) {
-  if (reach < 0 || reach > kLongestReach) {
+  if (reach < 0 || reach > ops::kLongestReach) {
     fail("aft::", op, ": ", name, " must be between 0 and 2^40, got ", reach,
          ": pass how many positions the window reaches");
   }

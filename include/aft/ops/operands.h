@@ -22,6 +22,9 @@ using Accumulate = std::conditional_t<std::is_same_v<std::remove_const_t<E>, BFl
                                           std::is_same_v<std::remove_const_t<E>, Float16>,
                                       float, std::remove_const_t<E>>;
 
+/// How far a window may reach to one side: far beyond any sequence, and safe to add up.
+inline constexpr int64_t kLongestReach = int64_t{1} << 40;
+
 enum class Gate : int32_t {
   kSigmoid,  // Eq. 2
   kRelu,     // the first version of the paper

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "aft/error.h"
+#include "aft/ops/operands.h"
 
 // Checks of arguments that the families share.
 
@@ -15,10 +16,10 @@ inline void require(bool ok, const std::string& message) {
 
 inline std::string got(int64_t value) { return ", got " + std::to_string(value); }
 
-/// How far a window reaches to one side: far beyond any sequence, and safe to add up.
+/// How far a window reaches to one side.
 inline void require_reach(int64_t reach, const std::string& name) {
   require(reach >= 0, name + ": expected at least 0" + got(reach));
-  require(reach <= int64_t{1} << 40, name + ": expected at most 2^40" + got(reach));
+  require(reach <= kLongestReach, name + ": expected at most 2^40" + got(reach));
 }
 
 /// heads divides channels; there is a key for each channel, or for each head that has any.
