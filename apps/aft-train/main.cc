@@ -17,24 +17,36 @@ namespace {
 constexpr int kOk = 0;
 constexpr int kFailed = 1;
 constexpr int kBadInput = 2;
-constexpr int kInterrupted = 130;  // as shells report a program that ended on Ctrl-C
+constexpr int kSignal = 128;  // and the signal's number, as shells report a program that ended on it
 
 using Json = nlohmann::ordered_json;
 
 std::atomic<bool> stop_requested{false};
+std::atomic<int> stop_signal{0};
 
 void request_stop(int signal) {
+  stop_signal = signal;
   stop_requested = true;
-  std::signal(signal, SIG_DFL);  // a second Ctrl-C ends at once
+  std::signal(signal, SIG_DFL);  // a second one ends at once
+}
+
+/// These stop the training with a checkpoint, unless they were ignored when the program started, as by nohup.
+void watch_signals() {
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {
+    struct sigaction now {};
+    if (sigaction(signal, nullptr, &now) == 0 && now.sa_handler != SIG_IGN) std::signal(signal, request_stop);
+  }
 }
 
 void print_json(const Json& json) { std::printf("%s\n", json.dump().c_str()); }
 
 /// Options of all subcommands; each uses its own.
 struct Arguments {
+  std::string program;  // as typed
   std::string recipe;
   std::vector<std::string> set;
   aft::TrainOptions train;
+  bool force = false;  // of init and plot
   bool dry_run = false;
   bool json = false;
   std::string checkpoint;
@@ -68,11 +80,27 @@ int dry_run(const aft::Recipe& recipe, bool json) {
   return kOk;
 }
 
+/// A word as a shell reads it back.
+std::string quoted(const std::string& word) {
+  constexpr const char* kPlain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_@%+=:,./-";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos) return word;
+  std::string text = "'";
+  for (const char c : word) text += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  return text + "'";
+}
+
 /// The command that goes on with this run, for the user to copy.
 std::string resume_command(const Arguments& arguments) {
-  std::string command = "aft-train train " + arguments.recipe;
-  for (const auto& text : arguments.set) command += " --set '" + text + "'";
+  std::string command = quoted(arguments.program) + " train " + quoted(arguments.recipe);
+  for (const auto& text : arguments.set) command += " --set " + quoted(text);
   return command + " --resume";
+}
+
+/// Nothing a user made is replaced unasked. Devices and pipes are written to as they are.
+void require_new(const std::string& path, bool force) {
+  std::error_code error;
+  if (force || !std::filesystem::is_regular_file(path, error)) return;
+  throw aft::Error("--out: " + path + " exists; replace it with --force, or give another name");
 }
 
 int train(const Arguments& arguments) {
@@ -81,9 +109,9 @@ int train(const Arguments& arguments) {
   if (arguments.dry_run) return dry_run(recipe, arguments.json);
   aft::TrainOptions options = arguments.train;
   options.stop = &stop_requested;
+  options.recipe_file = arguments.recipe;
   aft::Trainer trainer(recipe, options);
-  std::signal(SIGINT, request_stop);
-  std::signal(SIGTERM, request_stop);
+  watch_signals();
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is no reason to stop training
   std::signal(SIGXFSZ, SIG_IGN);  // a file size limit shows as a failed write, like a full disk
   aft::TrainOutcome outcome;
@@ -109,28 +137,30 @@ int train(const Arguments& arguments) {
   }
   if (!outcome.finished) {
     std::fprintf(stderr, "the checkpoint is written; go on with: %s\n", resume_command(arguments).c_str());
-    if (stop_requested) return kInterrupted;
+    if (stop_requested) return kSignal + stop_signal;
   }
   return kOk;
 }
 
 /// The text to evaluate: a file or folder, or a split of the run's own data.
-std::span<const uint8_t> text_of(const Arguments& arguments, aft::Bytes& bytes, aft::DataSplits& splits) {
-  if (!arguments.data.empty()) return (bytes = aft::Bytes::load(arguments.data)).view();
+aft::Bytes text_of(const Arguments& arguments) {
+  if (!arguments.data.empty()) return aft::Bytes::load(arguments.data);
   const std::filesystem::path folder = arguments.checkpoint;
   std::error_code error;
   if (!std::filesystem::exists(folder / "recipe.toml", error)) {
     throw aft::Error("--data: expected a file or folder, as " + arguments.checkpoint + " is not a run folder");
   }
-  splits = aft::load_splits(aft::load_recipe(folder / "recipe.toml").data);
-  return arguments.split == "train" ? splits.train : arguments.split == "test" ? splits.test : splits.valid;
+  const auto splits = aft::load_splits(aft::load_recipe(folder / "recipe.toml").data);
+  const auto& text = arguments.split == "train" ? splits.train : arguments.split == "test" ? splits.test : splits.valid;
+  if (text.size() == 0) {
+    throw aft::Error("--split " + arguments.split + ": the recipe of " + arguments.checkpoint +
+                     " has none; give another split, or --data");
+  }
+  return text;
 }
 
 int eval(const Arguments& arguments) {
-  aft::Bytes bytes;
-  aft::DataSplits splits;
-  const auto text = text_of(arguments, bytes, splits);
-  if (text.size() < 2) throw aft::Error("eval: expected at least 2 bytes of text, got " + std::to_string(text.size()));
+  const aft::Bytes text = text_of(arguments);
   const auto result = aft::evaluate_checkpoint(arguments.checkpoint, text, arguments.threads);
   if (!arguments.json) {
     std::printf("%.4f bits per byte over %lld predicted bytes in %.1f s\n", result.bits_per_byte,
@@ -147,7 +177,12 @@ int eval(const Arguments& arguments) {
 int plot(const Arguments& arguments) {
   std::vector<std::filesystem::path> folders(arguments.runs.begin(), arguments.runs.end());
   std::filesystem::path png = arguments.out;
-  if (png.empty()) png = folders.size() == 1 ? folders[0] / "loss.png" : "loss.png";
+  if (png.empty() && folders.size() == 1) {
+    png = folders[0] / "loss.png";  // the run's own, which each drawing replaces
+  } else {
+    if (png.empty()) png = "loss.png";
+    require_new(png, arguments.force);
+  }
   aft::plot_runs(folders, png, arguments.x);
   std::printf("%s\n", png.c_str());
   return kOk;
@@ -156,6 +191,7 @@ int plot(const Arguments& arguments) {
 int init(const Arguments& arguments) {
   const aft::Recipe recipe = aft::load_recipe(arguments.recipe, arguments.set);
   aft::validate(recipe, false);
+  require_new(arguments.out, arguments.force);
   aft::write_untrained_model(recipe, arguments.out);
   std::printf("%s\n", arguments.out.c_str());
   return kOk;
@@ -170,7 +206,8 @@ void add_recipe(CLI::App& command, Arguments& arguments) {
 CLI::App* add_train(CLI::App& app, Arguments& arguments) {
   auto* command = app.add_subcommand("train", "train a model");
   add_recipe(*command, arguments);
-  command->add_flag("--resume", arguments.train.resume, "go on from the run folder's checkpoint (or begin)");
+  command->add_flag("--resume", arguments.train.resume,
+                    "go on from the run folder's checkpoint (or begin, where nothing is trained)");
   command->add_flag("--force", arguments.train.force, "replace an existing run");
   command->add_option("--until", arguments.train.until, "stop after this step, with a checkpoint")
       ->check(CLI::NonNegativeNumber);
@@ -178,7 +215,8 @@ CLI::App* add_train(CLI::App& app, Arguments& arguments) {
   command->add_flag("--json", arguments.json, "print the outcome as JSON");
   command->footer(
       "Example: aft-train train recipes/quickstart.toml --set train.lr=1e-3\n"
-      "Exit code: 0 done, 1 the run failed, 2 bad input, 130 interrupted (with a checkpoint).");
+      "Exit code: 0 done, 1 the run failed, 2 bad input, 128 + the signal's number when stopped by\n"
+      "Ctrl-C (130), SIGTERM (143) or SIGHUP (129), with a checkpoint.");
   return command;
 }
 
@@ -199,6 +237,7 @@ CLI::App* add_plot(CLI::App& app, Arguments& arguments) {
   auto* command = app.add_subcommand("plot", "draw the curves of one or several runs");
   command->add_option("RUN", arguments.runs, "run folders")->required();
   command->add_option("--out", arguments.out, "PNG file; default: loss.png in the run folder, or here for several");
+  command->add_flag("--force", arguments.force, "replace an existing file");
   command->add_option("--x", arguments.x, "step, seconds or tokens")
       ->check(CLI::IsMember({"step", "seconds", "tokens"}))
       ->capture_default_str();
@@ -210,6 +249,7 @@ CLI::App* add_init(CLI::App& app, Arguments& arguments) {
   auto* command = app.add_subcommand("init", "write an untrained model");
   add_recipe(*command, arguments);
   command->add_option("--out", arguments.out, "model file to write")->required();
+  command->add_flag("--force", arguments.force, "replace an existing file");
   command->footer("Example: aft-train init recipes/bench-aft-local-512.toml --out untrained.safetensors");
   return command;
 }
@@ -239,6 +279,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", std::string("aft-train ") + AFT_VERSION);
   app.require_subcommand(1);
   Arguments arguments;
+  arguments.program = argv[0];
   CLI::App* train_command = add_train(app, arguments);
   CLI::App* eval_command = add_eval(app, arguments);
   CLI::App* plot_command = add_plot(app, arguments);

@@ -23,29 +23,41 @@ struct DataConfig {
 /// Throws aft::Error naming the key, what was expected and what came. Does not touch the files.
 void validate(const DataConfig& config);
 
-/// Read-only bytes, shared by everything that copies it. A single plain file is memory-mapped (it must not shrink while
-/// in use); .xz and folders are decoded or read once into memory.
+/// Read-only bytes, shared by everything that copies it. A single plain file stays on disk and is read where it is
+/// needed; .xz and folders are decoded or read once into memory.
 class Bytes {
  public:
   Bytes() = default;
+  /// Bytes in memory.
+  explicit Bytes(std::vector<uint8_t> bytes);
 
   /// `path`: a file, or a folder whose regular files are joined in order of their relative path (names that begin with
-  /// a dot are skipped). Throws aft::Error for a missing, unreadable or corrupt file.
+  /// a dot are skipped, and folders in which a run is kept). Throws aft::Error for a missing, unreadable or corrupt
+  /// file.
   static Bytes load(const std::filesystem::path& path);
 
-  [[nodiscard]] std::span<const uint8_t> view() const { return view_; }
+  [[nodiscard]] int64_t size() const { return size_; }
+
+  /// Reads the out.size() bytes from `begin` on, which lie inside. Throws aft::Error, naming the file, if it can no
+  /// longer be read or has become shorter.
+  void read(int64_t begin, std::span<uint8_t> out) const;
+  [[nodiscard]] std::vector<uint8_t> read(int64_t begin, int64_t count) const;
+
+  /// The `count` bytes from `begin` on, which lie inside.
+  [[nodiscard]] Bytes slice(int64_t begin, int64_t count) const;
 
  private:
-  std::shared_ptr<const void> owner_;
-  std::span<const uint8_t> view_;
+  struct Source;
+  std::shared_ptr<const Source> source_;
+  int64_t begin_ = 0;
+  int64_t size_ = 0;
 };
 
 /// The three parts of a data set; valid and test may be empty.
 struct DataSplits {
-  std::span<const uint8_t> train;
-  std::span<const uint8_t> valid;
-  std::span<const uint8_t> test;
-  std::vector<Bytes> owners;  // keep the spans alive
+  Bytes train;
+  Bytes valid;
+  Bytes test;
 };
 
 /// Throws aft::Error if the configuration is wrong, a file cannot be read, or a split that was asked for is empty.
@@ -73,7 +85,7 @@ class WindowOrder {
   uint64_t seed_;
 };
 
-/// A checksum that tells one training split from another.
-uint64_t checksum(std::span<const uint8_t> bytes);
+/// CRC-64/XZ: tells one split from another.
+uint64_t checksum(const Bytes& bytes);
 
 }  // namespace aft

@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
-#include <span>
 #include <string>
 #include <vector>
 
@@ -18,6 +17,8 @@ namespace aft {
 
 /// How a model is trained. Sizes are windows, lengths bytes (one byte is one token).
 struct TrainConfig {
+  std::string init;                    // run folder or model file whose weights the run begins with; empty: random ones
+  std::vector<std::string> init_skip;  // patterns of tensors that stay as they are initialised, such as "head.*"
   int64_t steps = 1000;
   int64_t batch = 8;                // windows in one forward and backward
   int64_t accumulate = 1;           // forwards and backwards in one step
@@ -58,7 +59,10 @@ Recipe parse_recipe(const std::string& toml, const std::string& source, const st
 /// Every key with its value: loading it gives the same recipe.
 std::string to_toml(const Recipe& recipe);
 
-/// Cross-checks the values; `data` is only checked if `with_data`. Throws aft::Error naming the key.
+/// The recipe with its paths made absolute, so that it means the same in every directory.
+Recipe with_absolute_paths(Recipe recipe);
+
+/// Cross-checks the values; `data` is only checked if `with_data`. Nothing is read. Throws aft::Error naming the key.
 void validate(const Recipe& recipe, bool with_data);
 
 /// Bytes that a run needs at its peak: parameters with gradient and two moments exactly, activations roughly.
@@ -93,9 +97,10 @@ class TrainObserver {
 };
 
 struct TrainOptions {
-  bool resume = false;  // go on from the checkpoint in the run folder, or begin if there is none yet
-  bool force = false;   // replace an existing run
-  int64_t until = 0;    // > 0: stop after this step, with a checkpoint, as if interrupted
+  bool resume = false;                // go on from the checkpoint in the run folder, or begin if nothing is trained yet
+  bool force = false;                 // replace an existing run
+  std::filesystem::path recipe_file;  // where the recipe was read, if from a file: no run replaces it by another text
+  int64_t until = 0;                  // > 0: stop after this step, with a checkpoint, as if interrupted
   const std::atomic<bool>* stop = nullptr;  // set from outside: stop after the current step, with a checkpoint
 };
 
@@ -123,7 +128,7 @@ class Trainer {
 };
 
 struct Evaluation {
-  double bits_per_byte = 0;  // total negative log2 likelihood / predicted; 0 where nothing is predicted
+  double bits_per_byte = 0;  // total negative log2 likelihood / predicted
   int64_t bytes = 0;
   int64_t predicted = 0;
   double seconds = 0;
@@ -131,7 +136,8 @@ struct Evaluation {
 
 /// `checkpoint`: a run folder or a model file. The text is cut into disjoint windows of `context` bytes (the last may
 /// be shorter), the state starts afresh in each, and every byte after the first of a window is predicted once.
-Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, std::span<const uint8_t> text, int64_t threads);
+/// A text in which nothing is predicted throws aft::Error.
+Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Bytes& text, int64_t threads);
 
 /// Writes the model as it is before training.
 void write_untrained_model(const Recipe& recipe, const std::filesystem::path& path);

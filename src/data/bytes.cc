@@ -1,12 +1,12 @@
 #include <fcntl.h>
 #include <lzma.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 
 #include "aft/data.h"
 #include "aft/error.h"
@@ -35,18 +35,6 @@ class FileDescriptor {
   int fd_;
 };
 
-struct Mapping {
-  void* data = nullptr;
-  size_t bytes = 0;
-  Mapping(const fs::path& path, int fd, size_t size) : bytes(size) {
-    data = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (data == MAP_FAILED) fail(path, std::strerror(errno));
-  }
-  ~Mapping() { munmap(data, bytes); }
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-};
-
 bool is_xz(const fs::path& path) { return path.extension() == ".xz"; }
 
 void append_file(const fs::path& path, std::vector<uint8_t>& out) {
@@ -55,15 +43,22 @@ void append_file(const fs::path& path, std::vector<uint8_t>& out) {
   if (!error.empty()) fail(path, error);
 }
 
+/// A run's own files change while it trains: they are no data, also where a data folder holds the folder of runs.
+bool holds_run(const fs::path& folder) {
+  std::error_code error;
+  return fs::exists(folder / "recipe.toml", error) && fs::exists(folder / "metrics.jsonl", error);
+}
+
 std::vector<fs::path> files_in(const fs::path& folder) {
   std::vector<fs::path> files;
   std::error_code error;
   for (fs::recursive_directory_iterator it(folder, error), end; !error && it != end; it.increment(error)) {
-    if (it->path().filename().string().starts_with('.')) {
-      if (it->is_directory()) it.disable_recursion_pending();
-      continue;
+    const bool skipped = it->path().filename().string().starts_with('.');
+    if (it->is_directory()) {
+      if (skipped || holds_run(it->path())) it.disable_recursion_pending();
+    } else if (!skipped && it->is_regular_file()) {
+      files.push_back(it->path());
     }
-    if (it->is_regular_file()) files.push_back(it->path());
   }
   if (error) fail(folder, error.message());
   std::sort(files.begin(), files.end(),
@@ -73,32 +68,82 @@ std::vector<fs::path> files_in(const fs::path& folder) {
 
 }  // namespace
 
+/// Bytes in memory, or an open file.
+struct Bytes::Source {
+  std::vector<uint8_t> memory;
+  std::optional<FileDescriptor> file;
+  fs::path path;
+};
+
+Bytes::Bytes(std::vector<uint8_t> bytes) : size_(static_cast<int64_t>(bytes.size())) {
+  auto source = std::make_shared<Source>();
+  source->memory = std::move(bytes);
+  source_ = std::move(source);
+}
+
 Bytes Bytes::load(const fs::path& path) {
   std::error_code error;
   const auto status = fs::status(path, error);
   if (!fs::exists(status)) fail(path, "no such file or folder");
-  Bytes bytes;
   if (fs::is_regular_file(status) && !is_xz(path)) {
-    const FileDescriptor file(path);
+    auto source = std::make_shared<Source>();
+    source->path = path;
+    source->file.emplace(path);
     struct stat info {};
-    if (fstat(file.get(), &info) != 0) fail(path, std::strerror(errno));
-    if (info.st_size == 0) return bytes;
-    auto mapping = std::make_shared<Mapping>(path, file.get(), static_cast<size_t>(info.st_size));
-    bytes.view_ = {static_cast<const uint8_t*>(mapping->data), mapping->bytes};
-    bytes.owner_ = std::move(mapping);
+    if (fstat(source->file->get(), &info) != 0) fail(path, std::strerror(errno));
+    Bytes bytes;
+    bytes.size_ = info.st_size;
+    bytes.source_ = std::move(source);
     return bytes;
   }
-  auto buffer = std::make_shared<std::vector<uint8_t>>();
+  std::vector<uint8_t> buffer;
   if (fs::is_directory(status)) {
-    for (const auto& file : files_in(path)) append_file(file, *buffer);
+    for (const auto& file : files_in(path)) append_file(file, buffer);
   } else {
-    append_file(path, *buffer);
+    append_file(path, buffer);
   }
-  bytes.view_ = {buffer->data(), buffer->size()};
-  bytes.owner_ = std::move(buffer);
-  return bytes;
+  return Bytes(std::move(buffer));
 }
 
-uint64_t checksum(std::span<const uint8_t> bytes) { return lzma_crc64(bytes.data(), bytes.size(), 0); }
+void Bytes::read(int64_t begin, std::span<uint8_t> out) const {
+  if (out.empty()) return;
+  if (!source_->file) {
+    std::copy_n(source_->memory.begin() + begin_ + begin, out.size(), out.begin());
+    return;
+  }
+  for (size_t done = 0; done < out.size();) {
+    const ssize_t got =
+        pread(source_->file->get(), out.data() + done, out.size() - done, begin_ + begin + static_cast<int64_t>(done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(source_->path, std::strerror(errno));
+    if (got == 0) fail(source_->path, "it has become shorter since it was opened; restore it");
+    done += static_cast<size_t>(got);
+  }
+}
+
+std::vector<uint8_t> Bytes::read(int64_t begin, int64_t count) const {
+  std::vector<uint8_t> out(static_cast<size_t>(count));
+  read(begin, out);
+  return out;
+}
+
+Bytes Bytes::slice(int64_t begin, int64_t count) const {
+  Bytes part = *this;
+  part.begin_ += begin;
+  part.size_ = count;
+  return part;
+}
+
+uint64_t checksum(const Bytes& bytes) {
+  constexpr int64_t kBlock = 1 << 20;
+  std::vector<uint8_t> block;
+  uint64_t sum = 0;
+  for (int64_t begin = 0; begin < bytes.size(); begin += kBlock) {
+    block.resize(static_cast<size_t>(std::min(kBlock, bytes.size() - begin)));
+    bytes.read(begin, block);
+    sum = lzma_crc64(block.data(), block.size(), sum);
+  }
+  return sum;
+}
 
 }  // namespace aft

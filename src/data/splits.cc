@@ -7,8 +7,8 @@
 namespace aft {
 namespace {
 
-void require_bytes(std::span<const uint8_t> bytes, const std::string& key, const std::string& from) {
-  if (bytes.empty()) throw Error(key + ": expected at least one byte, " + from + " holds none; give more data");
+void require_bytes(const Bytes& bytes, const std::string& key, const std::string& from) {
+  if (bytes.size() == 0) throw Error(key + ": expected at least one byte, " + from + " holds none; give more data");
 }
 
 }  // namespace
@@ -41,29 +41,22 @@ void validate(const DataConfig& config) {
 DataSplits load_splits(const DataConfig& config) {
   validate(config);
   DataSplits splits;
-  const auto load = [&](const std::string& path) {
-    splits.owners.push_back(Bytes::load(path));
-    return splits.owners.back().view();
-  };
   if (config.path.empty()) {
-    splits.train = load(config.train);
-    require_bytes(splits.train, "data.train", config.train);
-    if (!config.valid.empty()) require_bytes(splits.valid = load(config.valid), "data.valid", config.valid);
-    if (!config.test.empty()) require_bytes(splits.test = load(config.test), "data.test", config.test);
+    require_bytes(splits.train = Bytes::load(config.train), "data.train", config.train);
+    if (!config.valid.empty()) require_bytes(splits.valid = Bytes::load(config.valid), "data.valid", config.valid);
+    if (!config.test.empty()) require_bytes(splits.test = Bytes::load(config.test), "data.test", config.test);
     return splits;
   }
-  const auto all = load(config.path);
-  const auto total = static_cast<double>(all.size());
+  const Bytes all = Bytes::load(config.path);
   const auto boundary = [&](double fraction) {
     // A fraction such as 0.9 is not exact; the small push keeps 0.9 of 10 bytes at 9.
-    return std::min(all.size(), static_cast<size_t>(std::floor(fraction * total + 1e-6)));
+    return std::min(all.size(), static_cast<int64_t>(std::floor(fraction * static_cast<double>(all.size()) + 1e-6)));
   };
-  const size_t first = boundary(config.split[0]);
-  const size_t second = config.split[2] == 0 ? all.size() : boundary(config.split[0] + config.split[1]);
-  const size_t valid_begin = config.split[1] == 0 ? second : first;
-  splits.train = all.subspan(0, config.split[1] == 0 ? second : first);
-  splits.valid = all.subspan(valid_begin, second - valid_begin);
-  splits.test = all.subspan(second);
+  const int64_t test_begin = config.split[2] == 0 ? all.size() : boundary(config.split[0] + config.split[1]);
+  const int64_t valid_begin = config.split[1] == 0 ? test_begin : boundary(config.split[0]);
+  splits.train = all.slice(0, valid_begin);
+  splits.valid = all.slice(valid_begin, test_begin - valid_begin);
+  splits.test = all.slice(test_begin, all.size() - test_begin);
   require_bytes(splits.train, "data.split", "the train part of " + config.path);
   if (config.split[1] > 0) require_bytes(splits.valid, "data.split", "the valid part of " + config.path);
   if (config.split[2] > 0) require_bytes(splits.test, "data.split", "the test part of " + config.path);

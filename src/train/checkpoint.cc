@@ -31,7 +31,9 @@ std::string to_json(const RunState& state) {
                                  {"seconds", state.seconds},
                                  {"loss_sum", state.loss_sum},
                                  {"loss_count", state.loss_count},
-                                 {"data_checksum", state.data_checksum}};
+                                 {"data_checksum", state.data_checksum},
+                                 {"valid_checksum", state.valid_checksum},
+                                 {"test_checksum", state.test_checksum}};
   if (state.best_valid_bits) json["best_valid_bits"] = *state.best_valid_bits;
   return json.dump();
 }
@@ -46,6 +48,8 @@ RunState state_from_json(const std::string& text) {
   json.at("loss_sum").get_to(state.loss_sum);
   json.at("loss_count").get_to(state.loss_count);
   json.at("data_checksum").get_to(state.data_checksum);
+  json.at("valid_checksum").get_to(state.valid_checksum);
+  json.at("test_checksum").get_to(state.test_checksum);
   if (json.contains("best_valid_bits")) state.best_valid_bits = json.at("best_valid_bits").get<double>();
   return state;
 }
@@ -99,7 +103,8 @@ CheckpointHeader read_checkpoint_header(const std::filesystem::path& path) {
   try {
     return {value("recipe"), state_from_json(value("state"))};
   } catch (const nlohmann::json::exception& error) {
-    throw Error(path.string() + ": the checkpoint's state cannot be read: " + error.what());
+    throw Error(path.string() + ": the checkpoint's state cannot be read (" + error.what() +
+                "); go on with the version of aft that wrote it, or begin a new run from its weights by train.init");
   }
 }
 

@@ -21,6 +21,8 @@ struct RunState {
   int64_t loss_count = 0;
   std::optional<double> best_valid_bits;
   uint64_t data_checksum = 0;  // of the training split
+  uint64_t valid_checksum = 0;
+  uint64_t test_checksum = 0;
 };
 
 /// One file holds everything that must agree: weights, moments, generator and state. Written whole or not at all.

@@ -7,15 +7,16 @@
 #include <thread>
 
 #include "aft/error.h"
+#include "train/plain_errors.h"
 
 namespace aft {
 namespace {
 
 constexpr int64_t kPositions = 4096;  // positions of one forward: bounds the memory for any context
 
-/// Sum of -ln p over the bytes after the first of `count` windows of `length` bytes that follow each other in `text`.
-double negative_log_likelihood(ByteLM& model, const uint8_t* text, int64_t count, int64_t length) {
-  const auto windows = torch::from_blob(const_cast<uint8_t*>(text), {count, length}, torch::kUInt8).to(torch::kInt64);
+/// Sum of -ln p over the bytes after the first of the `count` windows of `length` bytes that `text` holds.
+double negative_log_likelihood(ByteLM& model, std::vector<uint8_t> text, int64_t count, int64_t length) {
+  const auto windows = torch::from_blob(text.data(), {count, length}, torch::kUInt8).to(torch::kInt64);
   const auto loss = [&](const torch::Tensor& logits, int64_t begin) {
     const auto targets = windows.narrow(1, begin + 1, logits.size(1)).reshape(-1);
     const auto flat = logits.reshape({targets.size(0), logits.size(2)});
@@ -36,17 +37,26 @@ double negative_log_likelihood(ByteLM& model, const uint8_t* text, int64_t count
 
 }  // namespace
 
-std::optional<Evaluation> evaluate(ByteLM& model, std::span<const uint8_t> text, const std::atomic<bool>* stop) {
+int64_t predicted_bytes(int64_t bytes, int64_t context) {
+  return bytes / context * (context - 1) + std::max<int64_t>(0, bytes % context - 1);
+}
+
+std::optional<Evaluation> evaluate(ByteLM& model, const Bytes& text, const std::atomic<bool>* stop) {
+  const int64_t bytes = text.size();
+  const int64_t context = model->config.context;
+  Evaluation result;
+  result.bytes = bytes;
+  result.predicted = predicted_bytes(bytes, context);
+  if (result.predicted == 0) {
+    throw Error("text: expected at least 2 bytes in a window, so that one is predicted; got " + std::to_string(bytes) +
+                " bytes and a context of " + std::to_string(context));
+  }
   const torch::NoGradGuard no_grad;
   const bool was_training = model->is_training();
   model->eval();
   const auto began = std::chrono::steady_clock::now();
-  const auto bytes = static_cast<int64_t>(text.size());
-  const int64_t context = model->config.context;
   const int64_t batch = std::max<int64_t>(1, kPositions / context);
   double sum = 0;
-  Evaluation result;
-  result.bytes = bytes;
   for (int64_t begin = 0; begin < bytes;) {
     if (stop && *stop) {
       model->train(was_training);
@@ -55,12 +65,11 @@ std::optional<Evaluation> evaluate(ByteLM& model, std::span<const uint8_t> text,
     const int64_t whole = std::min(batch, (bytes - begin) / context);
     const int64_t count = std::max<int64_t>(1, whole);
     const int64_t length = whole > 0 ? context : bytes - begin;
-    if (length > 1) sum += negative_log_likelihood(model, text.data() + begin, count, length);
-    result.predicted += count * (length - 1);
+    if (length > 1) sum += negative_log_likelihood(model, text.read(begin, count * length), count, length);
     begin += count * length;
   }
   model->train(was_training);
-  if (result.predicted > 0) result.bits_per_byte = sum / std::numbers::ln2 / static_cast<double>(result.predicted);
+  result.bits_per_byte = sum / std::numbers::ln2 / static_cast<double>(result.predicted);
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
   return result;
 }
@@ -79,17 +88,28 @@ std::filesystem::path find_model_file(const std::filesystem::path& checkpoint) {
   throw Error(checkpoint.string() + ": holds no model.safetensors; give a run folder or a model file");
 }
 
-Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, std::span<const uint8_t> text,
-                               int64_t threads) {
+Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Bytes& text, int64_t threads) {
   use_threads(threads);
-  ByteLM model = load_model(find_model_file(checkpoint));
-  return *evaluate(model, text);
+  return with_plain_errors(
+      [&] {
+        ByteLM model = load_model(find_model_file(checkpoint));
+        return *evaluate(model, text);
+      },
+      [] { return "eval: out of memory"; });
+}
+
+ByteLM make_model(const Recipe& recipe, bool with_init) {
+  ByteLM model(recipe.model);
+  model->initialise(static_cast<uint64_t>(recipe.train.seed));
+  if (with_init && !recipe.train.init.empty()) {
+    load_weights(model, find_model_file(recipe.train.init), recipe.train.init_skip);
+  }
+  return model;
 }
 
 void write_untrained_model(const Recipe& recipe, const std::filesystem::path& path) {
-  ByteLM model(recipe.model);
-  model->initialise(static_cast<uint64_t>(recipe.train.seed));
-  save_model(model, path);
+  with_plain_errors([&] { save_model(make_model(recipe, true), path); },
+                    [] { return "init: out of memory; a smaller model takes less: model.layers, model.channels"; });
 }
 
 }  // namespace aft

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <set>
 #include <sstream>
 
 #include "aft/error.h"
@@ -90,13 +91,33 @@ struct Curve {
   size_t color = 0;
 };
 
+/// The last parts of the folders' paths, as many as tell them apart.
+std::vector<std::string> names_of(const std::vector<fs::path>& folders) {
+  std::vector<std::vector<std::string>> parts;  // of each, from the last to the first
+  for (const auto& folder : folders) {
+    auto& reversed = parts.emplace_back();
+    for (const auto& part : fs::absolute(folder).lexically_normal()) {
+      if (part.has_filename() && part != "/") reversed.insert(reversed.begin(), part.string());
+    }
+  }
+  std::vector<std::string> names(folders.size());
+  for (size_t depth = 0;; ++depth) {
+    bool deeper = false;
+    for (size_t i = 0; i < folders.size(); ++i) {
+      if (depth >= parts[i].size()) continue;
+      names[i] = depth == 0 ? parts[i][0] : parts[i][depth] + "/" + names[i];
+      deeper = true;
+    }
+    if (!deeper || std::set<std::string>(names.begin(), names.end()).size() == names.size()) return names;
+  }
+}
+
 std::vector<Curve> curves_of(const std::vector<fs::path>& folders, const std::string& x) {
   std::vector<Curve> curves;
+  const auto names = names_of(folders);
   for (size_t i = 0; i < folders.size(); ++i) {
     const auto metrics = read_metrics(folders[i] / "metrics.jsonl");
     const size_t before = curves.size();
-    const auto absolute = fs::absolute(folders[i]).lexically_normal();
-    const std::string name = (absolute.has_filename() ? absolute : absolute.parent_path()).filename().string();
     for (const char* split : {"train", "valid"}) {
       std::ostringstream data;
       data.precision(10);
@@ -106,7 +127,7 @@ std::vector<Curve> curves_of(const std::vector<fs::path>& folders, const std::st
         data << x_of(metric, x) << ' ' << metric.bits_per_byte << '\n';
         ++points;
       }
-      if (points > 0) curves.push_back({name + " " + split, data.str(), std::string(split) == "valid", i + 1});
+      if (points > 0) curves.push_back({names[i] + " " + split, data.str(), std::string(split) == "valid", i + 1});
     }
     if (curves.size() == before) {
       throw Error("plot: " + folders[i].string() +

@@ -69,9 +69,11 @@ struct Reader {
       wrong_type(source, key, "a number", node);
     }
   }
-  void read(const char* key, const toml::node& node, std::vector<double>& out) const {
+  template <typename T>
+  void read(const char* key, const toml::node& node, std::vector<T>& out) const {
+    constexpr bool is_text = std::is_same_v<T, std::string>;
     const auto* array = node.as_array();
-    if (!array) wrong_type(source, key, "an array of numbers", node);
+    if (!array) wrong_type(source, key, is_text ? "an array of texts" : "an array of numbers", node);
     out.clear();
     for (const auto& element : *array) read(key, element, out.emplace_back());
   }
@@ -204,9 +206,10 @@ std::string toml_value(double value) {
   if (text.find_first_of(".en") == std::string::npos) text += ".0";
   return text;
 }
-std::string toml_value(const std::vector<double>& values) {
+template <typename T>
+std::string toml_value(const std::vector<T>& values) {
   std::string text = "[";
-  for (const double value : values) {
+  for (const T& value : values) {
     if (text.size() > 1) text += ", ";
     text += toml_value(value);
   }
@@ -235,18 +238,32 @@ Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::str
   return recipe;
 }
 
+std::vector<std::pair<std::string, std::string>> recipe_values(const Recipe& recipe) {
+  std::vector<std::pair<std::string, std::string>> values;
+  visit_fields(recipe, [&](const char* key, const auto& member) { values.emplace_back(key, toml_value(member)); });
+  return values;
+}
+
 std::string to_toml(const Recipe& recipe) {
   std::string text;
   std::string section;
-  visit_fields(recipe, [&](const std::string& key, const auto& member) {
+  for (const auto& [key, value] : recipe_values(recipe)) {
     const size_t dot = key.find('.');
     if (key.substr(0, dot) != section) {
       section = key.substr(0, dot);
       text.append(text.empty() ? "[" : "\n[").append(section).append("]\n");
     }
-    text.append(key.substr(dot + 1)).append(" = ").append(toml_value(member)).append("\n");
-  });
+    text.append(key.substr(dot + 1)).append(" = ").append(value).append("\n");
+  }
   return text;
+}
+
+Recipe with_absolute_paths(Recipe recipe) {
+  for (std::string* path : {&recipe.data.path, &recipe.data.train, &recipe.data.valid, &recipe.data.test,
+                            &recipe.train.init, &recipe.run.folder}) {
+    if (!path->empty()) *path = std::filesystem::absolute(*path).lexically_normal().string();
+  }
+  return recipe;
 }
 
 }  // namespace aft

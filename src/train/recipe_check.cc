@@ -3,20 +3,43 @@
 
 #include "aft/error.h"
 #include "aft/train.h"
+#include "train/recipe_fields.h"
+#include "train/utf8.h"
 
 namespace aft {
 namespace {
 
 template <typename T>
-void require(bool good, const char* key, const char* expected, const T& got) {
-  if (good) return;
-  std::ostringstream text;
-  text << key << ": expected " << expected << ", got " << got;
-  throw Error(text.str());
+std::string text(const T& value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
 }
 
-void require_fraction(double value, const char* key) {
-  require(value >= 0 && value < 1, key, "a number in [0, 1)", value);
+template <typename T>
+void require(bool good, const char* key, const std::string& expected, const T& got) {
+  if (!good) throw Error(std::string(key) + ": expected " + expected + ", got " + text(got));
+}
+
+/// The update computes in f32: what vanishes or overflows there can train nothing.
+void require_above_zero(double value, const char* key) {
+  const auto single = static_cast<float>(value);
+  require(single > 0 && std::isfinite(single), key, "a finite number above 0, also as a float (1e-45 to 3e38)", value);
+}
+
+void require_momentum(double value, const char* key) {
+  require(value >= 0 && static_cast<float>(value) < 1, key, "a number in [0, 1), also as a float", value);
+}
+
+/// Names go into JSON and TOML, which are UTF-8.
+void check_names(const Recipe& recipe) {
+  visit_fields(recipe, [](const char* key, const auto& value) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
+      if (is_utf8(value)) return;
+      throw Error(std::string(key) + ": expected UTF-8, got other bytes: \"" + value + "\"; give another name" +
+                  (std::string(key) == "run.folder" ? " by --set run.folder=" : ""));
+    }
+  });
 }
 
 void check_data(const Recipe& recipe) {
@@ -31,29 +54,34 @@ void check_data(const Recipe& recipe) {
 }  // namespace
 
 void validate(const Recipe& recipe, bool with_data) {
+  check_names(recipe);
   validate(recipe.model);
   const TrainConfig& t = recipe.train;
   constexpr int64_t kMany = int64_t{1} << 40;  // products of the sizes below stay far inside int64
   require(t.steps >= 1 && t.steps < kMany, "train.steps", "at least 1", t.steps);
   require(t.batch >= 1 && t.batch <= 1 << 20, "train.batch", "1 to 1048576", t.batch);
   require(t.accumulate >= 1 && t.accumulate <= 1 << 20, "train.accumulate", "1 to 1048576", t.accumulate);
-  require(t.chunk >= 0 && t.chunk <= recipe.model.context, "train.chunk", "0 (whole windows) to model.context",
-          t.chunk);
-  require(t.lr > 0 && std::isfinite(t.lr), "train.lr", "a finite number above 0", t.lr);
+  require(t.chunk >= 0 && t.chunk <= recipe.model.context, "train.chunk",
+          "0 (whole windows) to model.context = " + std::to_string(recipe.model.context), t.chunk);
+  require_above_zero(t.lr, "train.lr");
   require(t.schedule == "cosine" || t.schedule == "inverse_sqrt" || t.schedule == "constant", "train.schedule",
           "cosine, inverse_sqrt or constant", t.schedule);
-  require(t.warmup >= 0 && t.warmup <= t.steps, "train.warmup", "0 to train.steps", t.warmup);
+  require(t.warmup >= 0 && t.warmup <= t.steps, "train.warmup", "0 to train.steps = " + std::to_string(t.steps),
+          t.warmup);
   require(t.min_lr_ratio >= 0 && t.min_lr_ratio <= 1, "train.min_lr_ratio", "0 to 1", t.min_lr_ratio);
   require(t.weight_decay >= 0 && std::isfinite(t.weight_decay), "train.weight_decay", "0 or more", t.weight_decay);
-  require_fraction(t.beta1, "train.beta1");
-  require_fraction(t.beta2, "train.beta2");
-  require(t.eps > 0 && std::isfinite(t.eps), "train.eps", "a finite number above 0", t.eps);
-  require(t.clip >= 0 && std::isfinite(t.clip), "train.clip", "0 (no clipping) or more", t.clip);
+  require(t.lr * t.weight_decay < 1, "train.weight_decay", "below 1 / train.lr, which is " + text(1 / t.lr),
+          t.weight_decay);
+  require_momentum(t.beta1, "train.beta1");
+  require_momentum(t.beta2, "train.beta2");
+  require_above_zero(t.eps, "train.eps");
+  if (t.clip != 0) require_above_zero(t.clip, "train.clip");
   require(t.seed >= 0, "train.seed", "0 or more", t.seed);
   require(t.eval_every >= 0, "train.eval_every", "0 or more", t.eval_every);
   require(t.checkpoint_every >= 0, "train.checkpoint_every", "0 or more", t.checkpoint_every);
   require(t.log_every >= 1, "train.log_every", "at least 1", t.log_every);
   require(t.threads >= 0 && t.threads <= 4096, "train.threads", "0 (all) to 4096", t.threads);
+  require(t.init_skip.empty() || !t.init.empty(), "train.init_skip", "none without train.init", t.init_skip.size());
   if (with_data) check_data(recipe);
 }
 

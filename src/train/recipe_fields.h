@@ -1,11 +1,16 @@
 #pragma once
 
+#include <string>
+#include <utility>
+#include <vector>
+
 #include "aft/train.h"
 
 namespace aft {
 
 /// The one list of recipe keys: reading, writing, overriding and comparing all walk it. `visit(key, member)` is called
-/// in the order of the file, members being std::string, int64_t, double or std::vector<double>.
+/// in the order of the file, members being std::string, int64_t, double or a vector of
+/// doubles or of text.
 template <typename R, typename Visit>
 void visit_fields(R& recipe, Visit&& visit) {
   visit("model.model", recipe.model.model);
@@ -24,6 +29,8 @@ void visit_fields(R& recipe, Visit&& visit) {
   visit("data.train", recipe.data.train);
   visit("data.valid", recipe.data.valid);
   visit("data.test", recipe.data.test);
+  visit("train.init", recipe.train.init);
+  visit("train.init_skip", recipe.train.init_skip);
   visit("train.steps", recipe.train.steps);
   visit("train.batch", recipe.train.batch);
   visit("train.accumulate", recipe.train.accumulate);
@@ -44,5 +51,8 @@ void visit_fields(R& recipe, Visit&& visit) {
   visit("train.threads", recipe.train.threads);
   visit("run.folder", recipe.run.folder);
 }
+
+/// Every key with its value as TOML: equal exactly where the values are.
+std::vector<std::pair<std::string, std::string>> recipe_values(const Recipe& recipe);
 
 }  // namespace aft

@@ -4,33 +4,16 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <array>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <set>
 #include <sstream>
 
 #include "aft/error.h"
 #include "train/recipe_fields.h"
 
 namespace aft {
-namespace {
-
-std::string text(const std::string& value) { return value.empty() ? "nothing" : value; }
-std::string text(const std::vector<double>& values) {
-  std::ostringstream out;
-  for (size_t i = 0; i < values.size(); ++i) out << (i ? ", " : "[") << values[i];
-  return out.str() + "]";
-}
-template <typename T>
-std::string text(const T& value) {
-  std::ostringstream out;
-  out << value;
-  return out.str();
-}
-
-}  // namespace
-
 RunFolder::~RunFolder() {
   if (lock_ >= 0) close(lock_);
 }
@@ -41,9 +24,15 @@ void RunFolder::check(bool resume, bool force) const {
   if (!std::filesystem::exists(status)) return;
   const std::string name = folder_.string();
   if (!std::filesystem::is_directory(status)) throw Error("run.folder: " + name + " is a file, expected a folder");
-  if (resume || force || std::filesystem::is_empty(folder_, error)) return;
-  throw Error("run.folder: " + name +
-              " exists; go on with --resume, replace it with --force, or set another run.folder");
+  if (force || std::filesystem::is_empty(folder_, error)) return;
+  if (!resume) {
+    throw Error("run.folder: " + name +
+                " exists; go on with --resume, replace it with --force, or set another run.folder");
+  }
+  if (!std::filesystem::exists(checkpoint(), error) && std::filesystem::exists(model(), error)) {
+    throw Error("run.folder: " + name + " holds a trained model but no checkpoint to go on from; put " +
+                checkpoint().filename().string() + " back, replace the model with --force, or set another run.folder");
+  }
 }
 
 void RunFolder::open() {
@@ -60,6 +49,17 @@ void RunFolder::open() {
   }
 }
 
+void RunFolder::require_not(const std::filesystem::path& recipe_file, const std::string& toml) const {
+  std::error_code error;
+  if (recipe_file.empty() || !std::filesystem::equivalent(recipe_file, recipe(), error)) return;
+  std::ifstream file(recipe_file, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  if (text.str() == toml) return;
+  throw Error("run.folder: the run would replace the recipe given, " + recipe_file.string() +
+              ", by its resolved form; set another run.folder, or give a copy of the recipe");
+}
+
 void RunFolder::clear() const {
   for (const auto& file : {checkpoint(), model(), metrics(), recipe(), plot(), folder_ / "sample.txt"}) {
     std::error_code error;
@@ -69,23 +69,18 @@ void RunFolder::clear() const {
 }
 
 void check_same_run(const Recipe& saved, const Recipe& now) {
-  constexpr std::array<const char*, 6> kFree = {"train.steps",     "train.eval_every", "train.checkpoint_every",
-                                                "train.log_every", "train.threads",    "run.folder"};
-  // The saved values, in the order of the fields, to compare with.
-  std::vector<std::string> values;
-  visit_fields(saved, [&](const char*, const auto& value) { values.push_back(text(value)); });
-  size_t i = 0;
-  visit_fields(now, [&](const char* key, const auto& value) {
-    const std::string& before = values[i++];
-    if (std::find_if(kFree.begin(), kFree.end(), [&](const char* free) { return std::string(free) == key; }) !=
-        kFree.end()) {
-      return;
-    }
-    if (text(value) != before) {
-      throw Error(std::string(key) + ": the run to resume has " + before + ", the recipe says " + text(value) +
-                  "; give the same value, or begin a new run in another run.folder");
-    }
-  });
+  static const std::set<std::string> kFree = {"train.steps",     "train.eval_every", "train.checkpoint_every",
+                                              "train.log_every", "train.threads",    "train.init",
+                                              "data.path",       "data.split",       "data.train",
+                                              "data.valid",      "data.test",        "run.folder"};
+  const auto before = recipe_values(saved);
+  const auto values = recipe_values(now);
+  for (size_t i = 0; i < values.size(); ++i) {
+    const auto& [key, value] = values[i];
+    if (value == before[i].second || kFree.contains(key)) continue;
+    throw Error(key + ": the run to resume has " + before[i].second + ", the recipe says " + value +
+                "; give the same value, or begin a new run in another run.folder");
+  }
 }
 
 }  // namespace aft

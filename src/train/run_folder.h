@@ -22,8 +22,12 @@ class RunFolder {
   [[nodiscard]] std::filesystem::path model() const { return folder_ / "model.safetensors"; }
   [[nodiscard]] std::filesystem::path plot() const { return folder_ / "loss.png"; }
 
-  /// Throws aft::Error if the folder holds a run and neither `resume` nor `force` says what to do with it.
+  /// Throws aft::Error if the folder holds something and neither `resume` nor `force` says what to do with it, or if
+  /// `resume` would begin anew where a model is trained.
   void check(bool resume, bool force) const;
+
+  /// Throws aft::Error if the run's recipe.toml would replace `recipe_file`, the user's own, by another text.
+  void require_not(const std::filesystem::path& recipe_file, const std::string& toml) const;
 
   /// Makes the folder and takes its lock, which ends with the process. Throws aft::Error if another process trains
   /// there.
@@ -38,7 +42,7 @@ class RunFolder {
 };
 
 /// Throws aft::Error if `now` differs from the recipe `saved` with the checkpoint in anything but lengths, intervals,
-/// threads and folder.
+/// threads, the model it began with, and where things lie: the data are compared by their bytes.
 void check_same_run(const Recipe& saved, const Recipe& now);
 
 }  // namespace aft

@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cmath>
 #include <numbers>
+#include <tuple>
 
 #include "aft/error.h"
 #include "aft/models.h"
@@ -11,6 +12,7 @@
 #include "train/evaluate.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
+#include "train/plain_errors.h"
 #include "train/run_folder.h"
 #include "train/training_step.h"
 
@@ -28,6 +30,10 @@ struct Trainer::Run {
   TrainOutcome run(TrainObserver& observer);
 
  private:
+  void require_measurable(const Bytes& split, const std::string& name) const;
+  void check_resume();
+  void check_init() const;
+  TrainOutcome train(TrainObserver& observer);
   void begin(TrainObserver& observer);
   void train_one_step(TrainObserver& observer);
   bool validate_model(TrainObserver& observer);  // false: stopped before it was done
@@ -43,6 +49,7 @@ struct Trainer::Run {
   [[nodiscard]] double seconds() const { return seconds_before + seconds_since(began); }
   [[nodiscard]] int64_t tokens() const { return state.position * recipe.model.context; }
   [[nodiscard]] std::string last_checkpoint() const;
+  [[nodiscard]] std::string out_of_memory() const;
   void add_metric(const char* split, double bits, double rate, TrainObserver& observer);
   void require_finite_weights() const;
 
@@ -67,59 +74,107 @@ struct Trainer::Run {
 
 Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
     : recipe((validate(recipe_, true), std::move(recipe_))),
-      options(options_),
+      options(std::move(options_)),
       folder(recipe.run.folder),
-      data((folder.check(options_.resume, options_.force), load_splits(recipe.data))),
-      order(static_cast<int64_t>(data.train.size()), recipe.model.context, static_cast<uint64_t>(recipe.train.seed)) {
+      data((folder.check(options.resume, options.force), load_splits(recipe.data))),
+      order(data.train.size(), recipe.model.context, static_cast<uint64_t>(recipe.train.seed)) {
   if (options.resume && options.force) throw Error("--resume and --force: expected one of them, got both");
+  folder.require_not(options.recipe_file, to_toml(with_absolute_paths(recipe)));
+  require_measurable(data.valid, "valid");
+  require_measurable(data.test, "test");
   state.data_checksum = checksum(data.train);
+  state.valid_checksum = checksum(data.valid);
+  state.test_checksum = checksum(data.test);
   std::error_code error;
-  if (!options.resume || !std::filesystem::exists(folder.checkpoint(), error)) return;
+  resuming = options.resume && std::filesystem::exists(folder.checkpoint(), error);
+  if (resuming) {
+    check_resume();
+  } else if (!recipe.train.init.empty()) {
+    check_init();
+  }
+}
+
+void Trainer::Run::require_measurable(const Bytes& split, const std::string& name) const {
+  if (split.size() == 0 || predicted_bytes(split.size(), recipe.model.context) > 0) return;
+  throw Error((recipe.data.path.empty() ? "data." + name : "data.split") + ": expected " + name +
+              " data of at least 2 bytes in a window, so that one is predicted; got " + std::to_string(split.size()) +
+              " bytes and model.context = " + std::to_string(recipe.model.context) +
+              "; give more data or none, or a longer context");
+}
+
+/// Everything the run needs to go on, its best model beside the checkpoint included.
+void Trainer::Run::check_resume() {
   const auto header = read_checkpoint_header(folder.checkpoint());
   check_same_run(parse_recipe(header.recipe_toml, folder.checkpoint().string()), recipe);
-  if (header.state.data_checksum != state.data_checksum) {
-    throw Error("data: the training bytes are not those of the run to resume; give the same data");
+  const std::tuple<const char*, uint64_t, uint64_t> splits[] = {
+      {"training", header.state.data_checksum, state.data_checksum},
+      {"validation", header.state.valid_checksum, state.valid_checksum},
+      {"test", header.state.test_checksum, state.test_checksum}};
+  for (const auto& [name, before, now] : splits) {
+    if (before == now) continue;
+    throw Error(std::string("data: the ") + name + " bytes are not those of the run to resume; give the same data");
   }
   if (header.state.step > recipe.train.steps) {
     throw Error("train.steps: expected at least " + std::to_string(header.state.step) +
                 ", the step of the run to resume, got " + std::to_string(recipe.train.steps));
   }
   state = header.state;
-  resuming = true;
+  if (!state.best_valid_bits) return;
+  try {
+    check_weights(folder.model(), recipe.model, {});
+  } catch (const Error& problem) {
+    throw Error(std::string("run.folder: the best model of the run to resume cannot be used: ") + problem.what() +
+                "; put it back, or begin anew with --force");
+  }
+}
+
+void Trainer::Run::check_init() const {
+  try {
+    check_weights(find_model_file(recipe.train.init), recipe.model, recipe.train.init_skip);
+  } catch (const Error& problem) {
+    throw Error(std::string("train.init: ") + problem.what() +
+                "; train.init_skip leaves tensors named there as they are initialised");
+  }
 }
 
 void Trainer::Run::begin(TrainObserver& observer) {
   folder.open();
-  if (!resuming) folder.clear();
-  const std::string toml = to_toml(recipe);
+  if (options.force) folder.clear();
+  const std::string toml = to_toml(with_absolute_paths(recipe));
   write_file_atomically(folder.recipe(), toml.data(), toml.size());
   metrics = std::make_unique<MetricsFile>(folder.metrics(), state.step);
 
   use_threads(recipe.train.threads);
-  model = ByteLM(recipe.model);
-  model->initialise(static_cast<uint64_t>(recipe.train.seed));
+  model = make_model(recipe, !resuming);
   optimizer = std::make_unique<Optimizer>(model);
   generator = at::detail::getDefaultCPUGenerator();
   generator.set_current_seed(static_cast<uint64_t>(recipe.train.seed));
   if (resuming) {
     restore_checkpoint(folder.checkpoint(), *optimizer, generator);
     saved_step = state.step;
+    // Without validation the model is the checkpoint's, also if the run was killed between the two.
+    if (data.valid.size() == 0) save_model(model, folder.model());
     observer.note("resumed at step " + std::to_string(state.step));
   } else if (options.resume) {
     observer.note("no checkpoint in " + folder.path().string() + " yet: beginning at step 0");
   }
+  if (!resuming && !recipe.train.init.empty()) observer.note("beginning with the weights of " + recipe.train.init);
   model->train();
   seconds_before = state.seconds;
   began = Clock::now();
 }
 
 TrainOutcome Trainer::Run::run(TrainObserver& observer) {
+  return with_plain_errors([&] { return train(observer); }, [&] { return out_of_memory(); });
+}
+
+TrainOutcome Trainer::Run::train(TrainObserver& observer) {
   begin(observer);
   TrainOutcome outcome;
   bool stopped = !state.evaluated && !validate_model(observer);
   while (!stopped && state.step < recipe.train.steps && !stop_wanted()) {
     train_one_step(observer);
-    if (!data.valid.empty() && due(recipe.train.eval_every)) stopped = !validate_model(observer);
+    if (data.valid.size() > 0 && due(recipe.train.eval_every)) stopped = !validate_model(observer);
     if (!stopped && due(recipe.train.checkpoint_every)) save();
   }
   outcome.finished = !stopped && state.step == recipe.train.steps;
@@ -165,6 +220,7 @@ void Trainer::Run::train_one_step(TrainObserver& observer) {
 
 bool Trainer::Run::validate_model(TrainObserver& observer) {
   state.evaluated = false;
+  if (saved_step < 0) save();  // a trained model never stands without a checkpoint to go on from
   const auto result = evaluate(model, data.valid, options.stop);
   if (!result) return false;
   state.evaluated = true;
@@ -186,14 +242,15 @@ bool Trainer::Run::validate_model(TrainObserver& observer) {
 
 void Trainer::Run::save() {
   require_finite_weights();
-  if (data.valid.empty()) save_model(model, folder.model());
   state.seconds = seconds();
-  save_checkpoint(folder.checkpoint(), recipe.model, to_toml(recipe), state, *optimizer, generator);
+  const std::string toml = to_toml(with_absolute_paths(recipe));
+  save_checkpoint(folder.checkpoint(), recipe.model, toml, state, *optimizer, generator);
   saved_step = state.step;
+  if (data.valid.size() == 0) save_model(model, folder.model());
 }
 
 void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
-  if (!data.test.empty()) {
+  if (data.test.size() > 0) {
     ByteLM best = load_model(folder.model());
     const auto result = evaluate(best, data.test, options.stop);
     if (!result) {
@@ -219,6 +276,12 @@ void Trainer::Run::add_metric(const char* split, double bits, double rate, Train
   const Metric metric{state.step, split, bits, tokens(), rate, learning_rate(recipe.train, state.step), seconds()};
   metrics->append(metric);
   observer.metric(metric, recipe.train.steps);
+}
+
+std::string Trainer::Run::out_of_memory() const {
+  return "train: step " + std::to_string(state.step + 1) + ": out of memory; " + last_checkpoint() +
+         "; a lower train.batch (with a higher train.accumulate), train.chunk, model.context, model.layers or "
+         "model.channels takes less";
 }
 
 std::string Trainer::Run::last_checkpoint() const {

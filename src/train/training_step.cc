@@ -7,13 +7,14 @@ namespace aft {
 namespace {
 
 /// [batch, context + 1] bytes as int64: inputs and, one further, targets.
-torch::Tensor gather_windows(std::span<const uint8_t> text, const WindowOrder& order, int64_t position, int64_t batch,
+torch::Tensor gather_windows(const Bytes& text, const WindowOrder& order, int64_t position, int64_t batch,
                              int64_t length) {
   auto windows = torch::empty({batch, length}, torch::kInt64);
   auto* out = windows.mutable_data_ptr<int64_t>();
+  std::vector<uint8_t> bytes(static_cast<size_t>(length));
   for (int64_t row = 0; row < batch; ++row) {
-    const uint8_t* bytes = text.data() + order.start(position + row);
-    out = std::copy(bytes, bytes + length, out);
+    text.read(order.start(position + row), bytes);
+    out = std::copy(bytes.begin(), bytes.end(), out);
   }
   return windows;
 }
@@ -44,8 +45,8 @@ std::string find_in_backward(const Optimizer& optimizer) {
 
 }  // namespace
 
-StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, std::span<const uint8_t> text,
-                            const WindowOrder& order, const Recipe& recipe, int64_t position) {
+StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, const Bytes& text, const WindowOrder& order,
+                            const Recipe& recipe, int64_t position) {
   const int64_t context = recipe.model.context;
   const int64_t batch = recipe.train.batch;
   const int64_t chunk = recipe.train.chunk > 0 ? recipe.train.chunk : context;

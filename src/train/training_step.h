@@ -1,7 +1,6 @@
 #pragma once
 
 #include <optional>
-#include <span>
 #include <string>
 
 #include "aft/models.h"
@@ -22,8 +21,8 @@ struct StepResult {
 
 /// Forward and backward over the `accumulate` batches of windows that begin at `position` of the run. The gradient is
 /// left in the optimizer. Throws NotFinite.
-StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, std::span<const uint8_t> text,
-                            const WindowOrder& order, const Recipe& recipe, int64_t position);
+StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, const Bytes& text, const WindowOrder& order,
+                            const Recipe& recipe, int64_t position);
 
 /// Name of the first parameter, in the order of the model, whose slice of `flat` is not finite.
 std::optional<std::string> first_non_finite(const Optimizer& optimizer, const torch::Tensor& flat);

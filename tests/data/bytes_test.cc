@@ -20,7 +20,8 @@ std::string compress(const std::string& text) {
 
 std::string load(const std::filesystem::path& path) {
   const Bytes bytes = Bytes::load(path);
-  return {bytes.view().begin(), bytes.view().end()};
+  const auto all = bytes.read(0, bytes.size());
+  return {all.begin(), all.end()};
 }
 
 std::string long_text() {
@@ -72,13 +73,51 @@ TEST(Bytes, BadFilesAreNamed) {
   EXPECT_NE(message(scratch.write("empty.xz", "")).find("empty.xz"), std::string::npos);
 }
 
+TEST(Bytes, PartsOfAFileAndOfMemoryAreTheSame) {
+  const Scratch scratch;
+  const std::string text = long_text();
+  for (const Bytes& bytes : {Bytes::load(scratch.write("a.txt", text)), Bytes({text.begin(), text.end()})}) {
+    const Bytes part = bytes.slice(1000, 500).slice(7, 400);
+    EXPECT_EQ(part.size(), 400);
+    const auto read = part.read(11, 300);
+    EXPECT_EQ(std::string(read.begin(), read.end()), text.substr(1018, 300));
+    EXPECT_EQ(part.read(400, 0), std::vector<uint8_t>{});
+  }
+}
+
+TEST(Bytes, AFileThatShrinksIsAnErrorThatNamesIt) {
+  const Scratch scratch;
+  const auto file = scratch.write("shrinks.txt", long_text());
+  const Bytes bytes = Bytes::load(file);
+  std::filesystem::resize_file(file, 100);
+  EXPECT_EQ(bytes.read(0, 100).size(), 100U);
+  try {
+    static_cast<void>(bytes.read(90, 20));
+    FAIL() << "read bytes that are not there";
+  } catch (const Error& error) {
+    EXPECT_NE(std::string(error.what()).find("shrinks.txt: it has become shorter"), std::string::npos);
+  }
+}
+
+TEST(Bytes, FoldersInWhichARunIsKeptAreNoData) {
+  const Scratch scratch;
+  scratch.write("d/a.txt", "data");
+  scratch.write("d/runs/x/recipe.toml", "recipe");
+  scratch.write("d/runs/x/metrics.jsonl", "metrics");
+  scratch.write("d/runs/x/sample.txt", "sample");
+  scratch.write("d/recipe.toml", " and a recipe");
+  EXPECT_EQ(load(scratch.path() / "d"), "data and a recipe");
+}
+
 TEST(Checksum, TellsBytesApart) {
-  const uint8_t a[] = {1, 2, 3};
-  const uint8_t b[] = {1, 3, 2};
-  EXPECT_NE(checksum(a), checksum(b));
+  EXPECT_NE(checksum(Bytes({1, 2, 3})), checksum(Bytes({1, 3, 2})));
   // CRC-64/XZ of "123456789", from the catalogue of parametrised CRC algorithms.
   const std::string digits = "123456789";
-  EXPECT_EQ(checksum({reinterpret_cast<const uint8_t*>(digits.data()), digits.size()}), 0x995dc9bbdf1939faULL);
+  EXPECT_EQ(checksum(Bytes({digits.begin(), digits.end()})), 0x995dc9bbdf1939faULL);
+  // Over more than one block: the sum of all is the sum of the parts, continued.
+  const std::string text = long_text() + std::string(3 << 20, 'x');
+  EXPECT_EQ(checksum(Bytes({text.begin(), text.end()})),
+            lzma_crc64(reinterpret_cast<const uint8_t*>(text.data()), text.size(), 0));
 }
 
 }  // namespace

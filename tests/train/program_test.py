@@ -104,7 +104,8 @@ class Train(ProgramTest):
         self.assertIn("aft-train ", self.call([program(), "--version"]).stdout)
 
     def test_non_finite_stops_and_leaves_the_last_good_checkpoint(self):
-        sets = ["train.lr=1e30", "train.warmup=0", "train.schedule=constant", "train.clip=0", "train.eval_every=0"]
+        sets = ["train.lr=1e30", "train.warmup=0", "train.schedule=constant", "train.clip=0", "train.eval_every=0",
+                "train.weight_decay=0"]
         failed = self.train("run", sets=sets + ["train.checkpoint_every=1"], code=1)
         self.assertRegex(failed.stderr, r"step \d+: .*not finite, first in ")
         self.assertIn("last good checkpoint is step", failed.stderr)

@@ -5,6 +5,7 @@
 #include "aft/error.h"
 #include "aft/train.h"
 #include "train/nearest.h"
+#include "train/utf8.h"
 
 namespace aft {
 namespace {
@@ -144,6 +145,35 @@ TEST(Recipe, CrossChecksNameTheKey) {
   const Recipe no_valid = parse("[data]\npath = 'x'\nsplit = [1, 0, 0]", {"train.eval_every=5"});
   EXPECT_NE(error_of([&] { validate(no_valid, true); }).find("train.eval_every"), std::string::npos);
   EXPECT_EQ(error_of([&] { validate(no_valid, false); }), "no error");
+}
+
+TEST(Recipe, ListsOfTextReadBackTheSame) {
+  const Recipe recipe = parse("[train]\ninit = 'runs/a'\ninit_skip = ['head.*', \"q\\\"\"]\n");
+  EXPECT_EQ(recipe.train.init_skip, (std::vector<std::string>{"head.*", "q\""}));
+  EXPECT_EQ(to_toml(parse(to_toml(recipe))), to_toml(recipe));
+  EXPECT_NE(error_of([] { parse("[train]\ninit_skip = [1]"); }).find("train.init_skip: expected text"),
+            std::string::npos);
+  EXPECT_NE(error_of([] { parse("[train]\ninit_skip = 'head.*'"); }).find("expected an array of texts"),
+            std::string::npos);
+}
+
+TEST(Recipe, AbsolutePathsMeanTheSameEverywhere) {
+  const Recipe recipe = with_absolute_paths(parse("[data]\npath = 'a/../b'\n[run]\nfolder = '/c/d'\n"));
+  EXPECT_EQ(recipe.data.path, (std::filesystem::current_path() / "b").string());
+  EXPECT_EQ(recipe.run.folder, "/c/d");
+  EXPECT_EQ(recipe.train.init, "");
+}
+
+TEST(Utf8, ByHand) {
+  for (const char* good :
+       {"", "abc", "\xc2\x80", "caf\xc3\xa9", "\xe2\x82\xac", "\xed\x9f\xbf", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
+    EXPECT_TRUE(is_utf8(good)) << good;
+  }
+  // Stray, missing and overlong bytes, a surrogate, above 10FFFF.
+  for (const char* bad : {"\x80", "caf\xe9", "\xc3", "\xc3(", "\xe2\x82", "\xc0\x80", "\xc1\xbf", "\xe0\x80\x80",
+                          "\xf0\x80\x80\x80", "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff"}) {
+    EXPECT_FALSE(is_utf8(bad)) << bad;
+  }
 }
 
 TEST(Schedule, ByHand) {

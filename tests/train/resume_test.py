@@ -5,7 +5,7 @@ import subprocess
 import time
 import unittest
 
-from program import ProgramTest
+from program import ProgramTest, program
 
 
 class Resume(ProgramTest):
@@ -51,8 +51,50 @@ class Resume(ProgramTest):
             self.assertIn(key + ": the run to resume has", failed.stderr)
         failed = self.train("run", "--resume", sets=["train.steps=10", "train.eval_every=0"], code=2)
         self.assertIn("train.steps: expected at least 20", failed.stderr)
-        (self.folder / "text.txt").write_text("x" * 4000)
-        self.assertIn("not those of the run", self.train("run", "--resume", code=2).stderr)
+        # The values are compared, not their first digits.
+        failed = self.train("run", "--resume", sets=["train.lr=1.0000004e-2"], code=2)
+        self.assertIn("train.lr: the run to resume has 0.01, the recipe says 0.010000004", failed.stderr)
+        whole = (self.folder / "text.txt").read_text()
+        for name, begin in (("training", 0), ("validation", 3200), ("test", 3600)):
+            (self.folder / "text.txt").write_text(whole[:begin] + "#" + whole[begin + 1 :])
+            failed = self.train("run", "--resume", code=2)
+            self.assertIn(f"the {name} bytes are not those of the run", failed.stderr)
+
+    def test_a_moved_run_goes_on(self):
+        self.train("whole")
+        self.train("run", "--until", "9")
+        (self.folder / "text.txt").rename(self.folder / "book.txt")
+        (self.folder / "run").rename(self.folder / "moved")
+        self.train("moved", "--resume", sets=["data.path=book.txt"])
+        self.assert_same_run("whole", "moved")
+
+    def test_the_best_model_must_be_there(self):
+        self.train("run", "--until", "10")
+        (self.folder / "run/model.safetensors").rename(self.folder / "away")
+        failed = self.train("run", "--resume", code=2)
+        self.assertIn("the best model of the run to resume cannot be used", failed.stderr)
+        self.call([program(), "init", "recipe.toml", "--out", "run/model.safetensors", "--set", "model.channels=8"])
+        failed = self.train("run", "--resume", code=2)
+        self.assertIn("its tensors do not fit the model", failed.stderr)
+        (self.folder / "away").rename(self.folder / "run/model.safetensors")
+        self.train("run", "--resume")
+        self.train("whole")
+        self.assert_same_run("whole", "run")
+
+    def test_without_validation_the_model_follows_the_checkpoint(self):
+        sets = ["data.split=[1, 0, 0]", "train.eval_every=0"]
+        self.train("run", sets=sets)
+        (self.folder / "run/model.safetensors").unlink()  # as after a kill between checkpoint and model
+        self.train("run", "--resume", sets=sets)
+        self.train("whole", sets=sets)
+        self.assert_same_run("run", "whole")
+
+    def test_data_that_hold_the_folder_of_runs(self):
+        for run, cuts in (("runs/whole", ()), ("runs/parts", (7, 13))):
+            for cut in cuts:
+                self.train(run, "--resume", "--until", str(cut), sets=["data.path=."])
+            self.train(run, "--resume", sets=["data.path=."])
+        self.assert_same_run("runs/whole", "runs/parts")
 
     def test_interrupt_writes_a_checkpoint_and_says_how_to_go_on(self):
         sets = ["train.steps=4000", "train.checkpoint_every=0", "train.eval_every=0"]
@@ -66,7 +108,7 @@ class Resume(ProgramTest):
         process.send_signal(signal.SIGINT)
         stderr = process.communicate(timeout=60)[1]
         self.assertEqual(process.returncode, 130)
-        self.assertIn("go on with: aft-train train recipe.toml", stderr)
+        self.assertIn(f"go on with: {program()} train recipe.toml", stderr)
         self.assertIn("--resume", stderr)
         step = self.step("run")
         self.assertEqual(self.metrics("run")[-1]["step"], step)

@@ -56,7 +56,7 @@ Trained train(const Recipe& recipe, torch::ScalarType dtype, uint64_t seed = 3) 
   model->initialise(seed);
   model->to(dtype);
   Optimizer optimizer(model);
-  const auto bytes = text(1000);
+  const Bytes bytes(text(1000));
   const WindowOrder order(1000, recipe.model.context, 5);
   Trained trained;
   for (int64_t step = 1; step <= recipe.train.steps; ++step) {
@@ -141,7 +141,7 @@ TEST(TrainingStep, ClippingScalesTheWholeGradient) {
 }
 
 std::string failure(ByteLM& model, Optimizer& optimizer, const Recipe& recipe) {
-  const auto bytes = text(100);
+  const Bytes bytes(text(100));
   const WindowOrder order(100, recipe.model.context, 5);
   try {
     compute_gradient(model, optimizer, bytes, order, recipe, 0);
@@ -175,7 +175,7 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   const Recipe recipe = small("aft_local");
   ByteLM model(recipe.model);
   Optimizer optimizer(model);
-  const auto bytes = text(200);
+  const Bytes bytes(text(200));
   const WindowOrder order(200, recipe.model.context, 5);
   for (int64_t step = 1; step <= 2; ++step) {
     optimizer.update(recipe.train, step, compute_gradient(model, optimizer, bytes, order, recipe, step).gradient_norm);
@@ -250,7 +250,7 @@ TEST(Evaluate, EveryByteAfterTheFirstOfAWindowIsPredictedOnce) {
     ByteLM model(small(mixer).model);
     for (const size_t size : {2U, 23U, 24U, 25U, 26U, 48U, 101U}) {
       const auto bytes = text(size);
-      const auto result = evaluate(model, bytes);
+      const auto result = evaluate(model, Bytes(bytes));
       ASSERT_TRUE(result);
       EXPECT_EQ(result->bytes, static_cast<int64_t>(size));
       EXPECT_EQ(result->predicted, static_cast<int64_t>(size - (size + 23) / 24));
@@ -265,7 +265,7 @@ TEST(Evaluate, LongWindowsAreWalkedInChunksWithTheirState) {
   recipe.model.context = 9000;  // above what one forward takes
   ByteLM model(recipe.model);
   const auto bytes = text(9500);
-  const auto result = evaluate(model, bytes);
+  const auto result = evaluate(model, Bytes(bytes));
   EXPECT_EQ(result->predicted, 9498);
   const torch::NoGradGuard no_grad;
   const auto all = torch::tensor(std::vector<int64_t>(bytes.begin(), bytes.end()), torch::kInt64);
@@ -282,7 +282,24 @@ TEST(Evaluate, LongWindowsAreWalkedInChunksWithTheirState) {
 TEST(Evaluate, StopsWhenAsked) {
   ByteLM model(small("aft_simple").model);
   const std::atomic<bool> stop{true};
-  EXPECT_FALSE(evaluate(model, text(100), &stop));
+  EXPECT_FALSE(evaluate(model, Bytes(text(100)), &stop));
+}
+
+// Nothing measured is no perfect score: one byte alone, or windows of one byte, in which nothing is predicted.
+TEST(Evaluate, ATextInWhichNothingIsPredictedIsRefused) {
+  Recipe recipe = small("aft_simple");
+  ByteLM model(recipe.model);
+  for (const size_t size : {0U, 1U}) EXPECT_THROW(evaluate(model, Bytes(text(size))), Error) << size;
+  recipe.model.context = 1;
+  recipe.model.window = 0;
+  ByteLM short_sighted(recipe.model);
+  EXPECT_THROW(evaluate(short_sighted, Bytes(text(100))), Error);
+  EXPECT_EQ(predicted_bytes(0, 24), 0);
+  EXPECT_EQ(predicted_bytes(1, 24), 0);
+  EXPECT_EQ(predicted_bytes(24, 24), 23);
+  EXPECT_EQ(predicted_bytes(25, 24), 23);
+  EXPECT_EQ(predicted_bytes(26, 24), 24);
+  EXPECT_EQ(predicted_bytes(100, 1), 0);
 }
 
 }  // namespace
