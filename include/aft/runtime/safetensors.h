@@ -36,7 +36,9 @@ class SafetensorsFile {
 };
 
 /// Writes to a temporary name in the same folder, syncs file and folder, renames: a reader sees the old file or the
-/// whole new one. A failed write (a full disk) throws aft::Error, removes the temporary and leaves the old file.
+/// whole new one, with the old permissions. A failed write (a full disk) throws aft::SystemError, removes the temporary
+/// and leaves the old file. Symbolic links are followed; what is no regular file (a FIFO, a device, /dev/stdout) is
+/// written to as it is; a folder throws aft::Error.
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
                        const std::map<std::string, std::string>& metadata);
 
