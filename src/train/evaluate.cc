@@ -4,9 +4,9 @@
 
 #include <chrono>
 #include <numbers>
-#include <thread>
 
 #include "aft/error.h"
+#include "runtime/allowed_cpus.h"
 
 namespace aft {
 namespace {
@@ -65,10 +65,7 @@ std::optional<Evaluation> evaluate(ByteLM& model, std::span<const uint8_t> text,
   return result;
 }
 
-void use_threads(int64_t threads) {
-  at::set_num_threads(threads > 0 ? static_cast<int>(threads)
-                                  : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
-}
+void use_threads(int64_t threads) { at::set_num_threads(static_cast<int>(threads > 0 ? threads : allowed_cpus())); }
 
 std::filesystem::path find_model_file(const std::filesystem::path& checkpoint) {
   std::error_code error;
