@@ -66,12 +66,14 @@ ByteLM load_model(const std::filesystem::path& path) {
   for (auto& item : model->named_parameters()) {
     const auto it = file.tensors().find(prefix + item.key());
     if (it == file.tensors().end()) throw Error(name + ": the tensor " + item.key() + " is missing");
-    const TensorView& view = it->second;
-    if (item.value().sizes() != c10::IntArrayRef(view.shape)) {
+    const TensorEntry& tensor = it->second;
+    if (item.value().sizes() != c10::IntArrayRef(tensor.shape)) {
       throw Error(name + ": " + item.key() + ": expected shape " + shape_text(item.value().sizes()) + ", got " +
-                  shape_text(view.shape));
+                  shape_text(tensor.shape));
     }
-    item.value().copy_(torch::from_blob(const_cast<std::byte*>(view.data), view.shape, torch::kFloat32));
+    auto values = torch::empty(tensor.shape, torch::kFloat32);
+    file.read(tensor, values.mutable_data_ptr());
+    item.value().copy_(values);
   }
   return model;
 }

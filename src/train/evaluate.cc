@@ -5,7 +5,7 @@
 #include <chrono>
 #include <numbers>
 
-#include "aft/error.h"
+#include "aft/runtime/model_file.h"
 #include "runtime/allowed_cpus.h"
 
 namespace aft {
@@ -67,19 +67,10 @@ std::optional<Evaluation> evaluate(ByteLM& model, std::span<const uint8_t> text,
 
 void use_threads(int64_t threads) { at::set_num_threads(static_cast<int>(threads > 0 ? threads : allowed_cpus())); }
 
-std::filesystem::path find_model_file(const std::filesystem::path& checkpoint) {
-  std::error_code error;
-  if (!std::filesystem::is_directory(checkpoint, error)) return checkpoint;
-  for (const char* name : {"model.safetensors", "checkpoint.safetensors"}) {
-    if (std::filesystem::exists(checkpoint / name, error)) return checkpoint / name;
-  }
-  throw Error(checkpoint.string() + ": holds no model.safetensors; give a run folder or a model file");
-}
-
 Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, std::span<const uint8_t> text,
                                int64_t threads) {
   use_threads(threads);
-  ByteLM model = load_model(find_model_file(checkpoint));
+  ByteLM model = load_model(runtime::find_model(checkpoint));
   return *evaluate(model, text);
 }
 
