@@ -21,6 +21,7 @@ endfunction()
 
 aft_install_component(ops aft_ops aft_compile)
 aft_install_component(runtime aft_runtime)
+install(FILES cmake/FindAftOpenBLAS.cmake DESTINATION ${AFT_CMAKE_DIR})
 install(TARGETS aft RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 if(AFT_TORCH)
   aft_install_component(torch aft_torch)

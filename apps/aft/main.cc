@@ -1,3 +1,4 @@
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <new>
@@ -7,6 +8,9 @@
 #include "output.h"
 
 namespace {
+
+/// OpenBLAS reads this when it is initialised, after constructors of a higher priority: our pool has the threads.
+__attribute__((constructor(101))) void no_blas_threads() { ::setenv("OPENBLAS_NUM_THREADS", "1", 0); }
 
 constexpr int kFailure = 1;
 constexpr int kBadInput = 2;

@@ -82,17 +82,12 @@ bool is_linear_weight(const std::string& parameter_name);
 /// Writes the model file (f32, config in the metadata), whole or not at all. Throws aft::Error.
 void save_model(const ByteLM& model, const std::filesystem::path& path);
 
-/// The model of a model file, or of a trainer's checkpoint. Throws aft::Error.
+/// The model of a model file, a trainer's checkpoint or a run folder. Throws aft::Error.
 ByteLM load_model(const std::filesystem::path& path);
 
-/// Gives the model the weights of a model file or of a trainer's checkpoint. Tensors whose names match a pattern of
-/// `skip` ("head.*") stay as they are; every other must be there and fit, and the file may hold no other: what is
-/// missing, extra or of another type or shape is reported in one aft::Error. A table of positions (the position
-/// embedding, the factors u and v) may have fewer rows in the file, as of a model with a shorter context: the rows
-/// after them stay as they are.
+/// Gives the model the weights of a model file, a checkpoint or a run folder. Throws aft::Error, changing nothing, for
+/// what does not fit: runtime::ModelFile::check_fits(). Tensors whose names match a pattern of `skip` ("head.*") stay as
+/// they are; so do the rows of a table of positions that a model of a shorter context does not have.
 void load_weights(ByteLM& model, const std::filesystem::path& path, const std::vector<std::string>& skip = {});
-
-/// Throws what load_weights() would throw for a model of this config, without one.
-void check_weights(const std::filesystem::path& path, const ModelConfig& config, const std::vector<std::string>& skip);
 
 }  // namespace aft

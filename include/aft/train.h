@@ -142,9 +142,6 @@ Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const By
 /// Writes the model as it is before training.
 void write_untrained_model(const Recipe& recipe, const std::filesystem::path& path);
 
-/// The model file meant by a run folder or a file. Throws aft::Error if there is none.
-std::filesystem::path find_model_file(const std::filesystem::path& checkpoint);
-
 /// Draws the training and validation curves of one or several runs by gnuplot. x: "step", "seconds" or "tokens".
 /// Throws aft::Error if a run has no metrics, gnuplot is missing or fails.
 void plot_runs(const std::vector<std::filesystem::path>& folders, const std::filesystem::path& png,

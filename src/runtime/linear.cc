@@ -36,6 +36,7 @@ void apply_to_few(const Linear& linear, const float* in, int64_t rows, After aft
 }
 
 void apply_to_many(const Linear& linear, const float* in, int64_t rows, After after, float* out, ThreadPool& pool) {
+  prepare_products(pool.threads());
   const int64_t across = (linear.outputs + kTile - 1) / kTile;
   const int64_t down = (rows + kTile - 1) / kTile;
   pool.run(across * down, [&](int64_t i) {

@@ -14,6 +14,10 @@ struct Matrix {
 // Matrix products on the caller's thread alone: the pool does the splitting, so that what follows a product can be done
 // while it is in the cache. Sizes and strides stay below 2^31.
 
+/// Makes ready for products on so many threads at once; to be called before them. Throws std::bad_alloc if their memory
+/// is not to be had: inside a product OpenBLAS would try again without end.
+void prepare_products(int64_t threads);
+
 /// c [m, n] = a [m, k] b [n, k]^T + beta c.
 void multiply_transposed(Matrix<const float> a, Matrix<const float> b, int64_t m, int64_t n, int64_t k, float beta,
                          Matrix<float> c);

@@ -4,14 +4,12 @@
 #include "aft/runtime/safetensors.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -23,7 +21,7 @@
 
 namespace aft {
 
-static_assert(std::endian::native == std::endian::little, "tensors are little-endian and used in place");
+static_assert(std::endian::native == std::endian::little, "tensors are little-endian and used as they are");
 
 namespace {
 
@@ -50,8 +48,6 @@ bool tensor_bytes(const std::vector<int64_t>& shape, uint64_t element, uint64_t*
   }
   return true;
 }
-
-std::string system_text() { return std::strerror(errno); }
 
 class Descriptor {
  public:
@@ -93,9 +89,9 @@ struct Range {
   std::string name;
 };
 
-/// One tensor's entry. Offsets are relative to `data`, which holds `size` bytes.
-TensorView read_entry(const std::string& name, const Json& entry, const std::byte* data, uint64_t size,
-                      const std::string& where, std::vector<Range>* ranges) {
+/// One tensor's entry. Its offsets are relative to byte `data` of the file, which `size` bytes follow.
+TensorEntry read_entry(const std::string& name, const Json& entry, uint64_t data, uint64_t size,
+                       const std::string& where, std::vector<Range>* ranges) {
   const std::string what = where + ": tensor \"" + name + "\": ";
   if (!entry.is_object()) throw Error(what + "expected an object, got a " + entry.type_name());
   for (const auto& [key, value] : entry.items()) {
@@ -108,11 +104,11 @@ TensorView read_entry(const std::string& name, const Json& entry, const std::byt
   const Json& shape = entry["shape"];
   const Json& offsets = entry["data_offsets"];
 
-  TensorView view;
+  TensorEntry tensor;
   if (!dtype.is_string()) throw Error(what + "dtype: expected a string, got a " + dtype.type_name());
-  view.dtype = dtype.get<std::string>();
-  const uint64_t element = dtype_bytes(view.dtype);
-  if (element == 0) throw Error(what + "unknown dtype \"" + view.dtype + '"');
+  tensor.dtype = dtype.get<std::string>();
+  const uint64_t element = dtype_bytes(tensor.dtype);
+  if (element == 0) throw Error(what + "unknown dtype \"" + tensor.dtype + '"');
 
   if (!shape.is_array()) throw Error(what + "shape: expected an array, got a " + shape.type_name());
   for (const Json& extent : shape) {
@@ -120,10 +116,10 @@ TensorView read_entry(const std::string& name, const Json& entry, const std::byt
         extent.get<uint64_t>() > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
       throw Error(what + "shape: expected whole numbers, got " + extent.dump());
     }
-    view.shape.push_back(extent.get<int64_t>());
+    tensor.shape.push_back(extent.get<int64_t>());
   }
   uint64_t bytes = 0;
-  if (!tensor_bytes(view.shape, element, &bytes)) throw Error(what + "shape " + shape.dump() + " overflows");
+  if (!tensor_bytes(tensor.shape, element, &bytes)) throw Error(what + "shape " + shape.dump() + " overflows");
 
   if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
       !offsets[1].is_number_unsigned()) {
@@ -136,78 +132,81 @@ TensorView read_entry(const std::string& name, const Json& entry, const std::byt
                 " bytes of data; the file is truncated or corrupted");
   }
   if (end - begin != bytes) {
-    throw Error(what + view.dtype + " of shape " + shape.dump() + " takes " + std::to_string(bytes) +
+    throw Error(what + tensor.dtype + " of shape " + shape.dump() + " takes " + std::to_string(bytes) +
                 " bytes, but data_offsets give " + std::to_string(end - begin));
   }
-  view.data = data + begin;
-  view.bytes = bytes;
-  if (reinterpret_cast<uintptr_t>(view.data) % element != 0) {
+  tensor.offset = data + begin;
+  tensor.bytes = bytes;
+  if (tensor.offset % element != 0) {
     throw Error(what +
-                "starts at an address that is not a multiple of its element size; write the file again with a "
+                "starts at a byte that is not a multiple of its element size; write the file again with a "
                 "current safetensors, which aligns it");
   }
   ranges->push_back({begin, end, name});
-  return view;
+  return tensor;
+}
+
+/// Reads `bytes` bytes from `offset` on, which the file had when it was opened.
+void read_at(int fd, uint64_t offset, size_t bytes, void* to, const std::string& where) {
+  auto* next = static_cast<char*>(to);
+  while (bytes > 0) {
+    const ssize_t got = ::pread(fd, next, std::min(bytes, size_t{1} << 30), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw_errno(where + ": cannot be read", errno);
+    if (got == 0) throw Error(where + ": became shorter while it was read; is another process writing it?");
+    next += got;
+    offset += static_cast<uint64_t>(got);
+    bytes -= static_cast<size_t>(got);
+  }
 }
 
 }  // namespace
 
-struct SafetensorsFile::Mapping {
-  void* address = nullptr;
-  size_t length = 0;
-  std::map<std::string, TensorView> tensors;
+struct SafetensorsFile::Contents {
+  std::string where;
+  Descriptor file;
+  std::map<std::string, TensorEntry> tensors;
   std::map<std::string, std::string> metadata;
-
-  Mapping() = default;
-  Mapping(const Mapping&) = delete;
-  Mapping& operator=(const Mapping&) = delete;
-  ~Mapping() {
-    if (address != nullptr) ::munmap(address, length);
-  }
 };
 
-SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : mapping_(std::make_unique<Mapping>()) {
+SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) {
   const std::string where = path.string();
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.get() < 0) throw Error(where + ": cannot be opened: " + system_text());
+  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (file.get() < 0) throw_errno(where + ": cannot be opened", errno);
   struct stat status = {};
-  if (::fstat(file.get(), &status) != 0) throw Error(where + ": cannot be examined: " + system_text());
+  if (::fstat(file.get(), &status) != 0) throw_errno(where + ": cannot be examined", errno);
   if (!S_ISREG(status.st_mode)) throw Error(where + ": expected a safetensors file, got something that is not a file");
   const auto size = static_cast<uint64_t>(status.st_size);
   if (size < 8) throw Error(where + ": expected a safetensors file, got only " + std::to_string(size) + " bytes");
 
-  mapping_->address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
-  if (mapping_->address == MAP_FAILED) {
-    mapping_->address = nullptr;
-    throw Error(where + ": cannot be mapped: " + system_text());
-  }
-  mapping_->length = size;
-  const auto* bytes = static_cast<const std::byte*>(mapping_->address);
-
   uint64_t header = 0;
-  std::memcpy(&header, bytes, sizeof header);
-  if (header > kMaxHeader || header < 2 || (size > 8 && bytes[8] != std::byte{'{'})) {
+  read_at(file.get(), 0, sizeof header, &header, where);
+  char first = '{';
+  if (size > 8) read_at(file.get(), 8, 1, &first, where);
+  if (header > kMaxHeader || header < 2 || first != '{') {
     throw Error(where + ": not a safetensors file (it does not begin with a header)");
   }
   if (header > size - 8) {
     throw Error(where + ": the header takes " + std::to_string(header) + " bytes, but only " +
                 std::to_string(size - 8) + " follow; the file is truncated");
   }
-  const auto* text = reinterpret_cast<const char*>(bytes + 8);
-  const Json json = parse_header(text, text + header, where);
+  std::string text(header, '\0');
+  read_at(file.get(), 8, header, text.data(), where);
+  const Json json = parse_header(text.data(), text.data() + header, where);
+  contents_ = std::make_unique<Contents>(Contents{where, std::move(file), {}, {}});
   if (!json.is_object()) throw Error(where + ": the header is not a JSON object");
 
   const uint64_t data_size = size - 8 - header;
   std::vector<Range> ranges;
   for (const auto& [name, entry] : json.items()) {
     if (name != kMetadata) {
-      mapping_->tensors.emplace(name, read_entry(name, entry, bytes + 8 + header, data_size, where, &ranges));
+      contents_->tensors.emplace(name, read_entry(name, entry, 8 + header, data_size, where, &ranges));
       continue;
     }
     if (!entry.is_object()) throw Error(where + ": __metadata__: expected an object, got a " + entry.type_name());
     for (const auto& [key, value] : entry.items()) {
       if (!value.is_string()) throw Error(where + ": __metadata__: \"" + key + "\" is not a string");
-      mapping_->metadata.emplace(key, value.get<std::string>());
+      contents_->metadata.emplace(key, value.get<std::string>());
     }
   }
 
@@ -232,8 +231,12 @@ SafetensorsFile::~SafetensorsFile() = default;
 SafetensorsFile::SafetensorsFile(SafetensorsFile&&) noexcept = default;
 SafetensorsFile& SafetensorsFile::operator=(SafetensorsFile&&) noexcept = default;
 
-const std::map<std::string, TensorView>& SafetensorsFile::tensors() const { return mapping_->tensors; }
-const std::map<std::string, std::string>& SafetensorsFile::metadata() const { return mapping_->metadata; }
+const std::map<std::string, TensorEntry>& SafetensorsFile::tensors() const { return contents_->tensors; }
+const std::map<std::string, std::string>& SafetensorsFile::metadata() const { return contents_->metadata; }
+
+void SafetensorsFile::read(const TensorEntry& tensor, size_t begin, size_t bytes, void* to) const {
+  read_at(contents_->file.get(), tensor.offset + begin, bytes, to, contents_->where);
+}
 
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
                        const std::map<std::string, std::string>& metadata) {

@@ -4,9 +4,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "aft/ops/local_bias.h"
 
@@ -49,14 +49,21 @@ int64_t memory_floats(const ModelFile& file) {
   return floats;
 }
 
+std::vector<float> read(const ModelFile& file, const std::string& name, int64_t floats) {
+  std::vector<float> values(static_cast<size_t>(floats));
+  file.read(name, 0, floats, values.data());
+  return values;
+}
+
 /// The kernels of aft_conv1d: gamma (w - mean) / sqrt(var + 1e-5) + beta over the head's s weights, var biased; of each
 /// the last left + 1, which is all that a sequence of the context can see.
 void make_kernels(const ModelFile& file, const std::string& name, int64_t left, float* band) {
   const ModelConfig& config = file.config();
-  const float* weight = file.tensor(name + "mixer.weight");
-  const float* gamma = file.tensor(name + "mixer.gamma");
-  const float* beta = file.tensor(name + "mixer.beta");
   const int64_t s = config.window;
+  const std::vector<float> weights = read(file, name + "mixer.weight", config.heads * s);
+  const std::vector<float> gamma = read(file, name + "mixer.gamma", config.heads);
+  const std::vector<float> beta = read(file, name + "mixer.beta", config.heads);
+  const float* weight = weights.data();
   for (int64_t h = 0; h < config.heads; ++h, weight += s) {
     double mean = 0;
     for (int64_t j = 0; j < s; ++j) mean += static_cast<double>(weight[j]) / static_cast<double>(s);
@@ -67,28 +74,27 @@ void make_kernels(const ModelFile& file, const std::string& name, int64_t left, 
   }
 }
 
-/// Copies tensors of the file into the memory in the order in which a token reads them.
-class Copier {
+/// Reads tensors of the file into the memory in the order in which a token reads them.
+class Reader {
  public:
-  Copier(const ModelFile& file, WeightMemory& memory, ThreadPool& pool) : file_(file), memory_(memory), pool_(pool) {}
+  Reader(const ModelFile& file, WeightMemory& memory, ThreadPool& pool) : file_(file), memory_(memory), pool_(pool) {}
 
-  const float* copy(const std::string& name, int64_t floats) {
+  const float* tensor(const std::string& name, int64_t floats) {
     constexpr int64_t kPiece = 1 << 20;
     float* to = memory_.take(floats);
-    const float* from = file_.tensor(name);
     pool_.run((floats + kPiece - 1) / kPiece, [&](int64_t i) {
       const int64_t begin = i * kPiece;
-      std::memcpy(to + begin, from + begin, static_cast<size_t>(std::min(kPiece, floats - begin)) * sizeof(float));
+      file_.read(name, begin, std::min(kPiece, floats - begin), to + begin);
     });
     return to;
   }
   Norm norm(const std::string& name, int64_t channels) {
-    const float* weight = copy(name + ".weight", channels);
-    return {weight, copy(name + ".bias", channels)};
+    const float* weight = tensor(name + ".weight", channels);
+    return {weight, tensor(name + ".bias", channels)};
   }
   Linear linear(const std::string& name, int64_t outputs, int64_t inputs) {
-    const float* weight = copy(name + ".weight", outputs * inputs);
-    return {outputs, inputs, weight, copy(name + ".bias", outputs)};
+    const float* weight = tensor(name + ".weight", outputs * inputs);
+    return {outputs, inputs, weight, tensor(name + ".bias", outputs)};
   }
 
  private:
@@ -126,9 +132,9 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
       band_rows(rows_of_band(config)),
       memory_(memory_floats(file)) {
   const int64_t d = config.channels;
-  Copier from(file, memory_, pool);
-  token = from.copy("embedding.token.weight", config.vocabulary * d);
-  position = from.copy("embedding.position.weight", config.context * d);
+  Reader from(file, memory_, pool);
+  token = from.tensor("embedding.token.weight", config.vocabulary * d);
+  position = from.tensor("embedding.position.weight", config.context * d);
   for (int64_t i = 0; i < config.layers; ++i) {
     const std::string name = "blocks." + std::to_string(i) + ".";
     Block block;
@@ -142,13 +148,14 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
       } else {
         const ops::LocalBiasShape shape = {
             .heads = 1, .rows = config.context, .width = config.factor_channels, .left = left, .right = 0};
-        ops::local_bias_forward<float>(shape, file.tensor(name + "mixer.u"), file.tensor(name + "mixer.v"), band,
-                                       pool.parallel());
+        const std::vector<float> u = read(file, name + "mixer.u", config.context * config.factor_channels);
+        const std::vector<float> v = read(file, name + "mixer.v", config.context * config.factor_channels);
+        ops::local_bias_forward<float>(shape, u.data(), v.data(), band, pool.parallel());
       }
     }
     if (config.mixer == "aft_full") {
-      block.u = from.copy(name + "mixer.u", config.context * config.factor_channels);
-      block.v = from.copy(name + "mixer.v", config.context * config.factor_channels);
+      block.u = from.tensor(name + "mixer.u", config.context * config.factor_channels);
+      block.v = from.tensor(name + "mixer.v", config.context * config.factor_channels);
     }
     block.output = from.linear(name + "mixer.output", d, d);
     block.mlp_norm = from.norm(name + "mlp_norm", d);
@@ -157,7 +164,7 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
     blocks.push_back(block);
   }
   norm = from.norm("norm", d);
-  head = {config.vocabulary, d, from.copy("head.weight", config.vocabulary * d), nullptr};
+  head = {config.vocabulary, d, from.tensor("head.weight", config.vocabulary * d), nullptr};
 }
 
 }  // namespace aft::runtime

@@ -54,18 +54,14 @@ RunState state_from_json(const std::string& text) {
   return state;
 }
 
-const TensorView& find(const SafetensorsFile& file, const std::filesystem::path& path, const std::string& name,
-                       const torch::Tensor& into, const char* dtype) {
+const TensorEntry& find(const SafetensorsFile& file, const std::filesystem::path& path, const std::string& name,
+                        const torch::Tensor& into, const char* dtype) {
   const auto it = file.tensors().find(name);
   if (it == file.tensors().end()) throw Error(path.string() + ": the tensor " + name + " is missing");
   if (it->second.dtype != dtype || c10::IntArrayRef(it->second.shape) != into.sizes()) {
     throw Error(path.string() + ": " + name + ": type or shape does not fit the recipe's model");
   }
   return it->second;
-}
-
-void copy_into(const TensorView& view, const torch::Tensor& into) {
-  std::copy_n(view.data, view.bytes, static_cast<std::byte*>(into.mutable_data_ptr()));
 }
 
 }  // namespace
@@ -111,14 +107,14 @@ CheckpointHeader read_checkpoint_header(const std::filesystem::path& path) {
 void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator& generator) {
   const SafetensorsFile file(path);
   auto generator_state = generator.get_state();
-  const TensorView& saved_generator = find(file, path, "generator", generator_state, "U8");
+  const TensorEntry& saved_generator = find(file, path, "generator", generator_state, "U8");
   for (const Part& part : kParts) {
     for (const FlatEntry& entry : optimizer.entries()) {
       const auto into = Optimizer::slice((optimizer.*part.flat)(), entry);
-      copy_into(find(file, path, part.prefix + entry.name, into, "F32"), into);
+      file.read(find(file, path, part.prefix + entry.name, into, "F32"), into.mutable_data_ptr());
     }
   }
-  copy_into(saved_generator, generator_state);
+  file.read(saved_generator, generator_state.mutable_data_ptr());
   generator.set_state(generator_state);
 }
 

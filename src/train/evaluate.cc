@@ -4,9 +4,9 @@
 
 #include <chrono>
 #include <numbers>
-#include <thread>
 
 #include "aft/error.h"
+#include "runtime/allowed_cpus.h"
 #include "train/plain_errors.h"
 
 namespace aft {
@@ -74,25 +74,13 @@ std::optional<Evaluation> evaluate(ByteLM& model, const Bytes& text, const std::
   return result;
 }
 
-void use_threads(int64_t threads) {
-  at::set_num_threads(threads > 0 ? static_cast<int>(threads)
-                                  : static_cast<int>(std::max(1U, std::thread::hardware_concurrency())));
-}
-
-std::filesystem::path find_model_file(const std::filesystem::path& checkpoint) {
-  std::error_code error;
-  if (!std::filesystem::is_directory(checkpoint, error)) return checkpoint;
-  for (const char* name : {"model.safetensors", "checkpoint.safetensors"}) {
-    if (std::filesystem::exists(checkpoint / name, error)) return checkpoint / name;
-  }
-  throw Error(checkpoint.string() + ": holds no model.safetensors; give a run folder or a model file");
-}
+void use_threads(int64_t threads) { at::set_num_threads(static_cast<int>(threads > 0 ? threads : allowed_cpus())); }
 
 Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Bytes& text, int64_t threads) {
   use_threads(threads);
   return with_plain_errors(
       [&] {
-        ByteLM model = load_model(find_model_file(checkpoint));
+        ByteLM model = load_model(checkpoint);
         return *evaluate(model, text);
       },
       [] { return "eval: out of memory"; });
@@ -102,7 +90,7 @@ ByteLM make_model(const Recipe& recipe, bool with_init) {
   ByteLM model(recipe.model);
   model->initialise(static_cast<uint64_t>(recipe.train.seed));
   if (with_init && !recipe.train.init.empty()) {
-    load_weights(model, find_model_file(recipe.train.init), recipe.train.init_skip);
+    load_weights(model, recipe.train.init, recipe.train.init_skip);
   }
   return model;
 }

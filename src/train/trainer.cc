@@ -7,6 +7,7 @@
 
 #include "aft/error.h"
 #include "aft/models.h"
+#include "aft/runtime/model_file.h"
 #include "aft/runtime/safetensors.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
@@ -121,7 +122,7 @@ void Trainer::Run::check_resume() {
   state = header.state;
   if (!state.best_valid_bits) return;
   try {
-    check_weights(folder.model(), recipe.model, {});
+    runtime::ModelFile(folder.model()).check_fits(recipe.model);
   } catch (const Error& problem) {
     throw Error(std::string("run.folder: the best model of the run to resume cannot be used: ") + problem.what() +
                 "; put it back, or begin anew with --force");
@@ -130,7 +131,7 @@ void Trainer::Run::check_resume() {
 
 void Trainer::Run::check_init() const {
   try {
-    check_weights(find_model_file(recipe.train.init), recipe.model, recipe.train.init_skip);
+    runtime::ModelFile(recipe.train.init).check_fits(recipe.model, recipe.train.init_skip);
   } catch (const Error& problem) {
     throw Error(std::string("train.init: ") + problem.what() +
                 "; train.init_skip leaves tensors named there as they are initialised");

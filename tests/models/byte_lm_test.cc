@@ -310,7 +310,13 @@ TEST(ModelFile, ForeignAndUnfittingFilesAreRefused) {
   const SafetensorsFile file(path);
   const auto bad = scratch.path() / "bad.safetensors";
   const auto refuse = [&](const auto& change) {
-    auto tensors = file.tensors();
+    std::map<std::string, TensorView> tensors;
+    std::map<std::string, std::vector<std::byte>> values;
+    for (const auto& [name, tensor] : file.tensors()) {
+      values[name].resize(tensor.bytes);
+      file.read(tensor, values[name].data());
+      tensors[name] = {tensor.dtype, tensor.shape, values[name].data(), tensor.bytes};
+    }
     auto metadata = file.metadata();
     change(tensors, metadata);
     write_safetensors(bad, tensors, metadata);

@@ -84,8 +84,10 @@ TEST_F(ModelFileTest, OpensAFileAndARunFolder) {
     EXPECT_EQ(file.config().channels, config.channels);
     EXPECT_EQ(file.parameters(), parameters);
     EXPECT_EQ(file.library_version(), "0.1.0");
-    EXPECT_EQ(file.tensor("head.weight")[5], tensors.at("head.weight")[5]);
-    EXPECT_THROW(static_cast<void>(file.tensor("head.bias")), Error);
+    float value = 0;
+    file.read("head.weight", 5, 1, &value);
+    EXPECT_EQ(value, tensors.at("head.weight")[5]);
+    EXPECT_THROW(file.read("head.bias", 0, 1, &value), Error);
   }
 }
 
@@ -141,6 +143,40 @@ TEST_F(ModelFileTest, WrongTensorsAreReportedTogether) {
   expect_part(all, "head.weight has shape [1, 256], expected [256, 1]");
   expect_part(all, "norm.bias has type I32, expected F32");
   expect_part(all, "norm.weight is missing");
+}
+
+// A run that was stopped before its first validation has only its checkpoint: weights beside moments.
+TEST_F(ModelFileTest, ACheckpointIsAModelToo) {
+  const ModelConfig config = test::small_config("aft_local");
+  const test::Tensors tensors = test::random_tensors(config, 1);
+  const auto shapes = model_tensors(config);
+  std::map<std::string, TensorView> views;
+  for (const auto& [name, values] : tensors) {
+    const TensorView view = {"F32", shapes.at(name), reinterpret_cast<const std::byte*>(values.data()),
+                             values.size() * 4};
+    views["weights." + name] = views["first_moment." + name] = views["second_moment." + name] = view;
+  }
+  const std::map<std::string, std::string> metadata = {{"format", "aft-checkpoint"},
+                                                       {"format_version", "1"},
+                                                       {"library_version", "0"},
+                                                       {"config", to_json(config)},
+                                                       {"state", "{}"}};
+  write_safetensors(folder_ / "checkpoint.safetensors", views, metadata);
+  const ModelFile file(folder_.path());
+  EXPECT_TRUE(file.is_checkpoint());
+  EXPECT_EQ(file.path(), folder_ / "checkpoint.safetensors");
+  test::write_model(folder_ / "other.safetensors", config, tensors);
+  EXPECT_EQ(file.parameters(), ModelFile(folder_ / "other.safetensors").parameters());
+  float value = 0;
+  file.read("head.weight", 7, 1, &value);
+  EXPECT_EQ(value, tensors.at("head.weight")[7]);
+
+  views.erase("weights.norm.bias");
+  write_safetensors(folder_ / "checkpoint.safetensors", views, metadata);
+  expect_part(refusal(folder_.path()), "norm.bias is missing");
+
+  test::write_model(folder_ / "model.safetensors", config, tensors);  // the best by validation goes before the last
+  EXPECT_FALSE(ModelFile(folder_.path()).is_checkpoint());
 }
 
 TEST_F(ModelFileTest, WeightsCountedPerToken) {

@@ -36,7 +36,9 @@ class Safetensors : public testing::Test {
       // Whatever opens must be readable to its last byte.
       uint64_t sum = 0;
       for (const auto& [name, tensor] : file.tensors()) {
-        for (size_t i = 0; i < tensor.bytes; ++i) sum += static_cast<uint64_t>(tensor.data[i]);
+        std::vector<std::byte> values(tensor.bytes);
+        file.read(tensor, values.data());
+        for (const std::byte byte : values) sum += static_cast<uint64_t>(byte);
       }
       EXPECT_LE(sum, 255 * bytes.size());
     } catch (const Error& e) {
@@ -67,14 +69,20 @@ TEST_F(Safetensors, WhatIsWrittenIsReadBack) {
   small_file();
   const SafetensorsFile file(folder_ / "small");
   ASSERT_EQ(file.tensors().size(), 3U);
-  const TensorView& a = file.tensors().at("a");
+  const TensorEntry& a = file.tensors().at("a");
   EXPECT_EQ(a.dtype, "F32");
   EXPECT_EQ(a.shape, (std::vector<int64_t>{2, 3}));
   ASSERT_EQ(a.bytes, 24U);
-  EXPECT_EQ(reinterpret_cast<const float*>(a.data)[5], 6.0F);
-  EXPECT_EQ(*reinterpret_cast<const double*>(file.tensors().at("b").data), 0.5);
+  float six = 0;
+  file.read(a, 5 * sizeof(float), sizeof six, &six);
+  EXPECT_EQ(six, 6.0F);
+  double half = 0;
+  file.read(file.tensors().at("b"), &half);
+  EXPECT_EQ(half, 0.5);
   EXPECT_TRUE(file.tensors().at("b").shape.empty());
-  EXPECT_EQ(std::to_integer<int>(file.tensors().at("c").data[2]), 9);
+  uint8_t c[3] = {};
+  file.read(file.tensors().at("c"), c);
+  EXPECT_EQ(c[2], 9);
   EXPECT_EQ(file.metadata().at("config"), R"({"layers": 4})");
 }
 
@@ -98,11 +106,27 @@ TEST_F(Safetensors, EmptyFilesAndEmptyTensorsAreFine) {
   EXPECT_EQ(SafetensorsFile(folder_ / "empty").tensors().at("x").bytes, 0U);
 }
 
-TEST_F(Safetensors, MoveKeepsTheMapping) {
+TEST_F(Safetensors, MoveKeepsTheFileOpen) {
   small_file();
   SafetensorsFile first(folder_ / "small");
   const SafetensorsFile second(std::move(first));
-  EXPECT_EQ(reinterpret_cast<const float*>(second.tensors().at("a").data)[0], 1.0F);
+  float one = 0;
+  second.read(second.tensors().at("a"), 0, sizeof one, &one);
+  EXPECT_EQ(one, 1.0F);
+}
+
+TEST_F(Safetensors, AFileThatShrinksWhileItIsReadIsAnError) {
+  const std::string bytes = small_file();
+  const SafetensorsFile file(folder_ / "small");
+  float a[6] = {};
+  file.read(file.tensors().at("a"), a);
+  std::filesystem::resize_file(folder_ / "small", bytes.size() - 20);  // another process writes over it
+  try {
+    file.read(file.tensors().at("a"), a);
+    FAIL() << "expected an Error";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("became shorter"), std::string::npos) << e.what();
+  }
 }
 
 TEST_F(Safetensors, WriterChecksWhatItIsGiven) {

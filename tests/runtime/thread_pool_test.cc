@@ -46,18 +46,56 @@ TEST(ThreadPool, SleepingThreadsWakeUp) {
 }
 
 TEST(ThreadPool, SeveralThreadsTakePart) {
+  using Clock = std::chrono::steady_clock;
   ThreadPool pool(3);
   std::mutex mutex;
   std::set<std::thread::id> seen;
-  std::atomic<int> arrived = 0;
-  // Each body waits for the other two: one thread alone could not finish.
-  pool.run(3, [&](int64_t) {
-    ++arrived;
-    while (arrived < 3) std::this_thread::yield();
-    const std::lock_guard lock(mutex);
-    seen.insert(std::this_thread::get_id());
-  });
+  // Each body gives the others time to come. On a busy machine they need not: the caller may do without them.
+  const auto give_up = Clock::now() + std::chrono::seconds(60);
+  while (seen.size() < 3 && Clock::now() < give_up) {
+    std::atomic<int> arrived = 0;
+    pool.run(3, [&](int64_t) {
+      ++arrived;
+      const auto leave = Clock::now() + std::chrono::milliseconds(20);
+      while (arrived < 3 && Clock::now() < leave) std::this_thread::yield();
+      const std::lock_guard lock(mutex);
+      seen.insert(std::this_thread::get_id());
+    });
+  }
   EXPECT_EQ(seen.size(), 3U);
+}
+
+// A region ends when its indices are done: not when every thread has come by. Here one thread is kept away.
+TEST(ThreadPool, AThreadThatDoesNotComeIsNotWaitedFor) {
+  ThreadPool pool(2);
+  std::atomic<bool> held = false;
+  std::atomic<bool> release = false;
+  std::atomic<int> rounds = 0;
+  const auto caller = std::this_thread::get_id();
+  pool.run(200, [&](int64_t) {
+    if (std::this_thread::get_id() == caller) {
+      const auto leave = std::chrono::steady_clock::now() + std::chrono::milliseconds(20);
+      while (!held && std::chrono::steady_clock::now() < leave) std::this_thread::yield();
+      if (held && ++rounds == 100) release = true;
+    } else if (!held.exchange(true)) {
+      while (!release) std::this_thread::yield();
+    }
+  });
+  // The caller did a hundred indices while the other thread stood still, or the other thread never came at all.
+  EXPECT_TRUE(release || !held);
+}
+
+TEST(ThreadPool, MoreThreadsThanCpusAndManyPoolsAtOnce) {
+  std::vector<std::thread> users;
+  std::atomic<int64_t> sum = 0;
+  for (int user = 0; user < 6; ++user) {
+    users.emplace_back([&] {
+      ThreadPool pool(3);
+      for (int round = 0; round < 2000; ++round) pool.run(5, [&](int64_t i) { sum += i; });
+    });
+  }
+  for (std::thread& user : users) user.join();
+  EXPECT_EQ(sum, 6 * 2000 * 10);
 }
 
 TEST(ThreadPool, NestedRegionsRunOnTheSameThread) {

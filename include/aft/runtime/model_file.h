@@ -14,30 +14,44 @@ namespace aft::runtime {
 /// The tensors of a model of this config, name to shape: part of the file format (docs/model-file.md).
 std::map<std::string, std::vector<int64_t>> model_tensors(const ModelConfig& config);
 
-/// `path` if it is a file, the model.safetensors in it if it is a run folder.
+/// `path` if it is a file; in a run folder its model.safetensors or, before the first validation wrote one, its
+/// checkpoint.safetensors. Throws aft::Error for a folder with neither.
 std::filesystem::path find_model(const std::filesystem::path& path);
 
-/// A model file, checked: format, version, config, and every tensor's name, type and shape. Missing, extra and
-/// mis-shaped tensors are reported together. Nothing of the weights is read.
+/// Whether the name matches one of the patterns, in which * stands for any characters.
+bool matches_any(const std::string& name, const std::vector<std::string>& patterns);
+
+/// The weights of a model file or of a trainer's checkpoint, checked: format, version, config, and every tensor's name,
+/// type and shape. Missing, extra and mis-shaped tensors are reported together. No weight is read before read().
 class ModelFile {
  public:
-  /// `path`: a model file or a run folder.
+  /// `path`: a model file, a checkpoint or a run folder.
   explicit ModelFile(const std::filesystem::path& path);
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  /// Whether it is a checkpoint, which holds more than the weights.
+  [[nodiscard]] bool is_checkpoint() const { return is_checkpoint_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] const std::string& library_version() const { return library_version_; }
   [[nodiscard]] int64_t parameters() const { return parameters_; }
-  /// f32, dense; a name that is not of the model throws aft::Error.
-  [[nodiscard]] const float* tensor(const std::string& name) const;
-  [[nodiscard]] const std::map<std::string, TensorView>& tensors() const { return file_.tensors(); }
+  /// By their names in a model file: f32, dense.
+  [[nodiscard]] const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
+  /// Throws aft::Error unless a model of `config` can take these weights: every tensor is there with its shape, and no
+  /// other; all that is missing, extra or mis-shaped is reported together. Names that match a pattern of `skip` may be
+  /// anything; a pattern that matches no name is an error. A longer context than that of the file is allowed: its tables
+  /// of positions have the first rows.
+  void check_fits(const ModelConfig& config, const std::vector<std::string>& skip = {}) const;
+  /// Reads `count` numbers of a tensor of the model, from its `begin`-th on. Several threads may read at once.
+  void read(const std::string& name, int64_t begin, int64_t count, float* to) const;
 
  private:
   std::filesystem::path path_;
   SafetensorsFile file_;
+  std::map<std::string, TensorEntry> tensors_;
   ModelConfig config_;
   std::string library_version_;
   int64_t parameters_ = 0;
+  bool is_checkpoint_ = false;
 };
 
 }  // namespace aft::runtime

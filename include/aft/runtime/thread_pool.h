@@ -1,6 +1,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <exception>
 #include <functional>
@@ -12,11 +13,15 @@
 
 namespace aft::runtime {
 
-/// A fixed set of threads for many small regions: decoding one token takes about five a layer, tens of microseconds
-/// each. So the threads spin for a short while between regions before they sleep. The caller's thread is one of them.
+/// A fixed set of threads for many small regions: decoding one token takes about five a layer, some of a few
+/// microseconds. So a waiting thread spins for a short while before it sleeps. The caller's thread is one of them, and
+/// needs none of the others: a region ends when its last index is done, whoever was there to do it. Where other
+/// processes want the same cores (a spinning thread lost its core, an index took far longer than the caller's own) the
+/// caller goes on alone for a while, as with one thread, and then tries again.
 class ThreadPool {
  public:
-  /// `threads` >= 1 in all; 0: as many as the machine runs at once. More than 1024 throws aft::Error.
+  /// `threads` >= 1 in all; 0: as many as the process has CPUs (src/runtime/allowed_cpus.h). More than 1024 throws
+  /// aft::Error.
   explicit ThreadPool(int64_t threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -33,22 +38,34 @@ class ThreadPool {
   [[nodiscard]] ops::ParallelFor parallel();
 
  private:
-  void work();
+  using Clock = std::chrono::steady_clock;
+
+  bool alone(Clock::time_point now);
+  bool work();
   void serve();
+  void wait_while(const std::atomic<uint32_t>& value, uint32_t old);
+  void stop();
 
   std::vector<std::thread> workers_;
-  int spins_ = 0;
+  Clock::duration spin_ = {};
 
-  // One region at a time: the caller fills these in and raises the epoch; each worker lowers `pending_` when it has
-  // found nothing more to do.
+  // Of the caller alone.
+  bool alone_ = false;
+  Clock::time_point alone_until_;
+  Clock::duration alone_for_ = {};
+
+  // The region. The caller fills it in, `unclaimed_` last; a thread takes an index by lowering that. A thread that has
+  // taken one keeps the region from ending, and one that comes late finds nothing to take.
   const std::function<void(int64_t)>* body_ = nullptr;
   int64_t count_ = 0;
   std::exception_ptr error_;
   std::mutex error_mutex_;
   std::atomic<bool> stop_ = false;
-  alignas(64) std::atomic<int64_t> next_ = 0;
-  alignas(64) std::atomic<uint32_t> epoch_ = 0;
-  alignas(64) std::atomic<uint32_t> pending_ = 0;
+  std::atomic<bool> crowded_ = false;                      // a thread has seen that the cores are wanted by others
+  alignas(64) std::atomic<int64_t> unclaimed_ = 0;         // indices that no thread has taken
+  alignas(64) std::atomic<int64_t> unfinished_ = 0;        // indices that are not done
+  alignas(64) std::atomic<uint32_t> begun_ = 0;            // regions: what workers wait for
+  alignas(64) std::atomic<uint32_t> ended_by_worker_ = 0;  // regions: what the caller waits for
 };
 
 }  // namespace aft::runtime

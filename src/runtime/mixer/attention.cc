@@ -29,6 +29,7 @@ class Attention final : public Mixer {
   void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {
     const int64_t blocks = (time + kQueries - 1) / kQueries;
     const int64_t pairs = batch_ * heads_;
+    prepare_products(pool.threads());
     pool.run(pairs, [&](int64_t pair) { append(qkv, time, pair); });
     pool.run(pairs * blocks, [&](int64_t i) {
       const int64_t begin = (i % blocks) * kQueries;
