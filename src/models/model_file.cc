@@ -16,7 +16,7 @@ std::string shape_text(c10::IntArrayRef shape) {
   return "[" + text + "]";
 }
 
-const std::string& metadata(const SafetensorsFile& file, const std::string& key, const std::string& path) {
+const std::string& metadata(const SafetensorsFile& file, const char* key, const std::string& path) {
   const auto it = file.metadata().find(key);
   if (it == file.metadata().end()) throw Error(path + ": not a model of aft: its metadata has no " + key);
   return it->second;
