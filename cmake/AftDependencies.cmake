@@ -48,6 +48,16 @@ if(AFT_TORCH)
     message(STATUS "LibTorch ${AftTorch_VERSION} (${AftTorch_BUILD}) from ${AftTorch_ROOT}")
     find_package(tomlplusplus QUIET)
     aft_need(tomlplusplus_FOUND libtomlplusplus-dev)
+    # clang++ comes without OpenMP, which at::parallel_for needs; every version has a package of its own.
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+      string(REGEX MATCH "^[0-9]+" clang ${CMAKE_CXX_COMPILER_VERSION})
+      include(CheckIncludeFileCXX)
+      if(NOT AFT_CLANG_OMP_H)
+        unset(AFT_CLANG_OMP_H CACHE)  # it may have been installed since
+      endif()
+      check_include_file_cxx(omp.h AFT_CLANG_OMP_H -fopenmp)
+      aft_need(AFT_CLANG_OMP_H libomp-${clang}-dev)
+    endif()
   elseif(AFT_TORCH STREQUAL "AUTO")
     set(AFT_TORCH OFF)
     message(STATUS "LibTorch not found: building the torch-free part only (scripts/setup gets LibTorch)")
@@ -56,8 +66,8 @@ endif()
 
 if(missing)
   list(JOIN missing " " missing)
-  message(FATAL_ERROR "Needed to build but not found: install with `apt-get install ${missing}`, or run scripts/setup, "
-                      "which installs all that is missing.")
+  message(FATAL_ERROR "Needed to build but not found: install with `apt-get install ${missing}`, or run scripts/setup "
+                      "(with --clang for clang++), which installs all that is missing.")
 endif()
 if(AFT_TORCH AND NOT AftTorch_FOUND)
   message(FATAL_ERROR "LibTorch was not found: run scripts/setup, which gets it, or `pip install torch==2.13.0` and pass "

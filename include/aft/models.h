@@ -86,8 +86,8 @@ void save_model(const ByteLM& model, const std::filesystem::path& path);
 ByteLM load_model(const std::filesystem::path& path);
 
 /// Gives the model the weights of a model file, a checkpoint or a run folder. Throws aft::Error, changing nothing, for
-/// what does not fit: runtime::ModelFile::check_fits(). Tensors whose names match a pattern of `skip` ("head.*") stay as
-/// they are; so do the rows of a table of positions that a model of a shorter context does not have.
+/// what does not fit: runtime::ModelFile::check_fits(). Tensors whose names match a pattern of `skip` ("head.*") stay
+/// as they are; so do the rows of a table of positions that a model of a shorter context does not have.
 void load_weights(ByteLM& model, const std::filesystem::path& path, const std::vector<std::string>& skip = {});
 
 }  // namespace aft

@@ -1,8 +1,9 @@
+#include "aft/runtime/model_file.h"
+
 #include <map>
 
 #include "aft/error.h"
 #include "aft/models.h"
-#include "aft/runtime/model_file.h"
 #include "aft/runtime/safetensors.h"
 
 namespace aft {

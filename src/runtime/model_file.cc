@@ -16,7 +16,7 @@ std::string text(const std::vector<int64_t>& shape) {
   return "[" + out + "]";
 }
 
-const std::string& metadata(const SafetensorsFile& file, const std::string& key, const std::string& where) {
+const std::string& metadata(const SafetensorsFile& file, const char* key, const std::string& where) {
   const auto found = file.metadata().find(key);
   if (found == file.metadata().end()) {
     throw Error(where + ": a safetensors file, but not a model of aft (no \"" + key + "\" in its metadata)");

@@ -9,8 +9,8 @@
 
 namespace aft {
 
-/// What body() returns. LibTorch's errors come out as aft::SystemError without their backtraces; where memory ran out, which
-/// its allocator reports as any other error, with the text of out_of_memory().
+/// What body() returns. LibTorch's errors come out as aft::SystemError without their backtraces; where memory ran out,
+/// which its allocator reports as any other error, with the text of out_of_memory().
 template <typename Body, typename Text>
 auto with_plain_errors(const Body& body, const Text& out_of_memory) {
   try {

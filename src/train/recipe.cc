@@ -2,8 +2,6 @@
 
 #include <charconv>
 #include <cmath>
-#include <cstdio>
-#include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
@@ -12,6 +10,7 @@
 #include "aft/train.h"
 #include "train/nearest.h"
 #include "train/recipe_fields.h"
+#include "train/recipe_text.h"
 
 namespace aft {
 namespace {
@@ -105,36 +104,8 @@ void assign(const toml::table& table, const std::string& source, Recipe& recipe)
   if (!nodes.empty()) unknown_key(nodes.begin()->first, source);
 }
 
-/// The first line with a character beyond ASCII outside comments and one-line strings; 0 if there is none. There
-/// toml++ asks whether the character is white space, which is undefined for some (its issues 190 and 295).
-int64_t line_beyond_ascii(std::string_view text) {
-  if (text.substr(0, 3) == "\xef\xbb\xbf") text.remove_prefix(3);  // a byte order mark
-  const bool one_line_strings = text.find("\"\"\"") == text.npos && text.find("'''") == text.npos;
-  int64_t line = 1;
-  char inside = 0;  // the quote of a string, # in a comment
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '\n') {
-      ++line;
-      inside = 0;
-    } else if (static_cast<unsigned char>(c) >= 0x80) {
-      if (inside == 0 || !one_line_strings) return line;
-    } else if (inside == 0) {
-      if (c == '"' || c == '\'' || c == '#') inside = c;
-    } else if (inside == '"' && c == '\\') {
-      if (i + 1 < text.size() && text[i + 1] != '\n') ++i;
-    } else if (inside == c && c != '#') {
-      inside = 0;
-    }
-  }
-  return 0;
-}
-
 toml::table parse(const std::string& text, const std::string& source) {
-  if (const int64_t line = line_beyond_ascii(text); line > 0) {
-    throw Error(source + ":" + std::to_string(line) +
-                ": expected ASCII outside comments and one-line strings, got another character; put text in quotes");
-  }
+  check_recipe_text(text, source);
   try {
     return toml::parse(text, source);
   } catch (const toml::parse_error& error) {
@@ -142,23 +113,6 @@ toml::table parse(const std::string& text, const std::string& source) {
     where << source << ":" << error.source().begin.line << ": not valid TOML: " << error.description();
     throw Error(where.str());
   }
-}
-
-/// A one-line string: what toml++ writes over several lines does not always read back equal.
-std::string toml_value(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
-      out.append({'\\', c});
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      char code[8];
-      std::snprintf(code, sizeof code, "\\u%04X", static_cast<unsigned>(c));
-      out += code;
-    } else {
-      out += c;
-    }
-  }
-  return out + '"';
 }
 
 void apply_override(const std::string& override_, Recipe& recipe) {
@@ -173,11 +127,11 @@ void apply_override(const std::string& override_, Recipe& recipe) {
   const std::string key = trim(override_.substr(0, equals));
   const std::string value = trim(override_.substr(equals + 1));
   toml::table parsed;
-  bool good = value.find('\n') == std::string::npos && line_beyond_ascii(value) == 0;
+  bool good = value.find('\n') == std::string::npos;
   if (good) {
     try {
-      parsed = toml::parse("value = " + value);
-    } catch (const toml::parse_error&) {
+      parsed = parse("value = " + value, source);
+    } catch (const Error&) {
       good = false;
     }
   }
@@ -190,7 +144,7 @@ void apply_override(const std::string& override_, Recipe& recipe) {
       reader.read(known, *parsed.get("value"), member);
     } else if constexpr (std::is_same_v<std::decay_t<decltype(member)>, std::string>) {
       // A bare word: quotes rarely survive a shell. Read as if quoted, so that what is not text is refused.
-      reader.read(known, *parse("value = " + toml_value(value), source).get("value"), member);
+      reader.read(known, *parse("value = " + toml_string(value), source).get("value"), member);
     } else {
       throw Error(source + ": expected a TOML value, got " + (value.empty() ? "nothing" : value));
     }
@@ -198,6 +152,8 @@ void apply_override(const std::string& override_, Recipe& recipe) {
   if (!found) unknown_key(key, "--set");
 }
 
+// What toml++ writes itself does not always read back equal: text over several lines, for one.
+std::string toml_value(const std::string& value) { return toml_string(value); }
 std::string toml_value(int64_t value) { return std::to_string(value); }
 std::string toml_value(double value) {
   char buffer[40];
@@ -227,13 +183,7 @@ Recipe parse_recipe(const std::string& toml, const std::string& source, const st
 }
 
 Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides) {
-  std::error_code error;
-  if (std::filesystem::is_directory(path, error)) throw Error("recipe " + path.string() + ": is a folder, not a file");
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  if (file) text << file.rdbuf();
-  if (!file) throw Error("recipe " + path.string() + ": cannot be read; give the path of a TOML file");
-  Recipe recipe = parse_recipe(text.str(), path.string(), overrides);
+  Recipe recipe = parse_recipe(read_recipe_text(path), path.string(), overrides);
   if (recipe.run.folder.empty()) recipe.run.folder = (std::filesystem::path("runs") / path.stem()).string();
   return recipe;
 }

@@ -4,7 +4,7 @@
 #include "aft/error.h"
 #include "aft/train.h"
 #include "train/recipe_fields.h"
-#include "train/utf8.h"
+#include "train/recipe_text.h"
 
 namespace aft {
 namespace {

@@ -38,8 +38,8 @@ class ModelFile {
   [[nodiscard]] const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
   /// Throws aft::Error unless a model of `config` can take these weights: every tensor is there with its shape, and no
   /// other; all that is missing, extra or mis-shaped is reported together. Names that match a pattern of `skip` may be
-  /// anything; a pattern that matches no name is an error. A longer context than that of the file is allowed: its tables
-  /// of positions have the first rows.
+  /// anything; a pattern that matches no name is an error. A longer context than that of the file is allowed: its
+  /// tables of positions have the first rows.
   void check_fits(const ModelConfig& config, const std::vector<std::string>& skip = {}) const;
   /// Reads `count` numbers of a tensor of the model, from its `begin`-th on. Several threads may read at once.
   void read(const std::string& name, int64_t begin, int64_t count, float* to) const;
