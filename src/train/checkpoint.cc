@@ -5,6 +5,7 @@
 
 #include "aft/error.h"
 #include "aft/runtime/safetensors.h"
+#include "train/json_value.h"
 
 namespace aft {
 namespace {
@@ -41,25 +42,25 @@ std::string to_json(const RunState& state) {
 RunState state_from_json(const std::string& text) {
   const auto json = nlohmann::json::parse(text);
   RunState state;
-  json.at("step").get_to(state.step);
-  json.at("position").get_to(state.position);
-  json.at("evaluated").get_to(state.evaluated);
-  json.at("seconds").get_to(state.seconds);
-  json.at("loss_sum").get_to(state.loss_sum);
-  json.at("loss_count").get_to(state.loss_count);
-  json.at("data_checksum").get_to(state.data_checksum);
-  json.at("valid_checksum").get_to(state.valid_checksum);
-  json.at("test_checksum").get_to(state.test_checksum);
-  if (json.contains("best_valid_bits")) state.best_valid_bits = json.at("best_valid_bits").get<double>();
+  read_value(json, "step", state.step);
+  read_value(json, "position", state.position);
+  read_value(json, "evaluated", state.evaluated);
+  read_value(json, "seconds", state.seconds);
+  read_value(json, "loss_sum", state.loss_sum);
+  read_value(json, "loss_count", state.loss_count);
+  read_value(json, "data_checksum", state.data_checksum);
+  read_value(json, "valid_checksum", state.valid_checksum);
+  read_value(json, "test_checksum", state.test_checksum);
+  if (json.contains("best_valid_bits")) read_value(json, "best_valid_bits", state.best_valid_bits.emplace());
   return state;
 }
 
-const TensorEntry& find(const SafetensorsFile& file, const std::filesystem::path& path, const std::string& name,
+const TensorEntry& find(const SafetensorsFile& file, const std::filesystem::path& path, std::string_view name,
                         const torch::Tensor& into, const char* dtype) {
-  const auto it = file.tensors().find(name);
-  if (it == file.tensors().end()) throw Error(path.string() + ": the tensor " + name + " is missing");
+  const auto it = file.tensors().find(std::string(name));
+  if (it == file.tensors().end()) throw Error(path.string() + ": the tensor " + std::string(name) + " is missing");
   if (it->second.dtype != dtype || c10::IntArrayRef(it->second.shape) != into.sizes()) {
-    throw Error(path.string() + ": " + name + ": type or shape does not fit the recipe's model");
+    throw Error(path.string() + ": " + it->first + ": type or shape does not fit the recipe's model");
   }
   return it->second;
 }
@@ -98,7 +99,7 @@ CheckpointHeader read_checkpoint_header(const std::filesystem::path& path) {
   }
   try {
     return {value("recipe"), state_from_json(value("state"))};
-  } catch (const nlohmann::json::exception& error) {
+  } catch (const std::exception& error) {
     throw Error(path.string() + ": the checkpoint's state cannot be read (" + error.what() +
                 "); go on with the version of aft that wrote it, or begin a new run from its weights by train.init");
   }

@@ -10,6 +10,7 @@
 
 #include "aft/error.h"
 #include "aft/runtime/safetensors.h"
+#include "train/json_value.h"
 
 namespace aft {
 
@@ -28,15 +29,17 @@ std::optional<Metric> metric_from_json(const std::string& line) {
   try {
     const auto json = nlohmann::json::parse(line);
     Metric metric;
-    json.at("step").get_to(metric.step);
-    json.at("split").get_to(metric.split);
-    json.at("bits_per_byte").get_to(metric.bits_per_byte);
-    json.at("tokens").get_to(metric.tokens);
-    json.at("tokens_per_second").get_to(metric.tokens_per_second);
-    json.at("lr").get_to(metric.lr);
-    json.at("seconds").get_to(metric.seconds);
+    read_value(json, "step", metric.step);
+    read_value(json, "split", metric.split);
+    read_value(json, "bits_per_byte", metric.bits_per_byte);
+    read_value(json, "tokens", metric.tokens);
+    read_value(json, "tokens_per_second", metric.tokens_per_second);
+    read_value(json, "lr", metric.lr);
+    read_value(json, "seconds", metric.seconds);
     return metric;
   } catch (const nlohmann::json::exception&) {
+    return std::nullopt;
+  } catch (const Error&) {
     return std::nullopt;
   }
 }

@@ -24,9 +24,9 @@ size_t edit_distance(std::string_view a, std::string_view b) {
 std::string nearest(std::string_view word, const std::vector<std::string>& known) {
   // A long word from a foreign file is no typing error: its head is enough, and keeps the table small.
   word = word.substr(0, 64);
-  return *std::min_element(known.begin(), known.end(), [&](const std::string& a, const std::string& b) {
-    return edit_distance(word, a) < edit_distance(word, b);
-  });
+  std::vector<size_t> distances;
+  for (const std::string& other : known) distances.push_back(edit_distance(word, other));
+  return known[static_cast<size_t>(std::min_element(distances.begin(), distances.end()) - distances.begin())];
 }
 
 }  // namespace aft

@@ -1,10 +1,6 @@
 // Any bytes as a model file: it opens and is readable to its last byte, or aft::Error is thrown.
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <string_view>
@@ -12,27 +8,9 @@
 
 #include "aft/error.h"
 #include "aft/runtime/model_file.h"
+#include "memory_file.h"
 
 namespace {
-
-void require(bool good) {
-  if (!good) std::abort();
-}
-
-/// A file in memory, with a path.
-class MemoryFile {
- public:
-  explicit MemoryFile(std::string_view bytes) : fd_(memfd_create("fuzz", MFD_CLOEXEC)) {
-    require(fd_ >= 0 && write(fd_, bytes.data(), bytes.size()) == static_cast<ssize_t>(bytes.size()));
-  }
-  ~MemoryFile() { close(fd_); }
-  MemoryFile(const MemoryFile&) = delete;
-  MemoryFile& operator=(const MemoryFile&) = delete;
-  [[nodiscard]] std::string path() const { return "/proc/self/fd/" + std::to_string(fd_); }
-
- private:
-  int fd_;
-};
 
 void open_model(std::string_view bytes) {
   const MemoryFile written(bytes);

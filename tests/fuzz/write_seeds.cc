@@ -1,4 +1,6 @@
-// write_seeds FOLDER: a valid model file of each mixer in FOLDER/model_file, recipes in FOLDER/recipe.
+// write_seeds FOLDER: in a folder for each fuzzer, a valid model file of each mixer, recipes, a metric, .xz files.
+
+#include <lzma.h>
 
 #include <cstdint>
 #include <filesystem>
@@ -6,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "aft/error.h"
 #include "aft/runtime/model_file.h"
 #include "aft/train.h"
+#include "train/metrics.h"
 
 namespace {
 
@@ -31,14 +35,33 @@ void write_model(const fs::path& path, const aft::ModelConfig& config) {
       {{"format", "aft"}, {"format_version", "1"}, {"library_version", "0"}, {"config", aft::to_json(config)}});
 }
 
+/// Each way that xz checks what it holds, with little memory.
+void write_xz(const fs::path& folder) {
+  std::string both;
+  for (const lzma_check check : {LZMA_CHECK_NONE, LZMA_CHECK_CRC32, LZMA_CHECK_CRC64, LZMA_CHECK_SHA256}) {
+    const std::string text = "To be, or not to be, that is the question";
+    std::string out(1024, '\0');
+    size_t size = 0;
+    if (lzma_easy_buffer_encode(0, check, nullptr, reinterpret_cast<const uint8_t*>(text.data()), text.size(),
+                                reinterpret_cast<uint8_t*>(out.data()), &size, out.size()) != LZMA_OK) {
+      throw aft::Error("write_seeds: xz failed");
+    }
+    out.resize(size);
+    both += out + std::string(4, '\0');
+    write_text(folder / std::to_string(check), out);
+  }
+  write_text(folder / "several", both);
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   if (argc != 2) return 2;
   const fs::path models = fs::path(argv[1]) / "model_file";
   const fs::path recipes = fs::path(argv[1]) / "recipe";
-  fs::create_directories(models);
-  fs::create_directories(recipes);
+  const fs::path metrics = fs::path(argv[1]) / "metrics";
+  const fs::path xz = fs::path(argv[1]) / "xz";
+  for (const auto& folder : {models, recipes, metrics, xz}) fs::create_directories(folder);
   aft::Recipe recipe;
   recipe.data.path = "text.xz";
   for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
@@ -54,4 +77,6 @@ int main(int argc, char** argv) {
   write_text(models / "header", R"({"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"__metadata__":{"x":"y"}})" +
                                     std::string(9, '\0'));
   write_text(recipes / "override", "train.lr=1e-3");
+  write_text(metrics / "line", aft::to_json_line({10, "train", 2.5, 1000, 1234.5, 1e-3, 0.25}));
+  write_xz(xz);
 }

@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "../data/scratch.h"
+#include "train/json_value.h"
 
 namespace aft {
 namespace {
@@ -22,6 +23,43 @@ TEST(Metrics, LinesHoldTheAgreedKeys) {
   EXPECT_EQ(json.at("tokens_per_second"), 1234.5);
   EXPECT_EQ(json.at("lr"), 1e-3);
   EXPECT_EQ(json.at("seconds"), 0.25);
+}
+
+// A number that does not fit is no number: casting it is undefined.
+TEST(Metrics, ValuesOfAnotherTypeOrOutOfRangeAreNoMetric) {
+  const auto line = [](const std::string& step, const std::string& bits) {
+    return R"({"step": )" + step + R"(, "split": "train", "bits_per_byte": )" + bits +
+           R"(, "tokens": 1, "tokens_per_second": 2, "lr": 1e-3, "seconds": 1})";
+  };
+  ASSERT_TRUE(metric_from_json(line("9223372036854775807", "2")));
+  EXPECT_EQ(metric_from_json(line("9223372036854775807", "2"))->step, INT64_MAX);
+  for (const char* step : {"9223372036854775808", "18446744073709551615", "99999999999999999999", "1e300", "-1", "2.5",
+                           "true", "null", "\"3\"", "[3]", "{}"}) {
+    EXPECT_FALSE(metric_from_json(line(step, "2"))) << step;
+  }
+  for (const char* bits : {"1e400", "true", "null", "\"2\"", "[2]", "\xff"}) {
+    EXPECT_FALSE(metric_from_json(line("1", bits))) << bits;
+  }
+  EXPECT_FALSE(metric_from_json(std::string("[") + line("1", "2") + "]"));
+  EXPECT_FALSE(metric_from_json(std::string(100'000, '[')));
+  EXPECT_FALSE(metric_from_json(line(std::string(100'000, '[') + std::string(100'000, ']'), "2")));
+}
+
+TEST(ReadValue, SaysWhatItExpected) {
+  const auto error_of = [](const std::string& value, auto out) -> std::string {
+    try {
+      read_value(nlohmann::json::parse(std::string("{\"key\": ") + value + "}"), "key", out);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "no error";
+  };
+  EXPECT_EQ(error_of("1e300", int64_t{}), "key: expected a whole number that fits 64 bits, got 1e+300");
+  EXPECT_EQ(error_of("9223372036854775808", uint64_t{}), "no error");
+  EXPECT_EQ(error_of("-1", uint64_t{}), "key: expected a whole number that fits 64 bits, got -1");
+  EXPECT_EQ(error_of("1", bool{}), "key: expected true or false, got 1");
+  EXPECT_EQ(error_of("true", double{}), "key: expected a number, got boolean");
+  EXPECT_EQ(error_of("[]", std::string{}), "key: expected text, got array");
 }
 
 TEST(Metrics, ResumingDropsWhatFollowsTheCheckpointAndHalfLines) {
