@@ -183,11 +183,15 @@ Tensor conv2d_weights_dense(const Tensor& kernel, c10::SymIntArrayRef grid) {
   return at::where(inside, weights, 0);
 }
 
-TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
+void compose(torch::Library& m) {
   m.impl("reference", reference_dense);
   m.impl("local_weights", local_weights_dense);
   m.impl("conv2d_weights", conv2d_weights_dense);
 }
+
+TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) { compose(m); }
+// What these are made of knows vmap.
+TORCH_LIBRARY_IMPL(aft, FuncTorchBatched, m) { compose(m); }
 
 }  // namespace
 }  // namespace aft::dispatch

@@ -148,7 +148,7 @@ Tensor conv1d_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, con
   return conv1d_front("conv1d_step_", q, k, v, kernel, gate).step(state);
 }
 
-TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
+void compose(torch::Library& m) {
   m.impl("simple", simple_whole);
   m.impl("simple_with_state", simple_going_on);
   m.impl("simple_step_", simple_one);
@@ -159,6 +159,10 @@ TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
   m.impl("conv1d_with_state", conv1d_going_on);
   m.impl("conv1d_step_", conv1d_one);
 }
+
+TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) { compose(m); }
+// What these are made of knows vmap.
+TORCH_LIBRARY_IMPL(aft, FuncTorchBatched, m) { compose(m); }
 
 }  // namespace
 }  // namespace aft::dispatch
