@@ -78,6 +78,8 @@ class Vmap(unittest.TestCase):
             name = schema.name + ("." + schema.overload_name if schema.overload_name else "")
             if schema.name.startswith("aft::") and name != "aft::redo_count":
                 self.assertTrue(torch._C._dispatch_has_kernel_for_dispatch_key(name, "FuncTorchBatched"), name)
+                if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"):  # not made of others
+                    self.assertTrue(torch._C._dispatch_has_kernel_for_dispatch_key(name, "Batched"), name)
 
     def test_is_the_slices_one_by_one(self):
         for name, function, tensors in forms():
