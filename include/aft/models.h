@@ -1,6 +1,6 @@
 #pragma once
 
-#include <torch/nn/module.h>
+#include <torch/nn/cloneable.h>
 #include <torch/nn/modules/container/modulelist.h>
 #include <torch/nn/modules/embedding.h>
 #include <torch/nn/modules/linear.h>
@@ -39,10 +39,12 @@ struct Mixer;
 
 /// Byte language model of Zhai et al. 2021, section 4.2: pre-LayerNorm blocks of mixer and two-layer GELU MLP, learned
 /// positions, dropout on the embedding and on both residual branches.
-class ByteLMImpl : public torch::nn::Module {
+class ByteLMImpl : public torch::nn::Cloneable<ByteLMImpl> {
  public:
   /// Throws aft::Error for an impossible configuration. Values are those of initialise(0).
   explicit ByteLMImpl(const ModelConfig& config_);
+  /// New parameters of the values of initialise(0); nothing observes them.
+  void reset() override;
 
   /// Linear and embedding weights N(0, 0.02^2), those that end a residual branch divided by sqrt(2 layers); position
   /// factors u, v N(0, 0.01^2); biases 0; norms 1 and 0. Drawn from a generator of its own.
@@ -51,22 +53,24 @@ class ByteLMImpl : public torch::nn::Module {
   /// bytes int64 [B, T], T at most config.context -> logits [B, T, 256] of each next byte.
   torch::Tensor forward(const torch::Tensor& bytes);
   /// Goes on from `state`; going past config.context throws aft::Error.
-  std::tuple<torch::Tensor, ByteLMState> forward(const torch::Tensor& bytes, const ByteLMState& state);
+  std::tuple<torch::Tensor, ByteLMState> forward_with_state(const torch::Tensor& bytes, const ByteLMState& state);
   [[nodiscard]] ByteLMState initial_state(int64_t batch) const;
 
   /// Calls `observe(name, value)` for what each part of the next forwards returns; an empty function stops it.
   void observe(std::function<void(const std::string& name, const torch::Tensor& value)> observe);
 
-  const ModelConfig config;
+  ModelConfig config;  // read only: the parameters are made for it
 
  private:
+  struct Embedding;
   struct Block;
+  [[nodiscard]] Block& block(size_t layer) const;
   torch::Tensor run(const torch::Tensor& bytes, ByteLMState* state);
   void saw(const std::string& name, const torch::Tensor& value) const;
 
-  torch::nn::Embedding token_{nullptr};
-  torch::nn::Embedding position_{nullptr};
-  std::vector<std::shared_ptr<Block>> blocks_;
+  // Children themselves, never theirs: clone() replaces what is inside.
+  std::shared_ptr<Embedding> embedding_;
+  torch::nn::ModuleList blocks_{nullptr};
   torch::nn::LayerNorm norm_{nullptr};
   torch::nn::Linear head_{nullptr};
   std::function<void(const std::string&, const torch::Tensor&)> observe_;

@@ -1,6 +1,8 @@
 #pragma once
 
-#include <torch/nn/module.h>
+#include <torch/nn/cloneable.h>
+#include <torch/nn/modules/common.h>
+#include <torch/nn/modules/container/any_value.h>
 #include <torch/nn/modules/linear.h>
 #include <torch/nn/pimpl.h>
 #include <torch/types.h>
@@ -150,7 +152,8 @@ torch::Tensor conv2d_weights(const torch::Tensor& kernel, std::array<int64_t, 2>
 /// How many (row, channel) pairs the exact redo took over, of all computed since the process began, by all operators.
 ops::RedoCount redo_count();
 
-/// The layers. Call them as layer->forward(x): layer(x) does not see overloaded functions.
+/// The layers: modules as those of torch::nn, so they clone(), go into torch::nn::Sequential, and work in every dtype
+/// that the operators take (layer->to(torch::kBFloat16)) and under autocast; states have the dtype of the sums.
 namespace nn {
 
 struct AFTSimpleOptions {
@@ -161,14 +164,15 @@ struct AFTSimpleOptions {
 
 /// AFT-simple between projections. Parameters: qkv.weight [3d, d] and .bias [3d] (rows: query, key, value; [2d, d] key,
 /// value with Gate::kNone), output.weight [d, d] and .bias [d].
-class AFTSimpleImpl : public torch::nn::Module {
+class AFTSimpleImpl : public torch::nn::Cloneable<AFTSimpleImpl> {
  public:
   explicit AFTSimpleImpl(const AFTSimpleOptions& options_);
+  void reset() override;
 
   /// x [B, T, d] -> [B, T, d].
   torch::Tensor forward(const torch::Tensor& x);
   /// Causal only: goes on from `state`.
-  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  std::tuple<torch::Tensor, State> forward_with_state(const torch::Tensor& x, const State& state);
   [[nodiscard]] State initial_state(int64_t batch) const;
 
   AFTSimpleOptions options;
@@ -188,14 +192,15 @@ struct AFTLocalOptions {
 
 /// AFT-local between projections, w[t, t'] = u_t . v_t'. Parameters: those of AFTSimple and u, v [T, d'], initialised
 /// N(0, 0.01^2) (present with window = 0 too, so that the names never depend on the window).
-class AFTLocalImpl : public torch::nn::Module {
+class AFTLocalImpl : public torch::nn::Cloneable<AFTLocalImpl> {
  public:
   explicit AFTLocalImpl(const AFTLocalOptions& options_);
+  void reset() override;
 
   /// x [B, T, d] -> [B, T, d], T at most `context`.
   torch::Tensor forward(const torch::Tensor& x);
   /// Causal only: goes on from `state`; going past `context` throws.
-  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  std::tuple<torch::Tensor, State> forward_with_state(const torch::Tensor& x, const State& state);
   [[nodiscard]] State initial_state(int64_t batch) const;
 
   AFTLocalOptions options;
@@ -219,13 +224,14 @@ struct AFTFullOptions {
 
 /// AFT-full between its projections (Zhai et al. 2021, Eq. 2-3): w = u v^T, u and v [context, d'] learned, ~ N(0,
 /// 0.01^2) at the start. Sequences may be shorter than the context.
-class AFTFullImpl : public torch::nn::Module {
+class AFTFullImpl : public torch::nn::Cloneable<AFTFullImpl> {
  public:
   explicit AFTFullImpl(const AFTFullOptions& options_);
+  void reset() override;
   /// x [B, T, d] -> [B, T, d], T <= context.
   torch::Tensor forward(const torch::Tensor& x);
   /// Causal, going on from `state`; at most context positions in all.
-  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  std::tuple<torch::Tensor, State> forward_with_state(const torch::Tensor& x, const State& state);
   [[nodiscard]] State initial_state(int64_t batch) const;
 
   AFTFullOptions options;
@@ -248,16 +254,17 @@ struct AFTConv1dOptions {
 /// w = gamma (weight - mean) / sqrt(var + 1e-5) + beta, var biased, over the s weights of the head. Parameters: those
 /// of AFTSimple (qkv of 2 d + H rows with one key a head), weight [H, s] ~ N(0, 1), gamma and beta [H], 0: it starts as
 /// AFT-simple.
-class AFTConv1dImpl : public torch::nn::Module {
+class AFTConv1dImpl : public torch::nn::Cloneable<AFTConv1dImpl> {
  public:
   explicit AFTConv1dImpl(const AFTConv1dOptions& options_);
+  void reset() override;
 
   /// x [B, T, d] -> [B, T, d], any T.
   torch::Tensor forward(const torch::Tensor& x);
   /// Causal only: goes on from `state`.
-  std::tuple<torch::Tensor, State> forward(const torch::Tensor& x, const State& state);
+  std::tuple<torch::Tensor, State> forward_with_state(const torch::Tensor& x, const State& state);
   [[nodiscard]] State initial_state(int64_t batch) const;
-  /// The plain kernel w [H, s] that the operator sees.
+  /// The plain kernel w [H, s] that the operator sees; of a layer in 16 bit it is f32.
   [[nodiscard]] torch::Tensor kernel() const;
 
   AFTConv1dOptions options;
@@ -278,20 +285,22 @@ struct AFTConv2dOptions {
   int64_t kernel = 11;       // s, odd
   bool key_per_head = true;  // one key channel a head, as in the paper; false: one a channel
   Gate gate = Gate::kSigmoid;
+  std::array<int64_t, 2> grid = {0, 0};  // [height, width] of calls that do not say theirs
 };
 
 /// AFT-conv between projections, 2-D, over images (section 3.2 of the paper). The kernel is normalised and scaled per
 /// head as that of AFTConv1d, over its s x s weights. Parameters: those of AFTSimple (qkv of 2 d + H rows with one key
 /// a head), weight [H, s, s] ~ N(0, 1), gamma and beta [H], 0: it starts as AFT-simple.
-class AFTConv2dImpl : public torch::nn::Module {
+class AFTConv2dImpl : public torch::nn::Cloneable<AFTConv2dImpl> {
  public:
   explicit AFTConv2dImpl(const AFTConv2dOptions& options_);
+  void reset() override;
 
-  /// x [B, T, d] -> [B, T, d], T = grid[0] * grid[1] positions row by row; any grid. key_mask bool [B, T], false where
-  /// a source is absent.
-  torch::Tensor forward(const torch::Tensor& x, std::array<int64_t, 2> grid,
+  /// x [B, T, d] -> [B, T, d], T = grid[0] * grid[1] positions row by row; any grid, {0, 0} stands for the option's.
+  /// key_mask bool [B, T], false where a source is absent.
+  torch::Tensor forward(const torch::Tensor& x, std::array<int64_t, 2> grid = {0, 0},
                         const std::optional<torch::Tensor>& key_mask = std::nullopt);
-  /// The plain kernel w [H, s, s] that the operator sees.
+  /// The plain kernel w [H, s, s] that the operator sees; of a layer in 16 bit it is f32.
   [[nodiscard]] torch::Tensor kernel() const;
 
   AFTConv2dOptions options;
@@ -300,6 +309,10 @@ class AFTConv2dImpl : public torch::nn::Module {
   torch::Tensor weight;
   torch::Tensor gamma;
   torch::Tensor beta;
+
+ protected:
+  FORWARD_HAS_DEFAULT_ARGS({1, torch::nn::AnyValue(std::array<int64_t, 2>{0, 0})},
+                           {2, torch::nn::AnyValue(std::optional<torch::Tensor>())})
 };
 TORCH_MODULE(AFTConv2d);
 

@@ -2,17 +2,19 @@
 
 namespace aft {
 
-AttentionImpl::AttentionImpl(int64_t channels_, int64_t heads_)
-    : channels(channels_),
-      heads(heads_),
-      qkv(register_module("qkv", torch::nn::Linear(channels_, 3 * channels_))),
-      output(register_module("output", torch::nn::Linear(channels_, channels_))) {}
+AttentionImpl::AttentionImpl(int64_t channels_, int64_t heads_) : channels(channels_), heads(heads_) { reset(); }
 
-torch::Tensor AttentionImpl::forward(const torch::Tensor& x) {
-  return std::get<0>(forward(x, initial_state(x.size(0))));
+void AttentionImpl::reset() {
+  qkv = register_module("qkv", torch::nn::Linear(channels, 3 * channels));
+  output = register_module("output", torch::nn::Linear(channels, channels));
 }
 
-std::tuple<torch::Tensor, MixerState> AttentionImpl::forward(const torch::Tensor& x, const MixerState& state) {
+torch::Tensor AttentionImpl::forward(const torch::Tensor& x) {
+  return std::get<0>(forward_with_state(x, initial_state(x.size(0))));
+}
+
+std::tuple<torch::Tensor, MixerState> AttentionImpl::forward_with_state(const torch::Tensor& x,
+                                                                        const MixerState& state) {
   const int64_t batch = x.size(0);
   const int64_t time = x.size(1);
   const auto parts = qkv(x).view({batch, time, 3, heads, channels / heads}).permute({2, 0, 3, 1, 4}).unbind(0);

@@ -15,36 +15,44 @@ torch::nn::LayerNorm layer_norm(int64_t channels) {
   return torch::nn::LayerNorm(torch::nn::LayerNormOptions({channels}).eps(kNormEps));
 }
 
-struct EmbeddingImpl : torch::nn::Module {
-  explicit EmbeddingImpl(const ModelConfig& config)
-      : token(register_module("token", torch::nn::Embedding(config.vocabulary, config.channels))),
-        position(register_module("position", torch::nn::Embedding(config.context, config.channels))) {}
-  torch::nn::Embedding token;
-  torch::nn::Embedding position;
-};
-
-struct MLPImpl : torch::nn::Module {
-  explicit MLPImpl(const ModelConfig& config)
-      : up(register_module("up", torch::nn::Linear(config.channels, config.mlp_channels))),
-        down(register_module("down", torch::nn::Linear(config.mlp_channels, config.channels))) {}
+struct MLPImpl : torch::nn::Cloneable<MLPImpl> {
+  explicit MLPImpl(const ModelConfig& config_) : config(config_) { reset(); }
+  void reset() override {
+    up = register_module("up", torch::nn::Linear(config.channels, config.mlp_channels));
+    down = register_module("down", torch::nn::Linear(config.mlp_channels, config.channels));
+  }
   torch::Tensor forward(const torch::Tensor& x) { return down(torch::gelu(up(x))); }
-  torch::nn::Linear up;
-  torch::nn::Linear down;
+  ModelConfig config;
+  torch::nn::Linear up{nullptr};
+  torch::nn::Linear down{nullptr};
 };
 
 }  // namespace
 
-struct ByteLMImpl::Block : torch::nn::Module {
-  explicit Block(const ModelConfig& config)
-      : mixer_norm(register_module("mixer_norm", layer_norm(config.channels))),
-        mixer(make_mixer(config)),
-        mlp_norm(register_module("mlp_norm", layer_norm(config.channels))),
-        mlp(register_module("mlp", std::make_shared<MLPImpl>(config))) {
+struct ByteLMImpl::Embedding : torch::nn::Cloneable<Embedding> {
+  explicit Embedding(const ModelConfig& config_) : config(config_) { reset(); }
+  void reset() override {
+    token = register_module("token", torch::nn::Embedding(config.vocabulary, config.channels));
+    position = register_module("position", torch::nn::Embedding(config.context, config.channels));
+  }
+  ModelConfig config;
+  torch::nn::Embedding token{nullptr};
+  torch::nn::Embedding position{nullptr};
+};
+
+struct ByteLMImpl::Block : torch::nn::Cloneable<Block> {
+  explicit Block(const ModelConfig& config_) : config(config_) { reset(); }
+  void reset() override {
+    mixer_norm = register_module("mixer_norm", layer_norm(config.channels));
+    mixer = make_mixer(config);
+    mlp_norm = register_module("mlp_norm", layer_norm(config.channels));
+    mlp = register_module("mlp", std::make_shared<MLPImpl>(config));
     register_module("mixer", mixer.module);
   }
-  torch::nn::LayerNorm mixer_norm;
+  ModelConfig config;
+  torch::nn::LayerNorm mixer_norm{nullptr};
   Mixer mixer;
-  torch::nn::LayerNorm mlp_norm;
+  torch::nn::LayerNorm mlp_norm{nullptr};
   std::shared_ptr<MLPImpl> mlp;
 };
 
@@ -63,19 +71,21 @@ ByteLMState ByteLMState::detach() const {
 ByteLMImpl::ByteLMImpl(const ModelConfig& config_) : config(config_) {
   validate(config);
   parameter_count(config);  // throws for what no memory could hold
-  auto embedding = register_module("embedding", std::make_shared<EmbeddingImpl>(config));
-  token_ = embedding->token;
-  position_ = embedding->position;
-  auto blocks = register_module("blocks", torch::nn::ModuleList());
-  for (int64_t layer = 0; layer < config.layers; ++layer) {
-    blocks_.push_back(std::make_shared<Block>(config));
-    blocks->push_back(blocks_.back());
-  }
+  reset();
+}
+
+void ByteLMImpl::reset() {
+  observe_ = nullptr;
+  embedding_ = register_module("embedding", std::make_shared<Embedding>(config));
+  blocks_ = register_module("blocks", torch::nn::ModuleList());
+  for (int64_t layer = 0; layer < config.layers; ++layer) blocks_->push_back(std::make_shared<Block>(config));
   norm_ = register_module("norm", layer_norm(config.channels));
   head_ = register_module("head",
                           torch::nn::Linear(torch::nn::LinearOptions(config.channels, config.vocabulary).bias(false)));
   initialise(0);
 }
+
+ByteLMImpl::Block& ByteLMImpl::block(size_t layer) const { return *blocks_->ptr<Block>(layer); }
 
 void ByteLMImpl::initialise(uint64_t seed) {
   const torch::NoGradGuard no_grad;
@@ -103,7 +113,8 @@ void ByteLMImpl::initialise(uint64_t seed) {
 
 torch::Tensor ByteLMImpl::forward(const torch::Tensor& bytes) { return run(bytes, nullptr); }
 
-std::tuple<torch::Tensor, ByteLMState> ByteLMImpl::forward(const torch::Tensor& bytes, const ByteLMState& state) {
+std::tuple<torch::Tensor, ByteLMState> ByteLMImpl::forward_with_state(const torch::Tensor& bytes,
+                                                                      const ByteLMState& state) {
   ByteLMState next = state;
   auto logits = run(bytes, &next);
   return {std::move(logits), std::move(next)};
@@ -123,19 +134,19 @@ torch::Tensor ByteLMImpl::run(const torch::Tensor& bytes, ByteLMState* state) {
   const auto drop = [&](const torch::Tensor& x) {
     return config.dropout > 0 && is_training() ? torch::dropout(x, config.dropout, true) : x;
   };
-  auto x = drop(token_(bytes) + position_->weight.narrow(0, begin, time));  // [B, T, d]
+  auto x = drop(embedding_->token(bytes) + embedding_->position->weight.narrow(0, begin, time));  // [B, T, d]
   saw("embedding", x);
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    Block& block = *blocks_[i];
+  for (size_t i = 0; i < blocks_->size(); ++i) {
+    Block& layer = block(i);
     torch::Tensor mixed;
     if (state) {
-      std::tie(mixed, state->layers[i]) = block.mixer.forward_from(block.mixer_norm(x), state->layers[i]);
+      std::tie(mixed, state->layers[i]) = layer.mixer.forward_with_state(layer.mixer_norm(x), state->layers[i]);
     } else {
-      mixed = block.mixer.forward(block.mixer_norm(x));
+      mixed = layer.mixer.forward(layer.mixer_norm(x));
     }
     saw("blocks." + std::to_string(i) + ".mixer", mixed);
     x = x + drop(mixed);
-    const auto lifted = block.mlp->forward(block.mlp_norm(x));
+    const auto lifted = layer.mlp->forward(layer.mlp_norm(x));
     saw("blocks." + std::to_string(i) + ".mlp", lifted);
     x = x + drop(lifted);
   }
@@ -147,7 +158,7 @@ torch::Tensor ByteLMImpl::run(const torch::Tensor& bytes, ByteLMState* state) {
 
 ByteLMState ByteLMImpl::initial_state(int64_t batch) const {
   ByteLMState state;
-  for (const auto& block : blocks_) state.layers.push_back(block->mixer.initial_state(batch));
+  for (size_t i = 0; i < blocks_->size(); ++i) state.layers.push_back(block(i).mixer.initial_state(batch));
   return state;
 }
 

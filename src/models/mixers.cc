@@ -21,7 +21,7 @@ template <typename Holder>
 Mixer wrap_aft(Holder layer) {
   return {layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
           [layer](const torch::Tensor& x, const MixerState& state) mutable {
-            auto [y, next] = layer->forward(x, unpack(state));
+            auto [y, next] = layer->forward_with_state(x, unpack(state));
             return std::make_tuple(y, pack(next));
           },
           [layer](int64_t batch) { return pack(layer->initial_state(batch)); }};
@@ -60,9 +60,10 @@ Mixer make_aft_conv1d(const ModelConfig& config) {
 
 Mixer make_attention(const ModelConfig& config) {
   Attention layer(config.channels, config.heads);
-  return {layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
-          [layer](const torch::Tensor& x, const MixerState& state) mutable { return layer->forward(x, state); },
-          [layer](int64_t batch) { return layer->initial_state(batch); }};
+  return {
+      layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
+      [layer](const torch::Tensor& x, const MixerState& state) mutable { return layer->forward_with_state(x, state); },
+      [layer](int64_t batch) { return layer->initial_state(batch); }};
 }
 
 double no_factors(const ModelConfig& /*config*/) { return 0; }

@@ -12,7 +12,8 @@ namespace aft {
 struct Mixer {
   std::shared_ptr<torch::nn::Module> module;
   std::function<torch::Tensor(const torch::Tensor& x)> forward;
-  std::function<std::tuple<torch::Tensor, MixerState>(const torch::Tensor& x, const MixerState& state)> forward_from;
+  std::function<std::tuple<torch::Tensor, MixerState>(const torch::Tensor& x, const MixerState& state)>
+      forward_with_state;
   std::function<MixerState(int64_t batch)> initial_state;
 };
 

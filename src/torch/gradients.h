@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/functorch/DynamicLayer.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 #include <torch/types.h>
@@ -22,16 +23,37 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 using Below = at::AutoDispatchBelowADInplaceOrView;
 
-inline bool wants_gradient(const Tensor& t) {
-  return t.defined() && (t.requires_grad() || t._fw_grad(/*level=*/0).defined());
+constexpr char kNoForwardMode[] =
+    "forward-mode derivatives (jvp) through an aft operator are not supported: take the gradient backwards, or call "
+    "aft::reference, the same in differentiable torch operations";
+constexpr char kNoTransform[] =
+    "derivatives by torch.func (grad, vjp, jacrev, hessian) through an aft operator are not supported: take them with "
+    "torch.autograd.grad, whose is_grads_batched=True gives many at once, or call aft::reference, the same in "
+    "differentiable torch operations";
+
+template <typename Predicate>
+bool holds_of_any(const Tensor& t, const Predicate& predicate) {
+  return t.defined() && predicate(t);
 }
-inline bool wants_gradient(const OptionalTensor& t) { return t.has_value() && wants_gradient(*t); }
-inline bool wants_gradient(TensorList list) {
-  return std::any_of(list.begin(), list.end(), [](const Tensor& t) { return wants_gradient(t); });
+template <typename Predicate>
+bool holds_of_any(const OptionalTensor& t, const Predicate& predicate) {
+  return t.has_value() && holds_of_any(*t, predicate);
 }
+template <typename Predicate>
+bool holds_of_any(TensorList list, const Predicate& predicate) {
+  return std::any_of(list.begin(), list.end(), [&](const Tensor& t) { return holds_of_any(t, predicate); });
+}
+
+/// Whether the result must hang in the graph. Throws where a derivative is asked for that no operator here has, which
+/// would be lost in silence or refused in PyTorch's own words.
 template <typename... Tensors>
 bool gradient_needed(const Tensors&... tensors) {
-  return at::GradMode::is_enabled() && (wants_gradient(tensors) || ...);
+  const auto is_dual = [](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); };
+  const auto requires_grad = [](const Tensor& t) { return t.requires_grad(); };
+  if ((holds_of_any(tensors, is_dual) || ...)) fail(kNoForwardMode);
+  if (!at::GradMode::is_enabled() || !(holds_of_any(tensors, requires_grad) || ...)) return false;
+  if (at::functorch::maybeCurrentDynamicLayer().has_value()) fail(kNoTransform);
+  return true;
 }
 
 inline OptionalTensor present(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }

@@ -44,6 +44,12 @@ struct Projected {
   }
 };
 
+// A parameter in the dtype of the sums, so that 16 bits are rounded once; its gradient comes back in its own.
+Tensor wide(const Tensor& parameter) {
+  const auto type = parameter.scalar_type();
+  return type == at::kBFloat16 || type == at::kHalf ? parameter.to(at::kFloat) : parameter;
+}
+
 void refuse_second_derivatives() {
   if (at::GradMode::is_enabled()) {
     dispatch::fail(
@@ -86,7 +92,7 @@ struct PackedWindow : torch::autograd::Function<PackedWindow> {
 
 // band absent: simple.
 Tensor window(const Tensor& qkv, const std::optional<Tensor>& band, int64_t channels, bool causal, Gate gate) {
-  if (at::GradMode::is_enabled() && (qkv.requires_grad() || (band.has_value() && band->requires_grad()))) {
+  if (dispatch::gradient_needed(qkv, band)) {
     return PackedWindow::apply(qkv, band, channels, causal, gate);
   }
   const Projected in(qkv, channels, gate);
@@ -133,6 +139,10 @@ torch::nn::Linear projection(int64_t channels, int64_t key_channels, Gate gate) 
 
 AFTSimpleImpl::AFTSimpleImpl(const AFTSimpleOptions& options_) : options(options_) {
   check_positive("AFTSimple", "channels", options.channels);
+  reset();
+}
+
+void AFTSimpleImpl::reset() {
   qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
   output = register_module("output", torch::nn::Linear(options.channels, options.channels));
 }
@@ -142,7 +152,7 @@ Tensor AFTSimpleImpl::forward(const Tensor& x) {
   return output(window(qkv(x), std::nullopt, options.channels, options.causal, options.gate));
 }
 
-std::tuple<Tensor, State> AFTSimpleImpl::forward(const Tensor& x, const State& state) {
+std::tuple<Tensor, State> AFTSimpleImpl::forward_with_state(const Tensor& x, const State& state) {
   check_input("AFTSimple", x, options.channels);
   check_causal("AFTSimple", options.causal);
   const Projected in(qkv(x), options.channels, options.gate);
@@ -162,6 +172,10 @@ AFTLocalImpl::AFTLocalImpl(const AFTLocalOptions& options_) : options(options_) 
   if (options.window < 0) {
     dispatch::fail("aft::nn::AFTLocal: window must be at least 0, got ", options.window, ": 0 is AFT-simple");
   }
+  reset();
+}
+
+void AFTLocalImpl::reset() {
   qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
   output = register_module("output", torch::nn::Linear(options.channels, options.channels));
   u = register_parameter("u", torch::randn({options.context, options.factor_channels}) * 0.01);
@@ -173,8 +187,8 @@ std::optional<Tensor> AFTLocalImpl::bias(int64_t rows) const {
   if (options.window == 0) return std::nullopt;
   const int64_t left = options.window - 1;
   const int64_t right = options.causal ? 0 : left;
-  if (rows >= options.context) return local_bias(u, v, left, right);
-  return local_bias(u.narrow(0, 0, rows), v.narrow(0, 0, rows), left, right);
+  const auto used = [&](const Tensor& t) { return wide(rows < options.context ? t.narrow(0, 0, rows) : t); };
+  return local_bias(used(u), used(v), left, right);
 }
 
 Tensor AFTLocalImpl::forward(const Tensor& x) {
@@ -188,7 +202,7 @@ Tensor AFTLocalImpl::forward(const Tensor& x) {
   return output(window(qkv(x), band, options.channels, options.causal, options.gate));
 }
 
-std::tuple<Tensor, State> AFTLocalImpl::forward(const Tensor& x, const State& state) {
+std::tuple<Tensor, State> AFTLocalImpl::forward_with_state(const Tensor& x, const State& state) {
   check_input("AFTLocal", x, options.channels);
   check_causal("AFTLocal", options.causal);
   const Projected in(qkv(x), options.channels, options.gate);
@@ -208,6 +222,10 @@ AFTFullImpl::AFTFullImpl(const AFTFullOptions& options_) : options(options_) {
   check_positive("AFTFull", "channels", options.channels);
   check_positive("AFTFull", "context", options.context);
   check_positive("AFTFull", "factor_channels", options.factor_channels);
+  reset();
+}
+
+void AFTFullImpl::reset() {
   qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
   output = register_module("output", torch::nn::Linear(options.channels, options.channels));
   u = register_parameter("u", torch::randn({options.context, options.factor_channels}) * 0.01);
@@ -222,15 +240,16 @@ Tensor AFTFullImpl::forward(const Tensor& x) {
   }
   const Projected in(qkv(x), options.channels, options.gate);
   // Without a gate and a causal order the operator takes its targets from the rows of the weights.
-  const Tensor rows = u.narrow(0, 0, x.size(1));
-  return output(full(in.q, in.k, in.v, {.bias = std::nullopt, .u = rows, .w = v}, options.causal, options.gate));
+  const FullWeights weights = {.bias = std::nullopt, .u = wide(u.narrow(0, 0, x.size(1))), .w = wide(v)};
+  return output(full(in.q, in.k, in.v, weights, options.causal, options.gate));
 }
 
-std::tuple<Tensor, State> AFTFullImpl::forward(const Tensor& x, const State& state) {
+std::tuple<Tensor, State> AFTFullImpl::forward_with_state(const Tensor& x, const State& state) {
   check_input("AFTFull", x, options.channels);
   check_causal("AFTFull", options.causal);
   const Projected in(qkv(x), options.channels, options.gate);
-  auto [y, after] = full(in.q, in.k, in.v, {.bias = std::nullopt, .u = u, .w = v}, state, options.gate);
+  const FullWeights weights = {.bias = std::nullopt, .u = wide(u), .w = wide(v)};
+  auto [y, after] = full(in.q, in.k, in.v, weights, state, options.gate);
   return {output(y), after};
 }
 
@@ -265,6 +284,10 @@ AFTConv1dImpl::AFTConv1dImpl(const AFTConv1dOptions& options_) : options(options
     dispatch::fail("aft::nn::AFTConv1d: kernel must be odd if causal is false, got ", options.kernel,
                    ": a centred kernel has a middle");
   }
+  reset();
+}
+
+void AFTConv1dImpl::reset() {
   qkv = register_module("qkv", projection(options.channels, key_channels(), options.gate));
   output = register_module("output", torch::nn::Linear(options.channels, options.channels));
   weight = register_parameter("weight", torch::randn({options.heads, options.kernel}));
@@ -274,14 +297,14 @@ AFTConv1dImpl::AFTConv1dImpl(const AFTConv1dOptions& options_) : options(options
 
 int64_t AFTConv1dImpl::key_channels() const { return options.key_per_head ? options.heads : options.channels; }
 
-Tensor AFTConv1dImpl::kernel() const { return normalised(weight, gamma, beta); }
+Tensor AFTConv1dImpl::kernel() const { return normalised(wide(weight), wide(gamma), wide(beta)); }
 
 Tensor AFTConv1dImpl::forward(const Tensor& x) {
   check_input("AFTConv1d", x, options.channels);
   return output(window(qkv(x), kernel(), options.channels, options.causal, options.gate));
 }
 
-std::tuple<Tensor, State> AFTConv1dImpl::forward(const Tensor& x, const State& state) {
+std::tuple<Tensor, State> AFTConv1dImpl::forward_with_state(const Tensor& x, const State& state) {
   check_input("AFTConv1d", x, options.channels);
   check_causal("AFTConv1d", options.causal);
   const Projected in(qkv(x), options.channels, options.gate);
@@ -306,6 +329,10 @@ AFTConv2dImpl::AFTConv2dImpl(const AFTConv2dOptions& options_) : options(options
   if (options.kernel % 2 == 0) {
     dispatch::fail("aft::nn::AFTConv2d: kernel must be odd, got ", options.kernel, ": a centred kernel has a middle");
   }
+  reset();
+}
+
+void AFTConv2dImpl::reset() {
   const int64_t key_channels = options.key_per_head ? options.heads : options.channels;
   qkv = register_module("qkv", projection(options.channels, key_channels, options.gate));
   output = register_module("output", torch::nn::Linear(options.channels, options.channels));
@@ -314,13 +341,14 @@ AFTConv2dImpl::AFTConv2dImpl(const AFTConv2dOptions& options_) : options(options
   beta = register_parameter("beta", torch::zeros({options.heads}));
 }
 
-Tensor AFTConv2dImpl::kernel() const { return normalised(weight, gamma, beta); }
+Tensor AFTConv2dImpl::kernel() const { return normalised(wide(weight), wide(gamma), wide(beta)); }
 
 Tensor AFTConv2dImpl::forward(const Tensor& x, std::array<int64_t, 2> grid, const std::optional<Tensor>& key_mask) {
   check_input("AFTConv2d", x, options.channels);
+  if (grid == std::array<int64_t, 2>{0, 0}) grid = options.grid;
   const Tensor projected = qkv(x);
   const Tensor w = kernel();
-  if (at::GradMode::is_enabled() && (projected.requires_grad() || w.requires_grad())) {
+  if (dispatch::gradient_needed(projected, w)) {
     return output(PackedConv2d::apply(projected, w, key_mask, options.channels, grid[0], grid[1], options.gate));
   }
   const Projected in(projected, options.channels, options.gate);

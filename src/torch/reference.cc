@@ -110,21 +110,27 @@ Tensor reference_dense(const OptionalTensor& q, const Tensor& k, const Tensor& v
   if (key_mask.has_value()) seen = seen.logical_and(key_mask->unsqueeze(1).unsqueeze(1).unsqueeze(1));
   x = at::where(seen, x, kNothing);
   // The maximum cancels out of N / D, so it is a constant of every derivative.
-  Tensor ratio;
+  Tensor ratio, empty;
   if (s.sources == 0) {
     ratio = x.sum(-1) + values.sum(-1);
+    empty = at::ones_like(ratio, ratio.options().dtype(at::kBool));
   } else {
     const Tensor highest = x.detach().amax(-1, /*keepdim=*/true);
     const Tensor e = (x - highest.masked_fill(highest == kNothing, 0)).exp();
     const Tensor num = (e * at::where(seen, values, 0)).sum(-1);
     const Tensor den = e.sum(-1);
-    ratio = num / den.masked_fill(den == 0, 1);  // [B, H, d / H, Tq], or 1 for Tq where all rows are the same
+    empty = den == 0;
+    ratio = num / den.masked_fill(empty, 1);  // [B, H, d / H, Tq], or 1 for Tq where all rows are the same
   }
-  const Tensor y = ratio.expand_symint({s.batch, s.heads, s.channels / s.heads, s.targets})
-                       .permute({0, 3, 1, 2})
-                       .reshape_symint({s.batch, s.targets, s.channels});
+  const auto by_row = [&](const Tensor& t) {
+    return t.expand_symint({s.batch, s.heads, s.channels / s.heads, s.targets})
+        .permute({0, 3, 1, 2})
+        .reshape_symint({s.batch, s.targets, s.channels});
+  };
+  const Tensor y = by_row(ratio);
   if (s.gate == ops::Gate::kNone) return y.to(v.scalar_type());
-  const Tensor query = q->to(type);
+  // The query of a row with nothing to see, whatever it holds, must not meet its 0.
+  const Tensor query = at::where(by_row(empty), 0, q->to(type));
   return ((s.gate == ops::Gate::kRelu ? query.relu() : query.sigmoid()) * y).to(v.scalar_type());
 }
 
@@ -177,11 +183,15 @@ Tensor conv2d_weights_dense(const Tensor& kernel, c10::SymIntArrayRef grid) {
   return at::where(inside, weights, 0);
 }
 
-TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
+void compose(torch::Library& m) {
   m.impl("reference", reference_dense);
   m.impl("local_weights", local_weights_dense);
   m.impl("conv2d_weights", conv2d_weights_dense);
 }
+
+TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) { compose(m); }
+// What these are made of knows vmap.
+TORCH_LIBRARY_IMPL(aft, FuncTorchBatched, m) { compose(m); }
 
 }  // namespace
 }  // namespace aft::dispatch

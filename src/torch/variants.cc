@@ -2,6 +2,8 @@
 
 #include <torch/library.h>
 
+#include <limits>
+
 #include "operators.h"
 
 namespace aft::dispatch {
@@ -88,7 +90,12 @@ Tensor simple_across(const Tensor& q, const Tensor& k, const Tensor& v, std::str
   // All rows are N/D; the sum of none is 0, and k and v stay in the graph.
   const Tensor all = front.whole(/*causal=*/false);
   const Tensor ratio = v.sym_size(1) == 0 ? all.sum(1, /*keepdim=*/true) : all.narrow_symint(1, 0, 1);
-  const Tensor query = wide(q);
+  // Where a channel has no source at all no target sees anything: whatever its query holds must not meet the 0.
+  Tensor seen = k.detach() != -std::numeric_limits<double>::infinity();
+  if (key_mask.has_value()) seen = seen.logical_and(key_mask->unsqueeze(2));
+  seen = seen.any(1, /*keepdim=*/true);
+  if (k.sym_size(2) != v.sym_size(2)) seen = seen.repeat_interleave_symint(v.sym_size(2) / k.sym_size(2), 2);
+  const Tensor query = at::where(seen, wide(q), 0);
   return ((kind == ops::Gate::kSigmoid ? query.sigmoid() : query.relu()) * ratio).to(v.scalar_type());
 }
 
@@ -141,7 +148,7 @@ Tensor conv1d_one(const OptionalTensor& q, const Tensor& k, const Tensor& v, con
   return conv1d_front("conv1d_step_", q, k, v, kernel, gate).step(state);
 }
 
-TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
+void compose(torch::Library& m) {
   m.impl("simple", simple_whole);
   m.impl("simple_with_state", simple_going_on);
   m.impl("simple_step_", simple_one);
@@ -152,6 +159,10 @@ TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) {
   m.impl("conv1d_with_state", conv1d_going_on);
   m.impl("conv1d_step_", conv1d_one);
 }
+
+TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) { compose(m); }
+// What these are made of knows vmap.
+TORCH_LIBRARY_IMPL(aft, FuncTorchBatched, m) { compose(m); }
 
 }  // namespace
 }  // namespace aft::dispatch

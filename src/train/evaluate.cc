@@ -29,7 +29,7 @@ double negative_log_likelihood(ByteLM& model, std::vector<uint8_t> text, int64_t
   for (int64_t begin = 0; begin < length - 1; begin += kPositions) {
     torch::Tensor logits;
     const int64_t size = std::min(kPositions, length - 1 - begin);
-    std::tie(logits, state) = model->forward(windows.narrow(1, begin, size), state);
+    std::tie(logits, state) = model->forward_with_state(windows.narrow(1, begin, size), state);
     sum += loss(logits, begin);
   }
   return sum;

@@ -62,7 +62,7 @@ StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, const Bytes& te
       const auto inputs = windows.narrow(1, begin, size);
       torch::Tensor logits;
       if (chunk < context) {
-        std::tie(logits, state) = model->forward(inputs, state);
+        std::tie(logits, state) = model->forward_with_state(inputs, state);
         state = state.detach();
       } else {
         logits = model->forward(inputs);

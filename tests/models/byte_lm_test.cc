@@ -1,7 +1,10 @@
 #include <gtest/gtest.h>
 #include <torch/autograd.h>
+#include <torch/nn/modules/activation.h>
+#include <torch/nn/modules/container/sequential.h>
 
 #include <cmath>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
@@ -119,6 +122,78 @@ F64 parameters_of(const ByteLM& model) {
   return w;
 }
 
+// As a child of another module, whose clone() fills it in its place.
+struct OuterImpl : torch::nn::Cloneable<OuterImpl> {
+  explicit OuterImpl(const ModelConfig& config_) : config(config_) { reset(); }
+  void reset() override { inner = register_module("inner", ByteLM(config)); }
+  ModelConfig config;
+  ByteLM inner{nullptr};
+};
+
+TEST(ByteLM, Clones) {
+  for (const auto& mixer : kMixers) {
+    SCOPED_TRACE(mixer);
+    auto model = scrambled(small(mixer), torch::kFloat32);
+    model->eval();
+    int64_t seen = 0;
+    model->observe([&](const std::string&, const torch::Tensor&) { ++seen; });
+    const auto bytes = random_bytes(2, 20);
+    const auto copy = std::dynamic_pointer_cast<ByteLMImpl>(model->clone());
+    ASSERT_NE(copy, nullptr);
+    OuterImpl outer(small(mixer));
+    {
+      const torch::NoGradGuard no_grad;
+      for (const auto& p : outer.inner->named_parameters()) p.value().copy_(model->named_parameters()[p.key()]);
+    }
+    outer.eval();
+    const auto outer_copy = std::dynamic_pointer_cast<OuterImpl>(outer.clone());
+    ASSERT_NE(outer_copy, nullptr);
+    const auto want = model->forward(bytes);
+    EXPECT_EQ(copy->config.mixer, mixer);
+    EXPECT_FALSE(copy->is_training());
+    EXPECT_EQ(copy->named_parameters().keys(), model->named_parameters().keys());
+    const int64_t by_model = seen;
+    const torch::NoGradGuard no_grad;
+    for (auto& p : model->parameters()) p.zero_();
+    for (auto& p : outer.parameters()) p.zero_();
+    for (ByteLMImpl* each : {copy.get(), outer_copy->inner.get()}) {
+      EXPECT_TRUE(torch::equal(each->forward(bytes), want));
+      auto [first, state] = each->forward_with_state(bytes.narrow(1, 0, 9), each->initial_state(2));
+      EXPECT_TRUE(torch::allclose(first, want.narrow(1, 0, 9), 1e-4, 1e-4));
+      // What it computes with is what it registers.
+      for (auto& p : each->parameters()) p.zero_();
+      EXPECT_EQ(each->forward(bytes).abs().sum().item<double>(), 0.0);
+    }
+    EXPECT_EQ(seen, by_model) << "a clone has an observer";
+  }
+}
+
+TEST(ByteLM, GoesIntoSequential) {
+  auto model = scrambled(small("aft_local"));
+  torch::nn::Sequential chain(model, torch::nn::Softmax(-1));
+  const auto bytes = random_bytes(2, 20);
+  EXPECT_TRUE(torch::equal(chain->forward(bytes), model->forward(bytes).softmax(-1)));
+}
+
+TEST(ByteLM, WorksIn16Bits) {
+  for (const auto& mixer : kMixers) {
+    for (const auto dtype : {torch::kBFloat16, torch::kFloat16}) {
+      SCOPED_TRACE(mixer);
+      auto model = scrambled(small(mixer), dtype);
+      const auto bytes = random_bytes(2, 20);
+      model->forward(bytes).to(torch::kFloat32).square().mean().backward();
+      for (const auto& p : model->named_parameters()) {
+        ASSERT_TRUE(p.value().grad().defined()) << p.key();
+        EXPECT_EQ(p.value().grad().scalar_type(), dtype) << p.key();
+      }
+      auto [first, state] = model->forward_with_state(bytes.narrow(1, 0, 9), model->initial_state(2));
+      auto [second, after] = model->forward_with_state(bytes.narrow(1, 9, 11), state);
+      EXPECT_EQ(second.scalar_type(), dtype);
+      EXPECT_TRUE(second.isfinite().all().item<bool>());
+    }
+  }
+}
+
 TEST(ByteLM, LogitsAndGradientsAreThoseOfTheEquations) {
   for (const auto& mixer : kMixers) {
     const ModelConfig config = small(mixer);
@@ -154,7 +229,7 @@ TEST(ByteLM, AnyCuttingIntoChunksGivesTheSameAlsoInTheGradient) {
       int64_t begin = 0;
       for (const int64_t size : cuts) {
         torch::Tensor piece;
-        std::tie(piece, state) = model->forward(bytes.narrow(1, begin, size), state);
+        std::tie(piece, state) = model->forward_with_state(bytes.narrow(1, begin, size), state);
         pieces.push_back(piece);
         begin += size;
       }
@@ -175,10 +250,10 @@ TEST(ByteLM, DetachedStateStopsTheGradient) {
   for (const auto& mixer : kMixers) {
     auto model = scrambled(small(mixer));
     const auto bytes = random_bytes(1, 20);
-    auto [first, state] = model->forward(bytes.narrow(1, 0, 10), model->initial_state(1));
+    auto [first, state] = model->forward_with_state(bytes.narrow(1, 0, 10), model->initial_state(1));
     const auto token = model->named_parameters()["embedding.position.weight"];
     const auto reach = [&](const ByteLMState& from) {
-      auto [second, next] = model->forward(bytes.narrow(1, 10, 10), from);
+      auto [second, next] = model->forward_with_state(bytes.narrow(1, 10, 10), from);
       return torch::autograd::grad({second.sum()}, {token})[0].narrow(0, 0, 10).abs().max().item<double>();
     };
     EXPECT_GT(reach(state), 0) << mixer;
@@ -277,8 +352,8 @@ TEST(ByteLM, PositionsPastTheContextThrow) {
     ByteLM model(small(mixer));
     EXPECT_NO_THROW(model->forward(random_bytes(1, 37)));
     EXPECT_THROW(model->forward(random_bytes(1, 38)), Error);
-    auto [logits, state] = model->forward(random_bytes(1, 37), model->initial_state(1));
-    EXPECT_THROW(model->forward(random_bytes(1, 1), state), Error);
+    auto [logits, state] = model->forward_with_state(random_bytes(1, 37), model->initial_state(1));
+    EXPECT_THROW(model->forward_with_state(random_bytes(1, 1), state), Error);
     EXPECT_THROW(model->forward(random_bytes(1, 4).to(torch::kFloat32)), Error);
     EXPECT_THROW(model->forward(random_bytes(1, 4)[0]), Error);
   }

@@ -315,6 +315,34 @@ TYPED_TEST(FullTest, NonFiniteNumbersReachOnlyWhatSeesThem) {
   }
 }
 
+// Whatever q and the gradient of y hold in a row that sees nothing: it is 0, and all else keeps its bits.
+TYPED_TEST(FullTest, NothingToSeeGivesZero) {
+  using E = TypeParam;
+  using T = Accumulate<E>;
+  for (const bool causal : {true, false}) {
+    auto in = make_full_inputs<E>(
+        {.batch = 2, .targets = 70, .sources = 70, .channels = 5, .causal = causal, .masked = true, .seed = 8});
+    std::fill_n(in.table.begin() + 40 * in.columns, in.columns, -std::numeric_limits<T>::infinity());
+    const auto nothing = [](int64_t i) { return i < 70 * 5 || i / 5 % 70 == 40; };  // batch row 0 is masked
+    const auto clean = run_full<E>(in);
+    for (const T bad : {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity()}) {
+      auto spoiled = in;
+      for (int64_t i = 0; i < 2 * 70 * 5; ++i) {
+        if (nothing(i)) spoiled.q[i] = spoiled.grad_y[i] = bad;
+      }
+      const auto out = run_full<E>(spoiled);
+      for (const FullOutput o : {kFullY, kFullGradQ, kFullGradK, kFullGradV, kFullGradTable}) {
+        for (int64_t i = 0; i < static_cast<int64_t>(out.of[o].size()); ++i) {
+          ASSERT_EQ(out.of[o][i], clean.of[o][i]) << kFullOutputNames[o] << '[' << i << "] with " << bad;
+          if ((o == kFullY || o == kFullGradQ) && nothing(i)) {
+            ASSERT_EQ(out.of[o][i], 0) << kFullOutputNames[o] << '[' << i << ']';
+          }
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(FullTest, EmptyShapes) {
   using E = TypeParam;
   for (const FullCase& c : {FullCase{.batch = 0, .targets = 5, .sources = 5, .channels = 3},

@@ -278,10 +278,14 @@ TYPED_TEST(GridTest, AbsentSourcesMayHoldAnything) {
       absent.k[i] = -std::numeric_limits<T>::infinity();
       absent.v[i] = filled.v[i] = filled.k[i] = nan;
     }
+    const int64_t size = c.height * c.width * c.channels;
+    for (int64_t i = 2 * size; i < 3 * size; ++i) {  // the last batch row sees nothing
+      filled.q[i] = nan;
+      filled.grad_y[i] = i % 2 == 0 ? nan : std::numeric_limits<T>::infinity();
+    }
     const GridOutputs<T> out = run_grid(masked);
     expect_same_bits(out, run_grid(absent), describe(c) + " absent");
     expect_same_bits(out, run_grid(filled), describe(c) + " filled");
-    const int64_t size = c.height * c.width * c.channels;  // the last batch row sees nothing
     for (const GridOutput o : {kGridY, kGridGradQ, kGridGradK, kGridGradV}) {
       for (int64_t i = 2 * size; i < 3 * size; ++i) ASSERT_EQ(out.of[o][i], 0) << kGridOutputNames[o];
     }

@@ -267,6 +267,12 @@ TYPED_TEST(WindowHardNumbers, NothingToSeeGivesZero) {
       set_window(c, s);
       WindowInputs<E> in = make_inputs<E>(c);
       std::fill(in.k.begin(), in.k.end(), -std::numeric_limits<T>::infinity());
+      // Whatever stands there: numbers, infinities and NaN in turn.
+      for (size_t i = 0; i < in.q.size(); ++i) {
+        const T x[] = {1, std::numeric_limits<T>::infinity(), std::numeric_limits<T>::quiet_NaN()};
+        in.q[i] = x[i % 3];
+        in.grad_y[i] = x[i / 3 % 3];
+      }
       const WindowOutputs<E> out = run_kernel(in);
       for (const Output o : {kY, kFinalDen, kFinalNum, kGradQ, kGradBand}) {
         for (const T x : out.of[o]) ASSERT_EQ(x, 0) << kOutputNames[o] << "; " << describe(c);

@@ -225,11 +225,16 @@ TEST(WindowReference, StateOfLocal) {
 }
 
 TEST(WindowReference, NothingToSee) {
-  auto in = column({0}, {kInf}, true);
-  in.grad_y = {1};
-  const auto out = run_reference(in);
-  expect_near(out.of[kY], {0}, "y");
-  expect_near(out.of[kGradV], {0}, "grad_v");
+  for (const double x : {1.0, std::numeric_limits<double>::infinity(), std::numeric_limits<double>::quiet_NaN()}) {
+    auto in = column({0}, {kInf}, true);
+    in.shape.gate = Gate::kRelu;
+    in.q = {x};
+    in.grad_y = {x};
+    const auto out = run_reference(in);
+    expect_near(out.of[kY], {0}, "y");
+    expect_near(out.of[kGradQ], {0}, "grad_q");
+    expect_near(out.of[kGradV], {0}, "grad_v");
+  }
 }
 
 }  // namespace

@@ -352,7 +352,7 @@ void expect_chunks_equal_whole(Module module, int64_t time) {
     State state = module->initial_state(2);
     std::vector<Tensor> ys;
     for (size_t i = 1; i < cuts.size(); ++i) {
-      auto [y, after] = module->forward(x.slice(1, cuts[i - 1], cuts[i]), state);
+      auto [y, after] = module->forward_with_state(x.slice(1, cuts[i - 1], cuts[i]), state);
       ys.push_back(y);
       state = after;
     }
@@ -377,7 +377,7 @@ TEST(Modules, ChunksEqualTheWhole) {
 TEST(Modules, DetachedStateCutsTheGraph) {
   auto simple = simple_module({.channels = 4});
   const Tensor x = sequence(1, 4, 4).requires_grad_();
-  const auto [first, state] = simple->forward(x, simple->initial_state(1));
+  const auto [first, state] = simple->forward_with_state(x, simple->initial_state(1));
   EXPECT_TRUE(state.num.requires_grad());
   const State cut = state.detach();
   EXPECT_FALSE(cut.num.requires_grad());
@@ -411,8 +411,8 @@ TEST(Modules, BadInputIsNamed) {
   expect_message("aft::nn::AFTFull: x must hold at most context = 9 positions, got 10",
                  [&] { full->forward(sequence(1, 10, 4)); });
   expect_message("expected room for 6 more in a ring of 9, got 4", [&] {
-    const auto after = std::get<State>(full->forward(sequence(1, 4, 4), full->initial_state(1)));
-    full->forward(sequence(1, 6, 4), after);
+    const auto after = std::get<State>(full->forward_with_state(sequence(1, 4, 4), full->initial_state(1)));
+    full->forward_with_state(sequence(1, 6, 4), after);
   });
   expect_message("context must be at least 1, got 0", [] { aft::nn::AFTFull(aft::nn::AFTFullOptions{.channels = 4}); });
   auto full_both_ways = full_module({.channels = 4, .context = 9, .factor_channels = 2, .causal = false});
@@ -491,7 +491,7 @@ TEST(Functions, InferenceModeWorks) {
   const c10::InferenceMode inference;
   auto local = local_module({.channels = 4, .context = 9, .window = 3, .factor_channels = 2});
   const Tensor x = sequence(2, 7, 4);
-  const auto [y, state] = local->forward(x, local->initial_state(2));
+  const auto [y, state] = local->forward_with_state(x, local->initial_state(2));
   expect_close(y, local->forward(x));
   State edited = state;
   const Tensor one = x.narrow(1, 0, 1);

@@ -126,8 +126,9 @@ class BackwardEntries {
                         ? zero
                         : LoadSome(d, p.q.data + x.batch * p.q.batch_stride + in * p.q.time_stride + c.begin, c.count);
     const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
-    const V a = hn::IfThenZeroElse(hn::Eq(signed_den, zero), TimesGate(gate, gy, hn::Abs(signed_den)));
-    grad_q = hn::Mul(hn::Mul(gy, ratio), gate.slope);
+    const auto empty = hn::Eq(signed_den, zero);  // nothing was seen: no gradient, whatever q and gy hold
+    const V a = hn::IfThenZeroElse(empty, TimesGate(gate, gy, hn::Abs(signed_den)));
+    grad_q = hn::IfThenZeroElse(empty, hn::Mul(hn::Mul(gy, ratio), gate.slope));
     const V b = hn::Mul(a, ratio);
     // What is not finite must not meet the weight 0 of a pair that is not seen.
     const auto finite = hn::And(hn::Eq(hn::Sub(a, a), zero), hn::Eq(hn::Sub(b, b), zero));

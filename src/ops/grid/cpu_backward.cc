@@ -106,7 +106,7 @@ class GridBackwardTask {
     const V ratio = hn::IfThenZeroElse(empty, hn::Div(num, den));
     const V whole_ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Add(ratio, panel.centre), panel.from_x));
     const V a = hn::IfThenZeroElse(empty, TimesGate(gate, hn::Mul(g, to_g), den));
-    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, whole_ratio), gate.slope)};
+    return {a, hn::Mul(a, ratio), hn::IfThenZeroElse(empty, hn::Mul(hn::Mul(g, whole_ratio), gate.slope))};
   }
 
   HWY_INLINE void write_query(int64_t b, int64_t t, int64_t j, V dq) const {
@@ -119,7 +119,11 @@ class GridBackwardTask {
   };
   Scale gradient_scale(int64_t b, int64_t j) const {
     V largest = hn::Zero(d);
-    for (int64_t t = 0; t < panel.time; ++t) largest = hn::Max(hn::Abs(panel.load(p.grad_y, b, t, j)), largest);
+    for (int64_t t = 0; t < panel.time; ++t) {
+      const V g = panel.load(p.grad_y, b, t, j);
+      // What is not finite needs no scale, and may belong to a row that sees nothing.
+      largest = hn::Max(hn::IfThenElseZero(hn::IsFinite(g), hn::Abs(g)), largest);
+    }
     const V g = ScaleExponent(d, largest);
     const V exponent = hn::Add(panel.x, g);
     const V magic = hn::Set(d, FloatFormat<T>::kMagic);

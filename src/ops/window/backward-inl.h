@@ -80,7 +80,7 @@ class BackwardTask {
   int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
 
   // den and num under any common scale, num less by 1 / value_scale; a and b come out times that of den. Nothing was
-  // seen where den is 0.
+  // seen where den is 0: all three are 0 whatever the query and gy hold.
   HWY_INLINE TargetGrad<V> target_grad(int64_t t, int64_t j, V den, V num, V value_scale) const {
     const int64_t at = j * lanes;
     const V g = LoadSome(d, gy + t * p.grad_y.time_stride + at, count(j));
@@ -89,7 +89,7 @@ class BackwardTask {
     const auto empty = hn::Eq(den, hn::Zero(d));
     const V ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Div(num, den), value_scale));
     const V a = hn::IfThenZeroElse(empty, TimesGate(gate, g, den));
-    return {a, hn::Mul(a, ratio), hn::Mul(hn::Mul(g, ratio), gate.slope)};
+    return {a, hn::Mul(a, ratio), hn::IfThenZeroElse(empty, hn::Mul(hn::Mul(g, ratio), gate.slope))};
   }
 
   HWY_INLINE void write_query(int64_t t, int64_t j, V dq) const {
