@@ -323,7 +323,8 @@ TYPED_TEST(FullTest, NothingToSeeGivesZero) {
     auto in = make_full_inputs<E>(
         {.batch = 2, .targets = 70, .sources = 70, .channels = 5, .causal = causal, .masked = true, .seed = 8});
     std::fill_n(in.table.begin() + 40 * in.columns, in.columns, -std::numeric_limits<T>::infinity());
-    const auto nothing = [](int64_t i) { return i < 70 * 5 || i / 5 % 70 == 40; };  // batch row 0 is masked
+    std::fill_n(in.mask.begin(), 70, uint8_t{0});
+    const auto nothing = [](int64_t i) { return i < 70 * 5 || i / 5 % 70 == 40; };  // batch row 0, and target 40
     const auto clean = run_full<E>(in);
     for (const T bad : {std::numeric_limits<T>::quiet_NaN(), std::numeric_limits<T>::infinity()}) {
       auto spoiled = in;
