@@ -34,10 +34,16 @@ std::vector<std::string> known_keys() {
   throw Error(source + ": unknown key " + key + "; did you mean " + nearest(key, keys) + "?");
 }
 
+std::string toml_value(double value);
+
+/// The value if it is one, and its type. Not by toml++'s own printing, which is undefined for arrays of small numbers.
 std::string describe(const toml::node& node) {
   std::ostringstream text;
-  node.visit([&](const auto& value) { text << value; });
-  text << " (" << node.type() << ")";
+  if (const auto* word = node.as_string()) text << toml_string(word->get()) << ' ';
+  if (const auto* integer = node.as_integer()) text << integer->get() << ' ';
+  if (const auto* real = node.as_floating_point()) text << toml_value(real->get()) << ' ';
+  if (const auto* truth = node.as_boolean()) text << (truth->get() ? "true " : "false ");
+  text << "(" << node.type() << ")";
   return text.str();
 }
 

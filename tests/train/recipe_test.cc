@@ -79,6 +79,19 @@ TEST(Recipe, WrongTypesSayWhatWasExpected) {
   EXPECT_NE(error_of([] { parse("[train\nsteps = 1"); }).find("test.toml:1: not valid TOML"), std::string::npos);
 }
 
+// Found by fuzzing: toml++ casts the logarithm of each number of an array to an unsigned one when it prints it.
+TEST(Recipe, WrongTypesSayWhatCame) {
+  const auto came = [](const std::string& value) {
+    const std::string text = error_of([&] { parse("[model]\nlayers = " + value); });
+    return text.substr(text.find("got "));
+  };
+  EXPECT_EQ(came("[0.9, 0.05, [0.0]]"), "got (array)");
+  EXPECT_EQ(came("'1\"\xc2\xa7'"), "got \"1\\\"\xc2\xa7\" (string)");
+  EXPECT_EQ(came("0.05"), "got 0.05 (floating-point)");
+  EXPECT_EQ(came("true"), "got true (boolean)");
+  EXPECT_EQ(came("1979-05-27"), "got (date)");
+}
+
 TEST(Recipe, OverridesAreTypedAsInToml) {
   const Recipe recipe =
       parse("[train]\nlr = 1.0\n", {"train.lr=1e-3", "train.steps = 7", "model.mixer=attention", "data.path='a b'",
