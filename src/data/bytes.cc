@@ -47,12 +47,16 @@ struct Mapping {
   Mapping& operator=(const Mapping&) = delete;
 };
 
-bool is_xz(const fs::path& path) { return path.extension() == ".xz"; }
+bool is_plain(const fs::path& path, int file) {
+  uint8_t head[kPackingBytes];
+  const ssize_t got = pread(file, head, sizeof head, 0);
+  if (got < 0) throw_errno("data: " + path.string() + ": cannot be read", errno);
+  return packing_of(path, {head, static_cast<size_t>(got)}) == Packing::kPlain;
+}
 
 void append_file(const fs::path& path, std::vector<uint8_t>& out) {
   const FileDescriptor file(path);
-  const auto error = is_xz(path) ? append_xz(file.get(), out) : append_plain(file.get(), out);
-  if (!error.empty()) fail(path, error);
+  append_bytes(file.get(), path, out);
 }
 
 std::vector<fs::path> files_in(const fs::path& folder) {
@@ -78,15 +82,17 @@ Bytes Bytes::load(const fs::path& path) {
   const auto status = fs::status(path, error);
   if (!fs::exists(status)) fail(path, "no such file or folder");
   Bytes bytes;
-  if (fs::is_regular_file(status) && !is_xz(path)) {
+  if (fs::is_regular_file(status)) {
     const FileDescriptor file(path);
-    struct stat info {};
-    if (fstat(file.get(), &info) != 0) fail(path, std::strerror(errno));
-    if (info.st_size == 0) return bytes;
-    auto mapping = std::make_shared<Mapping>(path, file.get(), static_cast<size_t>(info.st_size));
-    bytes.view_ = {static_cast<const uint8_t*>(mapping->data), mapping->bytes};
-    bytes.owner_ = std::move(mapping);
-    return bytes;
+    if (is_plain(path, file.get())) {
+      struct stat info {};
+      if (fstat(file.get(), &info) != 0) fail(path, std::strerror(errno));
+      if (info.st_size == 0) return bytes;
+      auto mapping = std::make_shared<Mapping>(path, file.get(), static_cast<size_t>(info.st_size));
+      bytes.view_ = {static_cast<const uint8_t*>(mapping->data), mapping->bytes};
+      bytes.owner_ = std::move(mapping);
+      return bytes;
+    }
   }
   auto buffer = std::make_shared<std::vector<uint8_t>>();
   if (fs::is_directory(status)) {
