@@ -66,8 +66,8 @@ std::vector<std::string> names_in(const CLI::App& app, bool options) {
   return names;
 }
 
-/// The words of the command line, values apart from their options: --name=value becomes two words. Otherwise CLI11 takes
-/// the empty value of --name= for a missing one, and the next word for the value.
+/// The words of the command line, values apart from their options: --name=value becomes two words. Otherwise CLI11
+/// takes the empty value of --name= for a missing one, and the next word for the value.
 std::vector<std::string> split_words(const CLI::App& app, int argc, char** argv) {
   const std::vector<std::string> given(argv + 1, argv + argc);
   std::vector<std::string> words;
@@ -151,8 +151,8 @@ CLI::Option* add_number(CLI::App& command, const std::string& name, float& value
                         const std::string& help) {
   return add(command, name, help, "FLOAT", shortest(value), [=, &value](const std::string& text) {
     float number = 0;
-    if (!read_decimal(text, number) || !std::isfinite(number) || number > interval.most ||
-        number < interval.least || (interval.open && number == interval.least)) {
+    if (!read_decimal(text, number) || !std::isfinite(number) || number > interval.most || number < interval.least ||
+        (interval.open && number == interval.least)) {
       std::string expected = (interval.open ? "a number above " : "a number from ") + shortest(interval.least);
       expected += interval.most < Interval().most ? (interval.open ? ", at most " : " to ") + shortest(interval.most)
                                                   : (interval.open ? "" : " on");

@@ -25,8 +25,9 @@ struct Format {
   std::string_view magic;
 };
 constexpr auto kFormats = std::to_array<Format>({
-    {".xz", "\xfd"
-            "7zXZ\0"sv},
+    {".xz",
+     "\xfd"
+     "7zXZ\0"sv},
     {".gz", "\x1f\x8b\x08"sv},
     {".tgz", ""sv},
     {".zip", "PK\3\4"sv},
@@ -111,7 +112,8 @@ Packing packing_of(const std::filesystem::path& name, std::span<const uint8_t> h
       throw Error(name.string() + ": its content is compressed (as in " + std::string(format.ending) +
                   " files); decompress it, or pack it with xz");
     } else if (named) {
-      throw Error(name.string() + ": its name says that it is compressed, and of that only .xz is read; decompress it, " +
+      throw Error(name.string() +
+                  ": its name says that it is compressed, and of that only .xz is read; decompress it, " +
                   "or rename it if it is not");
     }
   }

@@ -13,7 +13,7 @@ namespace aft {
 std::optional<Evaluation> evaluate(ByteLM& model, std::span<const uint8_t> text,
                                    const std::atomic<bool>* stop = nullptr);
 
-/// Sets LibTorch's threads; 0: all the machine has.
+/// Sets LibTorch's threads; 0: as many as the process has CPUs.
 void use_threads(int64_t threads);
 
 }  // namespace aft

@@ -299,7 +299,8 @@ TEST(UseThreads, AsManyAsTheProcessHasCpus) {
     ASSERT_EQ(sched_setaffinity(0, sizeof set, &set), 0);
     use_threads(0);
     EXPECT_EQ(at::get_num_threads(), 1);
-  }).join();
+  })
+      .join();
   at::set_num_threads(before);
 }
 
