@@ -6,18 +6,21 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "aft/error.h"
 #include "aft/train.h"
+#include "common/exit_codes.h"
+#include "common/options.h"
+#include "common/program.h"
 #include "progress.h"
 
 namespace {
 
-constexpr int kOk = 0;
-constexpr int kFailed = 1;
-constexpr int kBadInput = 2;
-constexpr int kSignal = 128;  // and the signal's number, as shells report a program that ended on it
+using aft::app::kFailed;
+using aft::app::kOk;
+using aft::app::kSignalled;
 
 using Json = nlohmann::ordered_json;
 
@@ -113,7 +116,6 @@ int train(const Arguments& arguments) {
   aft::Trainer trainer(recipe, options);
   watch_signals();
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away is no reason to stop training
-  std::signal(SIGXFSZ, SIG_IGN);  // a file size limit shows as a failed write, like a full disk
   aft::TrainOutcome outcome;
   try {
     aft::Progress progress;
@@ -137,7 +139,7 @@ int train(const Arguments& arguments) {
   }
   if (!outcome.finished) {
     std::fprintf(stderr, "the checkpoint is written; go on with: %s\n", resume_command(arguments).c_str());
-    if (stop_requested) return kSignal + stop_signal;
+    if (stop_requested) return kSignalled + stop_signal;
   }
   return kOk;
 }
@@ -198,9 +200,8 @@ int init(const Arguments& arguments) {
 }
 
 void add_recipe(CLI::App& command, Arguments& arguments) {
-  command.add_option("RECIPE", arguments.recipe, "recipe (TOML), see docs/recipes.md")->required();
-  command.add_option("--set", arguments.set, "override a key: --set train.lr=1e-3 (may be repeated)")
-      ->allow_extra_args(false);
+  aft::app::add_text(command, "RECIPE", arguments.recipe, "recipe (TOML), see docs/recipes.md")->required();
+  aft::app::add_texts(command, "--set", arguments.set, "override a key: --set train.lr=1e-3 (may be repeated)");
 }
 
 CLI::App* add_train(CLI::App& app, Arguments& arguments) {
@@ -209,25 +210,22 @@ CLI::App* add_train(CLI::App& app, Arguments& arguments) {
   command->add_flag("--resume", arguments.train.resume,
                     "go on from the run folder's checkpoint (or begin, where nothing is trained)");
   command->add_flag("--force", arguments.train.force, "replace an existing run");
-  command->add_option("--until", arguments.train.until, "stop after this step, with a checkpoint")
-      ->check(CLI::NonNegativeNumber);
+  aft::app::add_integer(*command, "--until", arguments.train.until, 0, std::numeric_limits<int64_t>::max(),
+                        "stop after this step, with a checkpoint");
   command->add_flag("--dry-run", arguments.dry_run, "print parameters, memory and the resolved recipe; train nothing");
   command->add_flag("--json", arguments.json, "print the outcome as JSON");
   command->footer(
       "Example: aft-train train recipes/quickstart.toml --set train.lr=1e-3\n"
-      "Exit code: 0 done, 1 the run failed, 2 bad input, 128 + the signal's number when stopped by\n"
-      "Ctrl-C (130), SIGTERM (143) or SIGHUP (129), with a checkpoint.");
+      "Exit code: 0 done, 1 failed, 2 bad input or usage, 128 + the signal that stopped it (with a checkpoint).");
   return command;
 }
 
 CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
   auto* command = app.add_subcommand("eval", "bits per byte of a model on a text");
-  command->add_option("CHECKPOINT", arguments.checkpoint, "run folder or model file")->required();
-  command->add_option("--data", arguments.data, "file or folder, plain or .xz; default: the run's own data");
-  command->add_option("--split", arguments.split, "without --data: train, valid or test")
-      ->check(CLI::IsMember({"train", "valid", "test"}))
-      ->capture_default_str();
-  command->add_option("--threads", arguments.threads, "0: all")->check(CLI::Range(0, 4096));
+  aft::app::add_text(*command, "CHECKPOINT", arguments.checkpoint, "run folder or model file")->required();
+  aft::app::add_text(*command, "--data", arguments.data, "file or folder, plain or .xz; default: the run's own data");
+  aft::app::add_choice(*command, "--split", arguments.split, {"train", "valid", "test"}, "without --data");
+  aft::app::add_threads(*command, arguments.threads);
   command->add_flag("--json", arguments.json, "print nothing but the JSON line");
   command->footer("Example: aft-train eval runs/quickstart --data book.txt\nThe last line of output is a JSON object.");
   return command;
@@ -235,12 +233,11 @@ CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
 
 CLI::App* add_plot(CLI::App& app, Arguments& arguments) {
   auto* command = app.add_subcommand("plot", "draw the curves of one or several runs");
-  command->add_option("RUN", arguments.runs, "run folders")->required();
-  command->add_option("--out", arguments.out, "PNG file; default: loss.png in the run folder, or here for several");
+  aft::app::add_texts(*command, "RUN", arguments.runs, "run folders")->required();
+  aft::app::add_text(*command, "--out", arguments.out,
+                     "PNG file; default: loss.png in the run folder, or here for several");
   command->add_flag("--force", arguments.force, "replace an existing file");
-  command->add_option("--x", arguments.x, "step, seconds or tokens")
-      ->check(CLI::IsMember({"step", "seconds", "tokens"}))
-      ->capture_default_str();
+  aft::app::add_choice(*command, "--x", arguments.x, {"step", "seconds", "tokens"}, "what to draw the curves over");
   command->footer("Example: aft-train plot runs/a runs/b --x seconds --out both.png");
   return command;
 }
@@ -248,7 +245,7 @@ CLI::App* add_plot(CLI::App& app, Arguments& arguments) {
 CLI::App* add_init(CLI::App& app, Arguments& arguments) {
   auto* command = app.add_subcommand("init", "write an untrained model");
   add_recipe(*command, arguments);
-  command->add_option("--out", arguments.out, "model file to write")->required();
+  aft::app::add_text(*command, "--out", arguments.out, "model file to write")->required();
   command->add_flag("--force", arguments.force, "replace an existing file");
   command->footer("Example: aft-train init recipes/bench-aft-local-512.toml --out untrained.safetensors");
   return command;
@@ -284,22 +281,11 @@ int main(int argc, char** argv) {
   CLI::App* eval_command = add_eval(app, arguments);
   CLI::App* plot_command = add_plot(app, arguments);
   add_init(app, arguments);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? kOk : kBadInput;
-  }
-  if (train_command->parsed() || eval_command->parsed()) spin_briefly(argv);
-  try {
+  return aft::app::run_program(app, argc, argv, [&] {
+    if (train_command->parsed() || eval_command->parsed()) spin_briefly(argv);
     if (train_command->parsed()) return train(arguments);
     if (eval_command->parsed()) return eval(arguments);
     if (plot_command->parsed()) return plot(arguments);
     return init(arguments);
-  } catch (const aft::Error& error) {
-    std::fprintf(stderr, "aft-train: %s\n", error.what());
-    return kBadInput;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "aft-train: %s\n", error.what());
-    return kFailed;
-  }
+  });
 }

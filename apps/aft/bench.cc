@@ -7,6 +7,7 @@
 #include "aft/error.h"
 #include "aft/runtime.h"
 #include "commands.h"
+#include "common/options.h"
 #include "output.h"
 #include "runtime/kernels.h"
 #include "runtime/weights.h"
@@ -163,9 +164,9 @@ void run_bench(const BenchOptions& options) {
 void add_bench(CLI::App& app) {
   const auto options = std::make_shared<BenchOptions>();
   CLI::App* command = app.add_subcommand("bench", "Measure prefill, and decoding after 0, 2048 and 8192 tokens");
-  command->add_option("MODEL", options->model, "A model file or a run folder")->required();
+  add_text(*command, "MODEL", options->model, "A model file or a run folder")->required();
   command->add_flag("--json", options->json, "One JSON object");
-  command->add_option("--threads", options->threads, "0: as many as the machine runs")->capture_default_str();
+  add_threads(*command, options->threads);
   command->footer(
       "Decoding is bound by reading the weights: its time is given as a multiple of their size over the read "
       "bandwidth\n"

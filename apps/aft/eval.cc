@@ -7,6 +7,7 @@
 
 #include "aft/runtime.h"
 #include "commands.h"
+#include "common/options.h"
 #include "input.h"
 #include "output.h"
 
@@ -46,10 +47,10 @@ void run_eval(const EvalOptions& options) {
 void add_eval(CLI::App& app) {
   const auto options = std::make_shared<EvalOptions>();
   CLI::App* command = app.add_subcommand("eval", "Measure how well a model predicts a text, in bits per byte");
-  command->add_option("MODEL", options->model, "A model file or a run folder")->required();
-  command->add_option("FILE", options->file, "The text: any bytes, plain or .xz")->required();
+  add_text(*command, "MODEL", options->model, "A model file or a run folder")->required();
+  add_text(*command, "FILE", options->file, "The text: any bytes, plain or .xz; - reads standard input")->required();
   command->add_flag("--json", options->json, "Only the last line: one JSON object");
-  command->add_option("--threads", options->threads, "0: as many as the machine runs")->capture_default_str();
+  add_threads(*command, options->threads);
   command->footer(
       "The text is cut into windows of the model's context, each read from the neutral state; in a window every byte\n"
       "after the first is predicted once. The last line of output is a JSON object.\n"

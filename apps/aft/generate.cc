@@ -1,11 +1,13 @@
 #include <unistd.h>
 
+#include <limits>
 #include <memory>
+#include <span>
 #include <string>
 
-#include "aft/error.h"
 #include "aft/runtime.h"
 #include "commands.h"
+#include "common/options.h"
 #include "input.h"
 #include "output.h"
 
@@ -22,21 +24,33 @@ struct GenerateOptions {
   int64_t threads = 0;
 };
 
-std::vector<uint8_t> read_prompt(const GenerateOptions& options) {
-  const bool piped = options.prompt_given ? options.prompt == "-" : standard_input_is_piped();
-  if (piped) return read_standard_input();
-  return {options.prompt.begin(), options.prompt.end()};
+bool reads_standard_input(const GenerateOptions& options) {
+  return options.prompt_given ? options.prompt == "-" : standard_input_is_piped();
+}
+
+/// What the session should read before it writes: of a long prompt, only what it would remember.
+std::vector<uint8_t> read_prompt(const GenerateOptions& options, int64_t context) {
+  std::vector<uint8_t> prompt;
+  const auto add = [&](std::span<const uint8_t> bytes) {
+    if (options.echo) write_out({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    prompt.insert(prompt.end(), bytes.begin(), bytes.end());
+    prompt.erase(prompt.begin(), prompt.begin() + runtime::RollingSession::surplus(std::ssize(prompt), context));
+  };
+  if (reads_standard_input(options)) {
+    read_standard_input(add);
+  } else {
+    add({reinterpret_cast<const uint8_t*>(options.prompt.data()), options.prompt.size()});
+  }
+  if (prompt.empty()) prompt = {'\n'};  // a text begins as after the end of a line
+  return prompt;
 }
 
 void run_generate(const GenerateOptions& options) {
-  runtime::Sampler sampler(options.sampler);  // complains before the model is loaded
-  std::vector<uint8_t> prompt = read_prompt(options);
+  runtime::Sampler sampler(options.sampler);
   const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
   const runtime::Model model = runtime::Model::load(options.model, *pool);
   runtime::RollingSession session(model, pool);
-
-  if (options.echo) write_out({reinterpret_cast<const char*>(prompt.data()), prompt.size()});
-  if (prompt.empty()) prompt = {'\n'};  // a text begins as after the end of a line
+  std::vector<uint8_t> prompt = read_prompt(options, model.config().context);
   for (int64_t i = 0; i < options.tokens; ++i) {
     const uint8_t byte = sampler.draw(session.feed(prompt));
     write_out({reinterpret_cast<const char*>(&byte), 1});
@@ -48,27 +62,21 @@ void run_generate(const GenerateOptions& options) {
 }  // namespace
 
 void add_generate(CLI::App& app) {
-  const auto not_negative = [](const std::string& text) {
-    return text.rfind('-', 0) == 0 ? "expected a number >= 0, got " + text : std::string();
-  };
   const auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Write text, byte by byte as it comes");
-  command->add_option("MODEL", options->model, "A model file or a run folder")->required();
-  CLI::Option* prompt = command->add_option(
-      "--prompt", options->prompt,
+  add_text(*command, "MODEL", options->model, "A model file or a run folder")->required();
+  CLI::Option* prompt = add_text(
+      *command, "--prompt", options->prompt,
       "The text to continue; - reads it from standard input. Without it, what is piped in; else the start of a line");
   command->add_flag("--echo", options->echo, "Write the prompt first");
-  command->add_option("--tokens", options->tokens, "Bytes to write")->check(not_negative)->capture_default_str();
-  command->add_option("--temperature", options->sampler.temperature, "0: always the most likely byte")
-      ->capture_default_str();
-  command->add_option("--top-p", options->sampler.top_p, "Draw from the fewest most likely bytes that reach this share")
-      ->capture_default_str();
-  command->add_option("--top-k", options->sampler.top_k, "Draw from the K most likely bytes; 0: from all")
-      ->capture_default_str();
-  command->add_option("--seed", options->sampler.seed, "The same seed writes the same text")
-      ->check(not_negative)
-      ->capture_default_str();
-  command->add_option("--threads", options->threads, "0: as many as the machine runs")->capture_default_str();
+  constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+  add_integer(*command, "--tokens", options->tokens, 0, kMany, "Bytes to write");
+  add_number(*command, "--temperature", options->sampler.temperature, {}, "0: always the most likely byte");
+  add_number(*command, "--top-p", options->sampler.top_p, {.least = 0, .most = 1, .open = true},
+             "Draw from the fewest most likely bytes that reach this share");
+  add_integer(*command, "--top-k", options->sampler.top_k, 0, kMany, "Draw from the K most likely bytes; 0: from all");
+  add_integer(*command, "--seed", options->sampler.seed, "The same seed writes the same text");
+  add_threads(*command, options->threads);
   command->footer(
       "Past the model's context it reads the last half of the context again and goes on.\n"
       "Example:\n  aft generate runs/quickstart --prompt 'ROMEO:' --tokens 500 --seed 1");

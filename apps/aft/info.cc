@@ -3,6 +3,7 @@
 
 #include "aft/runtime/model_file.h"
 #include "commands.h"
+#include "common/options.h"
 #include "output.h"
 
 namespace aft::app {
@@ -17,10 +18,12 @@ void run_info(const InfoOptions& options) {
   const runtime::ModelFile file(options.model);
   const ModelConfig& c = file.config();
   const auto bytes = static_cast<int64_t>(std::filesystem::file_size(file.path()));
+  const std::string kind = file.is_checkpoint() ? "checkpoint" : "model";
   if (options.json) {
     nlohmann::ordered_json tensors;
     for (const auto& [name, tensor] : file.tensors()) tensors[name] = tensor.shape;
     write_json({{"file", file.path().string()},
+                {"kind", kind},
                 {"bytes", bytes},
                 {"format_version", 1},
                 {"library_version", file.library_version()},
@@ -31,6 +34,7 @@ void run_info(const InfoOptions& options) {
   }
   std::string text = "file        " + file.path().string() + " (" + grouped(bytes) + " bytes, written by aft " +
                      file.library_version() + ")\n";
+  if (file.is_checkpoint()) text += "kind        checkpoint of a run, with its latest weights\n";
   text += "parameters  " + grouped(file.parameters()) + " (f32)\n";
   text += "mixer       " + c.mixer;
   if (c.mixer == "aft_local") text += ", window " + std::to_string(c.window);
@@ -49,7 +53,7 @@ void run_info(const InfoOptions& options) {
 void add_info(CLI::App& app) {
   const auto options = std::make_shared<InfoOptions>();
   CLI::App* command = app.add_subcommand("info", "Show what a model file holds");
-  command->add_option("MODEL", options->model, "A model file or a run folder")->required();
+  add_text(*command, "MODEL", options->model, "A model file or a run folder")->required();
   command->add_flag("--json", options->json, "One JSON object with config, parameters and the shape of every tensor");
   command->footer("Example:\n  aft info runs/quickstart");
   command->callback([options] { run_info(*options); });

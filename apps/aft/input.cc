@@ -5,36 +5,33 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstring>
 #include <string>
 
 #include "aft/error.h"
 #include "runtime/read_bytes.h"
 
 namespace aft::app {
-namespace {
-
-std::vector<uint8_t> read_all(int file, const std::string& name, bool packed) {
-  std::vector<uint8_t> bytes;
-  const std::string problem = packed ? append_xz(file, bytes) : append_plain(file, bytes);
-  if (!problem.empty()) throw Error(name + ": cannot be read: " + problem);
-  return bytes;
-}
-
-}  // namespace
 
 std::vector<uint8_t> read_text(const std::filesystem::path& path) {
-  const std::string name = path.string();
+  std::vector<uint8_t> bytes;
+  if (path == "-") {
+    append_bytes(STDIN_FILENO, "standard input", bytes);
+    return bytes;
+  }
   const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) throw Error(name + ": cannot be opened: " + std::strerror(errno));
+  if (file < 0) throw_errno(path.string() + ": cannot be opened", errno);
   struct Close {
     int file;
     ~Close() { ::close(file); }
   } const close{file};
-  return read_all(file, name, path.extension() == ".xz");
+  append_bytes(file, path, bytes);
+  return bytes;
 }
 
-std::vector<uint8_t> read_standard_input() { return read_all(STDIN_FILENO, "standard input", false); }
+void read_standard_input(const std::function<void(std::span<const uint8_t>)>& take) {
+  std::vector<uint8_t> block(1 << 16);
+  while (const size_t got = read_some(STDIN_FILENO, "standard input", block)) take({block.data(), got});
+}
 
 bool standard_input_is_piped() {
   struct stat status = {};

@@ -36,7 +36,7 @@ struct TrainConfig {
   int64_t eval_every = 0;          // steps between validations; 0: at the end only
   int64_t checkpoint_every = 100;  // 0: at the end only
   int64_t log_every = 10;
-  int64_t threads = 0;  // 0: all the machine has
+  int64_t threads = 0;  // 0: as many as the process has CPUs
 };
 
 struct RunConfig {

@@ -35,12 +35,16 @@ class FileDescriptor {
   int fd_;
 };
 
-bool is_xz(const fs::path& path) { return path.extension() == ".xz"; }
+bool is_plain(const fs::path& path, int file) {
+  uint8_t head[kPackingBytes];
+  const ssize_t got = pread(file, head, sizeof head, 0);
+  if (got < 0) throw_errno("data: " + path.string() + ": cannot be read", errno);
+  return packing_of(path, {head, static_cast<size_t>(got)}) == Packing::kPlain;
+}
 
 void append_file(const fs::path& path, std::vector<uint8_t>& out) {
   const FileDescriptor file(path);
-  const auto error = is_xz(path) ? append_xz(file.get(), out) : append_plain(file.get(), out);
-  if (!error.empty()) fail(path, error);
+  append_bytes(file.get(), path, out);
 }
 
 /// A run's own files change while it trains: they are no data, also where a data folder holds the folder of runs.
@@ -85,16 +89,18 @@ Bytes Bytes::load(const fs::path& path) {
   std::error_code error;
   const auto status = fs::status(path, error);
   if (!fs::exists(status)) fail(path, "no such file or folder");
-  if (fs::is_regular_file(status) && !is_xz(path)) {
+  if (fs::is_regular_file(status)) {
     auto source = std::make_shared<Source>();
     source->path = path;
     source->file.emplace(path);
-    struct stat info {};
-    if (fstat(source->file->get(), &info) != 0) fail(path, std::strerror(errno));
-    Bytes bytes;
-    bytes.size_ = info.st_size;
-    bytes.source_ = std::move(source);
-    return bytes;
+    if (is_plain(path, source->file->get())) {
+      struct stat info {};
+      if (fstat(source->file->get(), &info) != 0) fail(path, std::strerror(errno));
+      Bytes bytes;
+      bytes.size_ = info.st_size;
+      bytes.source_ = std::move(source);
+      return bytes;
+    }
   }
   std::vector<uint8_t> buffer;
   if (fs::is_directory(status)) {

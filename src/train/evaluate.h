@@ -18,7 +18,7 @@ int64_t predicted_bytes(int64_t bytes, int64_t context);
 /// train.init.
 ByteLM make_model(const Recipe& recipe, bool with_init);
 
-/// Sets LibTorch's threads; 0: all the machine has.
+/// Sets LibTorch's threads; 0: as many as the process has CPUs.
 void use_threads(int64_t threads);
 
 }  // namespace aft

@@ -46,7 +46,9 @@ struct ScratchFolder {
   fs::path path;
   ScratchFolder() {
     std::string name = (fs::temp_directory_path() / "aft-plot-XXXXXX").string();
-    if (!mkdtemp(name.data())) throw Error("plot: cannot make a folder in " + fs::temp_directory_path().string());
+    if (!mkdtemp(name.data())) {
+      throw SystemError("plot: cannot make a folder in " + fs::temp_directory_path().string());
+    }
     path = name;
   }
   ~ScratchFolder() {
@@ -174,7 +176,7 @@ void plot_runs(const std::vector<fs::path>& folders, const fs::path& png, const 
   write_file_atomically(script_file, commands.data(), commands.size());
   const int status = run_program({"gnuplot", script_file.string()}, log);
   const std::string picture = file_text(image);
-  if (status != 0 || picture.empty()) throw Error("plot: gnuplot failed: " + file_text(log));
+  if (status != 0 || picture.empty()) throw SystemError("plot: gnuplot failed: " + file_text(log));
   write_file_atomically(png, picture.data(), picture.size());
 }
 

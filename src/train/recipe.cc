@@ -8,7 +8,7 @@
 
 #include "aft/error.h"
 #include "aft/train.h"
-#include "train/nearest.h"
+#include "runtime/nearest.h"
 #include "train/recipe_fields.h"
 #include "train/recipe_text.h"
 

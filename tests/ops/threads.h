@@ -13,7 +13,7 @@
 namespace aft::ops::test {
 
 /// A ParallelFor on plain threads, started anew for every run. Thread i takes every n-th index; with an odd number of
-/// threads backwards, since no result may hang on the order.
+/// threads backwards, since no result may depend on the order.
 class Threads {
  public:
   explicit Threads(int64_t threads) : threads_(threads) {}

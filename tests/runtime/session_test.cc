@@ -328,6 +328,28 @@ TEST_F(SessionTest, RollingSessionReadsTheLastHalfAgain) {
   }
 }
 
+// A text read with bounded memory: its surplus dropped now and then leads to the same as the whole.
+TEST_F(SessionTest, RollingSessionNeedsNoSurplus) {
+  for (const int64_t context : {1, 7, 20}) {
+    ModelConfig config = test::small_config("aft_local");
+    config.context = context;
+    const Loaded m = load(config);
+    std::vector<uint8_t> text;
+    std::vector<uint8_t> kept;
+    for (int64_t i = 0; i < 70; ++i) {
+      text.push_back(static_cast<uint8_t>(i * 37));
+      kept.push_back(text.back());
+      RollingSession whole(m.model, pool_);
+      const auto expected = whole.feed(text);
+      RollingSession last(m.model, pool_);
+      const auto got = last.feed(kept);
+      ASSERT_TRUE(std::equal(expected.begin(), expected.end(), got.begin(), got.end())) << context << ' ' << i;
+      if (i % 3 == 0) kept.erase(kept.begin(), kept.begin() + RollingSession::surplus(std::ssize(kept), context));
+      ASSERT_LE(std::ssize(kept), context + 3);
+    }
+  }
+}
+
 TEST_F(SessionTest, RollingSessionOfAContextOfOne) {
   ModelConfig config = test::small_config("aft_local");
   config.context = 1;

@@ -98,6 +98,70 @@ class Train(ProgramTest):
         self.call([program()], 2)
         self.assertFalse((self.folder / "run").exists())
 
+    def test_option_values_and_mistyped_words(self):
+        self.assertIn("did you mean train?", self.call([program(), "trian"], 2).stderr)
+        self.assertIn("did you mean --resume?", self.train("run", "--resum", code=2).stderr)
+        self.assertIn("a b c", self.train("run", "a", "b", "c", code=2).stderr)
+        for value in ("", "010x", "-1", "99999999999999999999", "1e3"):
+            self.assertIn("--until: expected", self.train("run", "--until", value, code=2).stderr)
+        self.assertIn("--split: expected", self.call([program(), "eval", "run", "--split", "validd"], 2).stderr)
+        self.assertIn("--threads: expected", self.call([program(), "eval", "run", "--threads", "0x1"], 2).stderr)
+        self.assertIn("--x: expected", self.call([program(), "plot", "run", "--x="], 2).stderr)
+        self.assertFalse((self.folder / "run").exists())
+        self.train("run", "--until=010")
+        self.assertEqual(self.step("run"), 10)
+
+    def test_exit_codes(self):
+        """The table of docs/cli.md: 1 where the system fails, 2 for bad input."""
+
+        def small_files():
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+        init = [program(), "init", "recipe.toml", "--out"]
+        self.assertIn("File too large", self.call(init + ["m.safetensors"], 1, preexec_fn=small_files).stderr)
+        self.assertEqual({path.name for path in self.folder.iterdir()}, {"text.txt", "recipe.toml"})
+        self.call(init + ["none/m.safetensors"], 2)
+        self.call(init + ["."], 2)
+        if os.path.exists("/dev/full"):
+            self.assertIn("No space left", self.call(init + ["/dev/full"], 1).stderr)
+        if shutil.which("gnuplot"):
+            self.train("run")
+            self.call([program(), "plot", "run", "--out", "loss.png"], 1, preexec_fn=small_files)
+
+    @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full")
+    def test_lost_output_is_a_failure(self):
+        self.train("run")
+        commands = [["--help"], ["--version"], ["train", "--help"], ["eval", "run"], ["init", "recipe.toml", "--out", "m"],
+                    ["train", "recipe.toml", "--dry-run"]]
+        if shutil.which("gnuplot"):
+            commands.append(["plot", "run", "--out", "loss.png"])
+        for words in commands:
+            with self.subTest(words=words), open("/dev/full", "wb") as full:
+                done = subprocess.run([program(), *words], cwd=self.folder, stdout=full, stderr=subprocess.PIPE,
+                                      timeout=120, check=False)
+                self.assertEqual(done.returncode, 1)
+                self.assertIn(b"standard output", done.stderr)
+            with self.subTest(closed=words):
+                done = subprocess.run([program(), *words], cwd=self.folder, stderr=subprocess.PIPE, timeout=120,
+                                      check=False, preexec_fn=lambda: os.close(1))
+                self.assertEqual(done.returncode, 1)
+                self.assertIn(b"standard output", done.stderr)
+        self.assertTrue((self.folder / "m").read_bytes().endswith(read_safetensors(self.folder / "m")[0]["norm.bias"][2]))
+
+    def test_out_is_written_through_links_and_into_streams(self):
+        (self.folder / "sub").mkdir()
+        (self.folder / "link").symlink_to("sub/model")
+        self.call([program(), "init", "recipe.toml", "--out", "link"])
+        self.assertTrue((self.folder / "link").is_symlink())
+        self.assertIn("head.weight", read_safetensors(self.folder / "sub/model")[0])
+        os.mkfifo(self.folder / "fifo")
+        with subprocess.Popen(["cat", "fifo"], cwd=self.folder, stdout=subprocess.PIPE) as reader:
+            self.call([program(), "init", "recipe.toml", "--out", "fifo"])
+            self.assertEqual(reader.stdout.read(), (self.folder / "sub/model").read_bytes())
+        self.assertTrue((self.folder / "fifo").is_fifo())
+        self.call([program(), "init", "recipe.toml", "--out", "/dev/null"])
+        self.assertFalse(os.path.isfile("/dev/null"))
+
     def test_help_has_examples(self):
         for name in ("train", "eval", "plot", "init"):
             self.assertIn("Example: aft-train " + name, self.call([program(), name, "--help"]).stdout)
@@ -229,8 +293,10 @@ class Plot(ProgramTest):
         self.assertTrue((self.folder / "one/loss.png").read_bytes().startswith(b"\x89PNG"))
         self.call([program(), "plot", "one", "it's \"two\"", "--out", "both.png", "--x", "seconds"])
         self.assertTrue((self.folder / "both.png").read_bytes().startswith(b"\x89PNG"))
+        os.rename(self.folder / "one", self.folder / "[a,b]")  # a list to CLI11
+        self.call([program(), "plot", "[a,b]"])
         self.call([program(), "plot", "."], 2)
-        self.call([program(), "plot", "one", "--x", "days"], 2)
+        self.call([program(), "plot", "[a,b]", "--x", "days"], 2)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 #include "aft/error.h"
 #include "aft/train.h"
-#include "train/nearest.h"
+#include "runtime/nearest.h"
 #include "train/recipe_text.h"
 
 namespace aft {

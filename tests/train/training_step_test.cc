@@ -2,11 +2,13 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <cmath>
 #include <numbers>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../data/scratch.h"
@@ -300,6 +302,23 @@ TEST(Evaluate, ATextInWhichNothingIsPredictedIsRefused) {
   EXPECT_EQ(predicted_bytes(25, 24), 23);
   EXPECT_EQ(predicted_bytes(26, 24), 24);
   EXPECT_EQ(predicted_bytes(100, 1), 0);
+}
+
+TEST(UseThreads, AsManyAsTheProcessHasCpus) {
+  const int before = at::get_num_threads();
+  std::thread([] {  // of its own, as the mask goes with the thread
+    cpu_set_t set;
+    ASSERT_EQ(sched_getaffinity(0, sizeof set, &set), 0);
+    int first = 0;
+    while (!CPU_ISSET(first, &set)) ++first;
+    CPU_ZERO(&set);
+    CPU_SET(first, &set);
+    ASSERT_EQ(sched_setaffinity(0, sizeof set, &set), 0);
+    use_threads(0);
+    EXPECT_EQ(at::get_num_threads(), 1);
+  })
+      .join();
+  at::set_num_threads(before);
 }
 
 }  // namespace

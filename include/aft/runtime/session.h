@@ -54,6 +54,10 @@ class RollingSession {
   /// Reads bytes, at least one; returns the logits after the last: [vocabulary].
   std::span<const float> feed(std::span<const uint8_t> bytes);
 
+  /// How many of the first bytes of a text of `length` are forgotten once it is read, so that feeding it without them
+  /// leads to the same. A text can be read with bounded memory by dropping them now and then.
+  static int64_t surplus(int64_t length, int64_t context);
+
   /// Bytes fed in all.
   [[nodiscard]] int64_t length() const { return start_ + session_.position(); }
 

@@ -111,7 +111,7 @@ HWY_INLINE SplitExp<V> Split(D d, V x) {
   const V limit = hn::Set(d, kKeyLimit<T>);
   const auto absent = hn::Lt(x, hn::Neg(limit));
   const V low =
-      hn::IfThenElse(absent, hn::Neg(limit), x);  // not Max: whether that lets NaN through hangs on the target
+      hn::IfThenElse(absent, hn::Neg(limit), x);  // not Max: whether that lets NaN through depends on the target
   // low - low is 0, or NaN for +inf and NaN.
   const V clamped = hn::Add(hn::Min(limit, low), hn::Sub(low, low));
   const V magic = hn::Set(d, FloatFormat<T>::kMagic);

@@ -235,11 +235,11 @@ struct Sums {
     }
   }
 
-  // Along the diagonal: row o sees the entries up to and including o, and its exponents hang on those alone. Walks the
-  // block of rows at `at`, after start_walk() and the blocks before it; rows [first, last) end here: finish(o, n, sums,
-  // e0, e1) for n rows of sums [n][2 vectors] that share exponents. The entries, which take the place of the rows'
-  // sums, come from `packed` if no exponent moves and none of them lost a bit: then that is what take(o), the entry of
-  // o in [0, last), gives one by one.
+  // Along the diagonal: row o sees the entries up to and including o, and its exponents depend on those alone. Walks
+  // the block of rows at `at`, after start_walk() and the blocks before it; rows [first, last) end here: finish(o, n,
+  // sums, e0, e1) for n rows of sums [n][2 vectors] that share exponents. The entries, which take the place of the
+  // rows' sums, come from `packed` if no exponent moves and none of them lost a bit: then that is what take(o), the
+  // entry of o in [0, last), gives one by one.
   template <class Take, class Finish>
   void walk(const T* tile, int64_t at, int64_t first, int64_t last, T* block, const PackedEntries<T>& packed,
             const Take& take, const Finish& finish) const {

@@ -116,7 +116,7 @@ void run_step(const WindowBackward<E>& p, const BandTask<E>* first, const BandTa
 
 // The backward with the band's gradient, a few sequences at a time. A step is the same rows of every sequence: where
 // they start at the same row of the table, a row adds up sequence by sequence, however they are cut. Else it adds up
-// step by step too, so which sequences go together must not hang on the threads.
+// step by step too, so which sequences go together must not depend on the threads.
 template <typename E>
 void run_with_band(const WindowBackward<E>& p, const ParallelFor& parallel) {
   using T = Accumulate<E>;

@@ -8,7 +8,7 @@
 // lost is below 2^-66 of it. Rows that fail are redone exactly from p and n of every pair (Channels::exact_row).
 //
 // Causality: M and X move only when a source exceeds them (then by kHeadroom more, so that it is rare), and the stored
-// K, KV are rescaled by an exact power of two. A row's scale hangs on the sources it may see, and each row adds its
+// K, KV are rescaled by an exact power of two. A row's scale depends on the sources it may see, and each row adds its
 // sources in the same order on both paths, so a future key leaves earlier rows bitwise alone.
 
 #if defined(AFT_OPS_WINDOW_STRIPE_INL_H_) == defined(HWY_TARGET_TOGGLE)

@@ -1,4 +1,4 @@
-#include "train/nearest.h"
+#include "runtime/nearest.h"
 
 #include <algorithm>
 
