@@ -14,32 +14,31 @@
 namespace aft {
 namespace {
 
-using std::string_view_literals::operator""sv;
-
 constexpr size_t kBlock = 1 << 16;
 constexpr uint64_t kDecoderMemory = uint64_t{1} << 30;  // xz -9 asks for 65 MiB
 
-/// A way to compress: how its files end and begin. One that begins like text has no `magic` here.
+/// A way to compress: how its files end and begin. Some have nothing to begin with that no text has.
 struct Format {
   std::string_view ending;
   std::string_view magic;
 };
 constexpr auto kFormats = std::to_array<Format>({
     {".xz",
-     "\xfd"
-     "7zXZ\0"sv},
-    {".gz", "\x1f\x8b\x08"sv},
-    {".tgz", ""sv},
-    {".zip", "PK\3\4"sv},
-    {".zst", "\x28\xb5\x2f\xfd"sv},
-    {".bz2", "BZh"sv},
-    {".lz4", "\x04\x22\x4d\x18"sv},
-    {".7z", "7z\xbc\xaf\x27\x1c"sv},
-    {".rar", "Rar!\x1a\7"sv},
-    {".lz", "LZIP"sv},
-    {".lzma", ""sv},
-    {".z", "\x1f\x9d"sv},
-    {".br", ""sv},
+     {"\xfd"
+      "7zXZ\0",
+      6}},
+    {".gz", "\x1f\x8b\x08"},
+    {".tgz", ""},
+    {".zip", "PK\3\4"},
+    {".zst", "\x28\xb5\x2f\xfd"},
+    {".bz2", "BZh"},
+    {".lz4", "\x04\x22\x4d\x18"},
+    {".7z", "7z\xbc\xaf\x27\x1c"},
+    {".rar", "Rar!\x1a\7"},
+    {".lz", "LZIP\1"},
+    {".lzma", ""},
+    {".z", "\x1f\x9d"},
+    {".br", ""},
 });
 
 bool begins_like(const Format& format, std::string_view head) {
