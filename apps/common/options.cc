@@ -15,6 +15,13 @@ namespace {
 
 using Read = std::function<void(const std::string&)>;
 
+/// CLI11 takes [a,b] apart where an argument may be repeated. Words in brackets go past it behind this mark.
+constexpr char kMark = '\x01';
+std::string marked(const std::string& word) {
+  return word.starts_with('[') || word.starts_with(kMark) ? kMark + word : word;
+}
+std::string as_typed(const std::string& word) { return word.starts_with(kMark) ? word.substr(1) : word; }
+
 [[noreturn]] void refuse(const std::string& name, const std::string& expected, const std::string& got) {
   throw Error(name + ": expected " + expected + ", got " + (got.empty() ? "nothing" : got));
 }
@@ -22,7 +29,7 @@ using Read = std::function<void(const std::string&)>;
 CLI::Option* add(CLI::App& command, const std::string& name, const std::string& help, const std::string& type,
                  const std::string& standard, const Read& read) {
   const CLI::callback_t callback = [read](const CLI::results_t& texts) {
-    for (const std::string& text : texts) read(text);
+    for (const std::string& text : texts) read(as_typed(text));
     return true;
   };
   return command.add_option(name, callback, help)->type_name(type)->default_str(standard);
@@ -103,7 +110,7 @@ std::vector<std::string> split_words(const CLI::App& app, int argc, char** argv)
       }
       command = commands.front();
     }
-    words.push_back(word);
+    words.push_back(marked(word));
   }
   return words;
 }
@@ -117,8 +124,8 @@ CLI::Option* add_text(CLI::App& command, const std::string& name, std::string& v
 CLI::Option* add_texts(CLI::App& command, const std::string& name, std::vector<std::string>& values,
                        const std::string& help) {
   CLI::Option* option = add(command, name, help, "TEXT", "", [&](const std::string& text) { values.push_back(text); });
-  if (option->get_positional()) option->expected(-1);
-  return option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
+  option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  return option->get_positional() ? option->expected(-1) : option->allow_extra_args(false);
 }
 
 CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string& value,
@@ -169,7 +176,7 @@ void parse(CLI::App& app, int argc, char** argv) {
     app.parse(std::move(words));
   } catch (const CLI::ExtrasError&) {  // lists them backwards
     std::string extras;
-    for (const std::string& word : app.remaining(true)) extras += " " + word;
+    for (const std::string& word : app.remaining(true)) extras += " " + as_typed(word);
     throw Error("arguments that no one asked for:" + extras);
   }
 }

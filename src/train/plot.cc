@@ -176,7 +176,12 @@ void plot_runs(const std::vector<fs::path>& folders, const fs::path& png, const 
   write_file_atomically(script_file, commands.data(), commands.size());
   const int status = run_program({"gnuplot", script_file.string()}, log);
   const std::string picture = file_text(image);
-  if (status != 0 || picture.empty()) throw SystemError("plot: gnuplot failed: " + file_text(log));
+  if (status != 0) throw SystemError("plot: gnuplot failed: " + file_text(log));
+  // On a full disk gnuplot stops writing, and reports nothing.
+  if (!picture.ends_with(std::string_view("IEND\xae\x42\x60\x82", 8))) {
+    throw SystemError("plot: gnuplot wrote no whole picture in " + scratch.path.string() + "; is there space left? " +
+                      file_text(log));
+  }
   write_file_atomically(png, picture.data(), picture.size());
 }
 
