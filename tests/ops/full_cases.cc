@@ -110,7 +110,7 @@ std::vector<FullCase> full_hard_cases(const std::string& input) {
 template <typename E>
 FullInputs<Accumulate<E>> make_full_inputs(const FullCase& c) {
   using T = Accumulate<E>;
-  Random r{std::mt19937_64(c.seed * 104729 + 5), {}};
+  Random r(c.seed * 104729 + 5);
   const auto stored = [](double x) { return rounded<E>(static_cast<T>(x)); };
   const auto stored_key = [&](double x) {
     const T k = stored(x);

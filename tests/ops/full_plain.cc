@@ -4,7 +4,7 @@
 
 #include "tests/ops/element.h"
 #include "tests/ops/full_run.h"
-#include "tests/ops/window_plain.h"
+#include "tests/ops/plain_number.h"
 
 namespace aft::ops::test {
 namespace {
@@ -64,14 +64,9 @@ FullPlain<E> run_full_plain(const FullInputs<Accumulate<E>>& in) {
   const bool factors = in.has_factors();
   const std::vector<T> products = factors ? factor_products(in) : std::vector<T>();
   const std::vector<T>& w = factors ? products : in.table;
-  FullPlain<E> plain;
-  auto& out = plain.outputs.of;
-  auto& big = plain.largest_summand;
-  const auto size = [&](FullOutput o, size_t n) {
-    out[o].assign(n, T(0));
-    big[o].assign(n, 0.0);
-  };
-  const auto accumulate = [&](FullOutput o, int64_t i, T summand) { add(out[o][i], big[o][i], summand); };
+  using Number = PlainNumber<T>;
+  std::array<std::vector<Number>, kFullOutputs> out;
+  const auto size = [&](FullOutput o, size_t n) { out[o].assign(n, Number()); };
   const int64_t ring = in.initial.position.empty() ? 0 : s.batch * s.capacity;
   size(kFullY, in.tensor_rows() * s.targets * s.channels);
   size(kFullGradQ, gated ? out[kFullY].size() : 0);
@@ -83,55 +78,53 @@ FullPlain<E> run_full_plain(const FullInputs<Accumulate<E>>& in) {
   size(kFullGradRingKey, ring * s.key_channels);
   size(kFullGradRingValue, ring * s.channels);
 
-  std::vector<T> e;
+  std::vector<T> exponent;
+  std::vector<Number> e;
   for (int64_t b = 0; b < s.batch; ++b) {
     const PlainRow<T> row(in, b);
-    e.resize(row.sources);
+    exponent.resize(row.sources), e.resize(row.sources);
     for (int64_t c = 0; c < s.channels; ++c) {
       const int64_t h = c / (s.channels / s.heads);
       const int64_t kc = s.key_channels == s.channels ? c : h;
-      const auto grad_k = [&](int64_t i, T g) {
-        accumulate(i < row.first ? kFullGradRingKey : kFullGradK, row.index(i, s.key_channels, kc), g);
+      const auto grad_k = [&](int64_t i, Number g) {
+        out[i < row.first ? kFullGradRingKey : kFullGradK][row.index(i, s.key_channels, kc)] += g;
       };
-      const auto grad_v = [&](int64_t i, T g) {
-        accumulate(i < row.first ? kFullGradRingValue : kFullGradV, row.index(i, s.channels, c), g);
+      const auto grad_v = [&](int64_t i, Number g) {
+        out[i < row.first ? kFullGradRingValue : kFullGradV][row.index(i, s.channels, c)] += g;
       };
       for (int64_t t = 0; t < row.targets; ++t) {
         const int64_t end = row.seen(t);
         T max = absent;
         for (int64_t i = 0; i < end; ++i) {
-          e[i] = row.key(i, kc) + w[in.table_index(b, h, row.first + t, i)];
-          max = std::max(max, e[i]);
+          exponent[i] = row.key(i, kc) + w[in.table_index(b, h, row.first + t, i)];
+          max = std::max(max, exponent[i]);
         }
         if (max == absent) continue;  // nothing to see: 0 and no gradient
-        T den = 0, num = 0;
-        double big_den = 0, big_num = 0;
+        Number den, num;
         for (int64_t i = 0; i < end; ++i) {
-          e[i] = e[i] == absent ? T(0) : std::exp(e[i] - max);
-          if (e[i] == 0) continue;
-          add(den, big_den, e[i]);
-          add(num, big_num, e[i] * row.value(i, c));
+          e[i] = exponent[i] == absent ? Number() : Number::exp(exponent[i] - max);
+          if (e[i].value() == 0) continue;
+          den += e[i];
+          num += e[i] * row.value(i, c);
         }
         const int64_t at = (row.before_targets + t) * s.channels + c;
-        const T ratio = num / den;
-        const T gate = gated ? plain_gate(s.gate, in.q[at]) : T(1);
-        out[kFullY][at] = gate * ratio;
-        big[kFullY][at] = std::abs(gate) * big_num / den;
-        T grad = in.grad_y[at];
+        const Number ratio = num / den;
+        out[kFullY][at] = ratio;
+        Number grad = in.grad_y[at];
         if (gated) {
-          const T slope = plain_slope(s.gate, in.q[at]);
-          out[kFullGradQ][at] = grad * ratio * slope;
-          big[kFullGradQ][at] = std::abs(double(grad) * slope) * big_num / den;
-          grad *= gate;
+          const Number gate = plain_gate(s.gate, in.q[at]);
+          out[kFullY][at] = gate * ratio;
+          out[kFullGradQ][at] = grad * ratio * plain_slope(s.gate, in.q[at]);
+          grad = grad * gate;
         }
-        const T grad_num = grad / den;
-        const T grad_den = -grad_num * ratio;
+        const Number grad_num = grad / den;
+        const Number grad_den = -grad_num * ratio;
         for (int64_t i = 0; i < end; ++i) {
-          if (e[i] == 0) continue;
+          if (e[i].value() == 0) continue;
           grad_v(i, e[i] * grad_num);
-          for (const T through : {e[i] * grad_num * row.value(i, c), e[i] * grad_den}) {
+          for (const Number& through : {e[i] * grad_num * row.value(i, c), e[i] * grad_den}) {
             grad_k(i, through);
-            accumulate(kFullGradTable, in.table_index(b, h, row.first + t, i), through);
+            out[kFullGradTable][in.table_index(b, h, row.first + t, i)] += through;
           }
         }
       }
@@ -150,22 +143,23 @@ FullPlain<E> run_full_plain(const FullInputs<Accumulate<E>>& in) {
       for (int64_t t = 0; t < in.rows; ++t) {
         for (int64_t i = 0; i < in.columns; ++i) {
           const int64_t at = in.table_index(0, h, t, i);
-          const auto through = [&](FullOutput o, int64_t index, T factor) {
-            out[o][index] += out[kFullGradTable][at] * factor;
-            big[o][index] = std::max(big[o][index], big[kFullGradTable][at] * std::abs(double(factor)));
-          };
           for (int64_t f = 0; f < in.width; ++f) {
             const int64_t at_u = in.u_index(h, t, f), at_w = in.w_index(h, i, f);
-            through(kFullGradU, at_u, in.w[at_w]);
-            through(kFullGradW, at_w, in.u[at_u]);
+            out[kFullGradU][at_u] += out[kFullGradTable][at] * in.w[at_w];
+            out[kFullGradW][at_w] += out[kFullGradTable][at] * in.u[at_u];
           }
         }
       }
     }
     size(kFullGradTable, 0);
   }
-  for (const FullOutput o : {kFullY, kFullGradQ, kFullGradK, kFullGradV}) {
-    for (T& x : out[o]) x = rounded<E>(x);
+  FullPlain<E> plain;
+  for (int o = 0; o < kFullOutputs; ++o) {
+    if (is_tensor(FullOutput(o))) {
+      store_plain<E>(out[o], plain.outputs.of[o], plain.scale[o]);
+    } else {
+      store_plain<T>(out[o], plain.outputs.of[o], plain.scale[o]);
+    }
   }
   return plain;
 }

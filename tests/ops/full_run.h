@@ -87,6 +87,9 @@ enum FullOutput {
 constexpr std::array<const char*, kFullOutputs> kFullOutputNames = {
     "y", "grad_q", "grad_k", "grad_v", "grad_table", "grad_u", "grad_v of weights", "grad_ring_key", "grad_ring_value"};
 
+/// True of tensors of the element type, false of those of the accumulation type.
+inline bool is_tensor(FullOutput o) { return o <= kFullGradV; }
+
 template <typename T>
 struct FullOutputs {
   std::array<std::vector<T>, kFullOutputs> of;
@@ -123,7 +126,7 @@ FullOutputs<T> run_full_reference(const FullInputs<T>& in);
 template <typename E>
 struct FullPlain {
   FullOutputs<Accumulate<E>> outputs;
-  std::array<std::vector<double>, kFullOutputs> largest_summand;  // of every output element
+  std::array<std::vector<double>, kFullOutputs> scale;  // of the error of every output element (plain_number.h)
 };
 
 template <typename E>

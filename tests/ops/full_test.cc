@@ -32,8 +32,6 @@ std::string dtype_name() {
                                        : "f16";
 }
 
-bool stored_as_element(int output) { return output <= kFullGradV; }
-
 // A case with its truth and the plain computation.
 template <typename E>
 struct Judged {
@@ -64,11 +62,12 @@ struct Judged {
     return std::ldexp(output == kFullY ? value : values ? grad : grad * value, -60);
   }
 
-  void judge(ErrorRule<E>& rule, const FullOutputs<T>& out, bool backward = true) const {
-    const std::string key = "full, " + dtype_name<E>() + ", " + full_case.input;
+  /// `pooled`: names of the pool beside operator, dtype and class of input.
+  void judge(ErrorRule<E>& rule, const FullOutputs<T>& out, const std::string& pooled, bool backward = true) const {
+    const std::string key = "full, " + dtype_name<E>() + ", " + full_case.input + ", " + pooled;
     for (int output = 0; output < (backward ? kFullOutputs : 1); ++output) {
       rule.add(key, kFullOutputNames[output], describe(full_case), out.of[output], plain.outputs.of[output],
-               plain.largest_summand[output], truth.of[output], floor(output), stored_as_element(output));
+               plain.scale[output], truth.of[output], floor(output));
     }
   }
 };
@@ -101,7 +100,7 @@ TYPED_TEST_SUITE(FullTest, Elements);
 TYPED_TEST(FullTest, ErrorRuleHoldsForEveryCaseAndTarget) {
   using E = TypeParam;
   Threads threads(3);
-  std::map<int64_t, ErrorRule<E>> rules;
+  ErrorRule<E> rule;
   int64_t n = 0;
   for (const FullCase& c : full_cases()) {
     const Judged<E> judged(c);
@@ -109,30 +108,26 @@ TYPED_TEST(FullTest, ErrorRuleHoldsForEveryCaseAndTarget) {
       const TargetScope scope(target);
       FullOptions options;
       if (++n % 2 == 0) options = {.parallel = threads.parallel_for(), .shift = 3};
-      judged.judge(rules[target], run_full<E>(judged.inputs, options));
+      judged.judge(rule, run_full<E>(judged.inputs, options), hwy::TargetName(target));
     }
   }
-  for (const auto& [target, rule] : rules) rule.check();
+  rule.check_each_element();
 }
 
 TYPED_TEST(FullTest, ErrorRuleHoldsForHardNumbers) {
   using E = TypeParam;
   for (const std::string& input : hard_inputs()) {
-    std::map<int64_t, ErrorRule<E>> rules;
+    ErrorRule<E> rule;
     for (const FullCase& c : full_hard_cases(input)) {
       const Judged<E> judged(c);
       for (const int64_t target : machine_targets()) {
-        // Not judged without FMA, where a product is rounded once more: one maximum is 2.28 times (README.md of full).
-        if (target == HWY_SCALAR) continue;
         const TargetScope scope(target);
-        judged.judge(rules[target], run_full<E>(judged.inputs));
-        if (c.causal && judged.inputs.has_final) judged.judge(rules[target], run_full_steps<E>(judged.inputs), false);
+        const std::string name = hwy::TargetName(target);
+        judged.judge(rule, run_full<E>(judged.inputs), name);
+        if (c.causal && judged.inputs.has_final) judged.judge(rule, run_full_steps<E>(judged.inputs), name, false);
       }
     }
-    for (const auto& [target, rule] : rules) {
-      SCOPED_TRACE(hwy::TargetName(target));
-      rule.check();
-    }
+    rule.check_each_element(/*maxima=*/false);
   }
 }
 
@@ -145,12 +140,12 @@ TYPED_TEST(FullTest, StepsGiveTheOutputsOfTheWhole) {
     if (!judged.inputs.has_final) continue;
     const auto whole = run_full<E>(judged.inputs, {.backward = false});
     const auto steps = run_full_steps<E>(judged.inputs);
-    judged.judge(rule, steps, false);
+    judged.judge(rule, steps, "steps", false);
     EXPECT_EQ(whole.final.position, steps.final.position);
     expect_same(whole.final.ring_key, steps.final.ring_key, describe(c));
     expect_same(whole.final.ring_value, steps.final.ring_value, describe(c));
   }
-  rule.check();
+  rule.check_each_element();
 }
 
 TYPED_TEST(FullTest, ChunksGiveTheBitsOfTheWhole) {

@@ -44,9 +44,8 @@ void judge(ErrorRule<E>& rule, const JudgedGrid<E>& c, const GridOutputs<E>& out
   const std::string key = std::string("conv2d, ") + kDtype<E> + ", " + c.grid_case.input + ", " + pooled;
   for (int o = 0; o < kGridOutputs; ++o) {
     if (c.reference.of[o].empty() && out.of[o].empty()) continue;
-    rule.add(key, kGridOutputNames[o], describe(c.grid_case), out.of[o], c.plain.outputs.of[o],
-             c.plain.largest_summand[o], c.reference.of[o], contract_floor(c.inputs, GridOutput(o)),
-             o != kGridGradKernel);
+    rule.add(key, kGridOutputNames[o], describe(c.grid_case), out.of[o], c.plain.outputs.of[o], c.plain.scale[o],
+             c.reference.of[o], contract_floor(c.inputs, GridOutput(o)));
   }
 }
 

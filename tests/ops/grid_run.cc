@@ -6,8 +6,8 @@
 #include <limits>
 
 #include "tests/ops/element.h"
+#include "tests/ops/plain_number.h"
 #include "tests/ops/poisoned.h"
-#include "tests/ops/window_plain.h"
 #include "tests/ops/window_run.h"
 
 namespace aft::ops::test {
@@ -188,18 +188,14 @@ GridPlain<E> run_grid_plain(const GridInputs<E>& in) {
   const T absent = -std::numeric_limits<T>::infinity();
   const bool gated = s.gate != Gate::kNone;
   const int64_t time = s.time();
-  GridPlain<E> plain;
+  using Number = PlainNumber<T>;
+  std::array<std::vector<Number>, kGridOutputs> out;
   const int64_t n = s.batch * time * s.channels;
   const int64_t sizes[] = {n, gated ? n : 0, int64_t(in.k.size()), n, int64_t(in.kernel.size())};
-  for (int o = 0; o < kGridOutputs; ++o) {
-    plain.outputs.of[o].assign(sizes[o], T(0));
-    plain.largest_summand[o].assign(sizes[o], 0.0);
-  }
-  const auto accumulate = [&](GridOutput o, int64_t i, T summand) {
-    add(plain.outputs.of[o][i], plain.largest_summand[o][i], summand);
-  };
+  for (int o = 0; o < kGridOutputs; ++o) out[o].assign(sizes[o], Number());
   const int64_t reach = (s.kernel - 1) / 2;
-  std::vector<T> e(time);
+  std::vector<T> exponent(time);
+  std::vector<Number> e(time);
   for (int64_t b = 0; b < s.batch; ++b) {
     for (int64_t c = 0; c < s.channels; ++c) {
       const int64_t h = c / (s.channels / s.heads);
@@ -213,46 +209,49 @@ GridPlain<E> run_grid_plain(const GridInputs<E>& in) {
         T max = absent;
         for (int64_t i = 0; i < time; ++i) {
           const bool hidden = !in.mask.empty() && in.mask[b * time + i] == 0;
-          e[i] = hidden ? absent
-                        : in.k[(b * time + i) * s.key_channels + kc] + (element(i) < 0 ? T(0) : in.kernel[element(i)]);
-          max = std::max(max, e[i]);
+          exponent[i] =
+              hidden ? absent
+                     : in.k[(b * time + i) * s.key_channels + kc] + (element(i) < 0 ? T(0) : in.kernel[element(i)]);
+          max = std::max(max, exponent[i]);
         }
         if (max == absent) continue;  // nothing to see: 0 and no gradient
-        T den = 0, num = 0;
-        double big_num = 0;
+        Number den, num;
         for (int64_t i = 0; i < time; ++i) {
-          e[i] = e[i] == absent ? T(0) : std::exp(e[i] - max);
-          if (e[i] == 0) continue;
+          e[i] = exponent[i] == absent ? Number() : Number::exp(exponent[i] - max);
+          if (e[i].value() == 0) continue;
           den += e[i];
-          add(num, big_num, e[i] * in.v[(b * time + i) * s.channels + c]);
+          num += e[i] * in.v[(b * time + i) * s.channels + c];
         }
         const int64_t at = (b * time + t) * s.channels + c;
-        const T ratio = num / den;
-        const T gate = gated ? plain_gate(s.gate, in.q[at]) : T(1);
-        plain.outputs.of[kGridY][at] = gate * ratio;
-        plain.largest_summand[kGridY][at] = std::abs(gate) * big_num / den;
-        T grad = in.grad_y[at];
+        const Number ratio = num / den;
+        out[kGridY][at] = ratio;
+        Number grad = in.grad_y[at];
         if (gated) {
-          const T slope = plain_slope(s.gate, in.q[at]);
-          plain.outputs.of[kGridGradQ][at] = grad * ratio * slope;
-          plain.largest_summand[kGridGradQ][at] = std::abs(double(grad) * slope) * big_num / den;
-          grad *= gate;
+          const Number gate = plain_gate(s.gate, in.q[at]);
+          out[kGridY][at] = gate * ratio;
+          out[kGridGradQ][at] = grad * ratio * plain_slope(s.gate, in.q[at]);
+          grad = grad * gate;
         }
-        const T grad_num = grad / den;
-        const T grad_den = -grad_num * ratio;
+        const Number grad_num = grad / den;
+        const Number grad_den = -grad_num * ratio;
         for (int64_t i = 0; i < time; ++i) {
-          if (e[i] == 0) continue;
-          accumulate(kGridGradV, (b * time + i) * s.channels + c, e[i] * grad_num);
-          for (const T through : {e[i] * grad_num * in.v[(b * time + i) * s.channels + c], e[i] * grad_den}) {
-            accumulate(kGridGradK, (b * time + i) * s.key_channels + kc, through);
-            if (element(i) >= 0) accumulate(kGridGradKernel, element(i), through);
+          if (e[i].value() == 0) continue;
+          out[kGridGradV][(b * time + i) * s.channels + c] += e[i] * grad_num;
+          for (const Number& through : {e[i] * grad_num * in.v[(b * time + i) * s.channels + c], e[i] * grad_den}) {
+            out[kGridGradK][(b * time + i) * s.key_channels + kc] += through;
+            if (element(i) >= 0) out[kGridGradKernel][element(i)] += through;
           }
         }
       }
     }
   }
-  for (const GridOutput o : {kGridY, kGridGradQ, kGridGradK, kGridGradV}) {
-    for (T& x : plain.outputs.of[o]) x = rounded<E>(x);
+  GridPlain<E> plain;
+  for (int o = 0; o < kGridOutputs; ++o) {
+    if (o == kGridGradKernel) {
+      store_plain<T>(out[o], plain.outputs.of[o], plain.scale[o]);
+    } else {
+      store_plain<E>(out[o], plain.outputs.of[o], plain.scale[o]);
+    }
   }
   return plain;
 }

@@ -57,7 +57,7 @@ GridOutputs<R> run_grid_reference(const GridInputs<R>& in, bool backward = true)
 template <typename E>
 struct GridPlain {
   GridOutputs<E> outputs;
-  std::array<std::vector<double>, kGridOutputs> largest_summand;
+  std::array<std::vector<double>, kGridOutputs> scale;  // of the error of every output element (plain_number.h)
 };
 template <typename E>
 GridPlain<E> run_grid_plain(const GridInputs<E>& in);

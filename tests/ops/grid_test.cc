@@ -35,7 +35,8 @@ TYPED_TEST(GridEveryDtype, ErrorRuleHoldsForEveryGridAndKernel) {
     const GridRunOptions parallel = {.parallel = threads.parallel_for(), .shift = 3};
     run_and_judge(rule, JudgedGrid<E>(c), ++n % 4 == 0 ? parallel : serial);
   }
-  rule.check_each_summand();
+  // grad_q and grad_k come from values less the mean of their image: small ones are less exact than the plain ones.
+  rule.check_each_element(/*maxima=*/false);
 }
 
 TYPED_TEST(GridEveryDtype, ErrorRuleHoldsForHardNumbers) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <numbers>
 #include <random>
@@ -13,7 +14,14 @@ namespace aft::ops::test {
 
 constexpr double kInf = std::numeric_limits<double>::infinity();
 
+// AFT_TEST_SEED=1, 2, ... gives every case other numbers.
+inline uint64_t environment_seed() {
+  const char* seed = std::getenv("AFT_TEST_SEED");
+  return seed == nullptr ? 0 : std::stoull(seed);
+}
+
 struct Random {
+  explicit Random(uint64_t seed) : engine(seed + environment_seed() * 1'000'000'007) {}
   std::mt19937_64 engine;
   std::normal_distribution<double> distribution;
   double normal() { return distribution(engine); }

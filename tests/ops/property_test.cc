@@ -1,4 +1,4 @@
-// Random small cases, other ones every run, and what must hold of each. A failure prints its case as one line:
+// Choices small cases, other ones every run, and what must hold of each. A failure prints its case as one line:
 //
 //     AFT_PROPERTY_SEED=7 AFT_PROPERTY_CASES=100000      repeats a run, asks for more of it
 //     AFT_PROPERTY_CASE='local causal input=wide B=1 T=4 d=1 H=1 left=2 right=0 gate=none seed=9'
@@ -25,9 +25,9 @@
 namespace aft::ops::test {
 namespace {
 
-class Random {
+class Choices {
  public:
-  explicit Random(uint64_t seed) : engine_(seed) {}
+  explicit Choices(uint64_t seed) : engine_(seed) {}
   /// From `low` to `high`, both included.
   int64_t whole(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine_); }
   bool chance(double p) { return std::uniform_real_distribution<double>()(engine_) < p; }
@@ -45,7 +45,7 @@ std::string environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-/// Family: a kernel family, with Case, random_case(Random&), parse_case(line), describe(case) and
+/// Family: a kernel family, with Case, random_case(Choices&), parse_case(line), describe(case) and
 /// check<T>(rule, case): all properties of one case.
 template <typename Family, typename T>
 void run_properties() {
@@ -54,7 +54,7 @@ void run_properties() {
     if (!Family::owns(line)) GTEST_SKIP() << "a case of another family";
     Family::template check<T>(rule, Family::parse_case(line));
     // The rule is one of pools: a case alone may lie above it by accident.
-    std::cout << kDtype<T> << ": largest error " << rule.largest() << " ulp of the largest summand\n";
+    std::cout << kDtype<T> << ": largest error " << rule.largest() << " scales of the plain error\n";
     return;
   }
   const std::string given = environment("AFT_PROPERTY_SEED");
@@ -63,13 +63,13 @@ void run_properties() {
   const int64_t cases = count.empty() ? 2500 : std::stoll(count);
   std::cout << kDtype<T> << ": AFT_PROPERTY_SEED=" << seed << " AFT_PROPERTY_CASES=" << cases << std::endl;
   SCOPED_TRACE("AFT_PROPERTY_SEED=" + std::to_string(seed));
-  Random random(seed);
+  Choices random(seed);
   for (int64_t i = 0; i < cases && !::testing::Test::HasFailure(); ++i) {
     const auto c = Family::random_case(random);
     SCOPED_TRACE("AFT_PROPERTY_CASE='" + Family::describe(c) + "'");
     Family::template check<T>(rule, c);
   }
-  if (!::testing::Test::HasFailure()) rule.check_root_mean_squares(/*smallest=*/1000);
+  if (!::testing::Test::HasFailure()) rule.check(/*smallest=*/1000);
 }
 
 // ---- the windowed operator: simple, local, conv1d
@@ -83,7 +83,7 @@ struct WindowFamily {
     return line.rfind("simple", 0) == 0 || line.rfind("local", 0) == 0 || line.rfind("conv1d", 0) == 0;
   }
 
-  static Case random_case(Random& r) {
+  static Case random_case(Choices& r) {
     Case c;
     c.input = r.chance(0.4) ? "normal" : r.one_of(hard_inputs());
     c.time = r.whole(0, r.one_of<int64_t>({3, 12, 40, 70}));
@@ -166,7 +166,7 @@ struct WindowFamily {
 
   template <typename T>
   static void check(ErrorRule<T>& rule, const Case& c) {
-    Random r(c.seed);
+    Choices r(c.seed);
     const JudgedCase<T> judged(c);
     const WindowInputs<T>& in = judged.inputs;
     const TargetScope target(r.one_of(machine_targets()));
@@ -218,7 +218,7 @@ struct WindowFamily {
 
   // A row is the same bits in any batch: the rows in another order, some left out, some twice.
   template <typename T>
-  static void expect_rows_of_another_batch(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Random& r) {
+  static void expect_rows_of_another_batch(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Choices& r) {
     const int64_t batch = in.shape.batch;
     std::vector<int64_t> rows(r.whole(1, 4));
     for (int64_t& row : rows) row = r.whole(0, batch - 1);
@@ -242,7 +242,7 @@ struct WindowFamily {
 
   // A sequence cut in two, the second piece in one call or in steps.
   template <typename T>
-  static WindowOutputs<T> in_two_pieces(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Random& r) {
+  static WindowOutputs<T> in_two_pieces(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Choices& r) {
     const WindowShape& s = in.shape;
     const int64_t cut = r.whole(0, s.time);
     WindowInputs<T> first = slice_time(in, 0, cut, in.initial);
@@ -267,7 +267,7 @@ struct WindowFamily {
 
   // Whatever comes later, earlier rows keep every bit.
   template <typename T>
-  static void expect_future_unseen(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Random& r) {
+  static void expect_future_unseen(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Choices& r) {
     const WindowShape& s = in.shape;
     constexpr T kInf = std::numeric_limits<T>::infinity();
     const std::vector<T> strange = {65504, -65504, T(1e30), T(-1e30), kInf, -kInf, std::nan("")};
@@ -291,7 +291,7 @@ struct WindowFamily {
 
   // Keys m ln 2 higher cancel out of N / D, and raise the maximum of the state by m.
   template <typename T>
-  static void expect_shift_of_keys_cancels(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Random& r) {
+  static void expect_shift_of_keys_cancels(const WindowInputs<T>& in, const WindowOutputs<T>& whole, Choices& r) {
     const WindowShape& s = in.shape;
     const T m = T(r.whole(-30, 30));
     const T lowest = std::numeric_limits<T>::lowest();
@@ -332,7 +332,7 @@ struct WindowFamily {
 };
 
 TEST(Properties, CaseLinesAreReadBack) {
-  Random random(1);
+  Choices random(1);
   for (int i = 0; i < 200; ++i) {
     const std::string line = describe(WindowFamily::random_case(random));
     EXPECT_EQ(describe(WindowFamily::parse_case(line)), line);

@@ -73,9 +73,8 @@ void judge(ErrorRule<E>& rule, const JudgedCase<E>& c, const WindowOutputs<E>& o
   for (int output = 0; output < kOutputs; ++output) {
     if (!backward && output >= kGradQ) break;
     if (c.reference.of[output].empty() && out.of[output].empty()) continue;
-    rule.add(key, kOutputNames[output], what, out.of[output], c.plain.outputs.of[output],
-             c.plain.largest_summand.of[output], c.reference.of[output], contract_floor(c.inputs, Output(output)),
-             is_tensor(output));
+    rule.add(key, kOutputNames[output], what, out.of[output], c.plain.outputs.of[output], c.plain.scale.of[output],
+             c.reference.of[output], contract_floor(c.inputs, Output(output)));
   }
   if (!c.inputs.has_final) return;
   EXPECT_EQ(out.position, c.reference.position) << what;

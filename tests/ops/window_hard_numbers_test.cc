@@ -22,7 +22,7 @@ TYPED_TEST(WindowHardNumbers, ErrorRuleHolds) {
     SCOPED_TRACE(input);
     ErrorRule<E> rule;
     for (const WindowCase& c : hard_cases(input)) run_and_judge(rule, JudgedCase<E>(c));
-    rule.check();
+    rule.check_each_element(/*maxima=*/false);
   }
 }
 

@@ -30,7 +30,7 @@ Accumulate<E> clear_of_ties(Accumulate<E> k) {
 template <typename E>
 WindowInputs<E> make_inputs(const WindowCase& c) {
   using T = Accumulate<E>;
-  Random r{std::mt19937_64(c.seed * 7919 + 17), {}};
+  Random r(c.seed * 7919 + 17);
   const WindowShape s = shape_of(c);
   const int64_t span = s.left + 1 + s.right;
   // 1e-30 in float, its like in double and in binary16.

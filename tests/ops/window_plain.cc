@@ -5,7 +5,7 @@
 #include <limits>
 #include <numbers>
 
-#include "tests/ops/element.h"
+#include "tests/ops/plain_number.h"
 
 namespace aft::ops::test {
 namespace {
@@ -58,13 +58,9 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
   const T ln2 = std::numbers::ln2_v<T>;
   const bool has_initial = !in.initial.position.empty();
   const bool gated = s.gate != Gate::kNone;
-  WindowPlain<E> plain;
-  auto& out = plain.outputs;
-  auto& big = plain.largest_summand;
-  const auto size = [&](Output o, int64_t n) {
-    out.of[o].assign(n, T(0));
-    big.of[o].assign(n, 0.0);
-  };
+  using Number = PlainNumber<T>;
+  std::array<std::vector<Number>, kOutputs> out;
+  const auto size = [&](Output o, int64_t n) { out[o].assign(n, Number()); };
   const int64_t rows = in.tokens();
   size(kY, rows * s.channels);
   size(kGradQ, gated ? rows * s.channels : 0);
@@ -77,74 +73,65 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
   size(kGradInitialNum, has_initial ? s.batch * s.channels : 0);
   size(kGradInitialRingKey, has_initial ? s.batch * s.left * s.key_channels : 0);
   size(kGradInitialRingValue, has_initial ? s.batch * s.left * s.channels : 0);
-  const auto accumulate = [&](Output o, int64_t i, T summand) { add(out.of[o][i], big.of[o][i], summand); };
 
-  std::vector<T> e, w;
+  std::vector<T> exponent;
+  std::vector<Number> e;
   for (int64_t b = 0; b < s.batch; ++b) {
     const PlainRow<E> row(in, b);
-    e.resize(row.sources);
+    exponent.resize(row.sources), e.resize(row.sources);
     for (int64_t c = 0; c < s.channels; ++c) {
       const int64_t kc = key_channel(s, c);
       const int64_t h = c / (s.channels / s.heads);
       const int64_t sum_k = b * s.key_channels + kc;
       const int64_t sum_v = b * s.channels + c;
-      const auto grad_k = [&](int64_t i, T g) {
-        if (i >= row.ring) accumulate(kGradK, row.key_index(i, kc), g);
-        if (i < row.ring) accumulate(kGradInitialRingKey, row.key_index(i, kc), g);
+      const auto grad_k = [&](int64_t i, Number g) {
+        out[i < row.ring ? kGradInitialRingKey : kGradK][row.key_index(i, kc)] += g;
       };
-      const auto grad_v = [&](int64_t i, T g) {
-        if (i >= row.ring) accumulate(kGradV, row.value_index(i, c), g);
-        if (i < row.ring) accumulate(kGradInitialRingValue, row.value_index(i, c), g);
+      const auto grad_v = [&](int64_t i, Number g) {
+        out[i < row.ring ? kGradInitialRingValue : kGradV][row.value_index(i, c)] += g;
       };
       for (int64_t t = 0; t < row.time; ++t) {
         const int64_t end = s.causal ? row.ring + t + 1 : row.sources;
         T max = row.has_sums(kc) ? in.initial.max[sum_k] * ln2 : absent;
         for (int64_t i = 0; i < end; ++i) {
-          e[i] = row.key(i, kc) + (row.in_window(t, i) ? in.band[row.band_index(t, i, h)] : T(0));
-          max = std::max(max, e[i]);
+          exponent[i] = row.key(i, kc) + (row.in_window(t, i) ? in.band[row.band_index(t, i, h)] : T(0));
+          max = std::max(max, exponent[i]);
         }
         if (max == absent) continue;  // nothing to see: 0 and no gradient
-        T den = 0, num = 0;
-        double big_den = 0, big_num = 0;
-        const T e_sums = row.has_sums(kc) ? std::exp(in.initial.max[sum_k] * ln2 - max) : T(0);
+        Number den, num;
+        const Number e_sums = row.has_sums(kc) ? Number::exp(in.initial.max[sum_k] * ln2 - max) : Number();
         if (row.has_sums(kc)) {
-          add(den, big_den, e_sums * in.initial.den[sum_k]);
-          add(num, big_num, e_sums * in.initial.num[sum_v]);
+          den += e_sums * in.initial.den[sum_k];
+          num += e_sums * in.initial.num[sum_v];
         }
         for (int64_t i = 0; i < end; ++i) {
-          e[i] = e[i] == absent ? T(0) : std::exp(e[i] - max);
-          if (e[i] == 0) continue;
-          add(den, big_den, e[i]);
-          add(num, big_num, e[i] * row.value(i, c));
+          e[i] = exponent[i] == absent ? Number() : Number::exp(exponent[i] - max);
+          if (e[i].value() == 0) continue;
+          den += e[i];
+          num += e[i] * row.value(i, c);
         }
         const int64_t at = (row.before + t) * s.channels + c;
-        const T ratio = num / den;
-        const T gate = gated ? plain_gate(s.gate, in.q[at]) : T(1);
-        out.of[kY][at] = gate * ratio;
-        big.of[kY][at] = std::abs(gate) * big_num / den;
-        T grad = in.grad_y[at];
+        const Number ratio = num / den;
+        out[kY][at] = ratio;
+        Number grad = in.grad_y[at];
         if (gated) {
-          const T slope = plain_slope(s.gate, in.q[at]);
-          out.of[kGradQ][at] = grad * ratio * slope;
-          big.of[kGradQ][at] = std::abs(double(grad) * slope) * big_num / den;
-          grad *= gate;
+          const Number gate = plain_gate(s.gate, in.q[at]);
+          out[kY][at] = gate * ratio;
+          out[kGradQ][at] = grad * ratio * plain_slope(s.gate, in.q[at]);
+          grad = grad * gate;
         }
-        const T grad_num = grad / den;
-        const T grad_den = -grad_num * ratio;
+        const Number grad_num = grad / den;
+        const Number grad_den = -grad_num * ratio;
         if (row.has_sums(kc)) {
-          accumulate(kGradInitialDen, sum_k, e_sums * grad_den);
-          accumulate(kGradInitialNum, sum_v, e_sums * grad_num);
+          out[kGradInitialDen][sum_k] += e_sums * grad_den;
+          out[kGradInitialNum][sum_v] += e_sums * grad_num;
         }
         for (int64_t i = 0; i < end; ++i) {
-          if (e[i] == 0) continue;
+          if (e[i].value() == 0) continue;
           grad_v(i, e[i] * grad_num);
-          const T through_num = e[i] * grad_num * row.value(i, c);
-          const T through_den = e[i] * grad_den;
-          grad_k(i, through_num);
-          grad_k(i, through_den);
-          if (row.in_window(t, i)) {
-            accumulate(kGradBand, row.band_index(t, i, h), through_num);
-            accumulate(kGradBand, row.band_index(t, i, h), through_den);
+          for (const Number& through : {e[i] * grad_num * row.value(i, c), e[i] * grad_den}) {
+            grad_k(i, through);
+            if (row.in_window(t, i)) out[kGradBand][row.band_index(t, i, h)] += through;
           }
         }
       }
@@ -162,11 +149,11 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
       const T grad_den = first_of_key ? in.grad_final.den[sum_k] : T(0);
       const T grad_num = in.grad_final.num[sum_v];
       if (row.has_sums(kc)) {
-        const T scale = std::exp2(in.initial.max[sum_k] - max);
-        if (first_of_key) accumulate(kFinalDen, sum_k, scale * in.initial.den[sum_k]);
-        accumulate(kFinalNum, sum_v, scale * in.initial.num[sum_v]);
-        accumulate(kGradInitialDen, sum_k, scale * grad_den);
-        accumulate(kGradInitialNum, sum_v, scale * grad_num);
+        const Number scale = std::exp2(in.initial.max[sum_k] - max);
+        if (first_of_key) out[kFinalDen][sum_k] += scale * in.initial.den[sum_k];
+        out[kFinalNum][sum_v] += scale * in.initial.num[sum_v];
+        out[kGradInitialDen][sum_k] += scale * grad_den;
+        out[kGradInitialNum][sum_v] += scale * grad_num;
       }
       for (int64_t i = 0; i < row.sources; ++i) {
         if (row.masked(i)) continue;
@@ -175,19 +162,23 @@ WindowPlain<E> run_plain(const WindowInputs<E>& in) {
           grad_v(i, in.grad_final.ring_value[(b * s.left + row.slot(i)) * s.channels + c]);
           continue;
         }
-        const T scale = row.key(i, kc) == absent ? T(0) : std::exp(row.key(i, kc) - max * ln2);
-        if (scale == 0) continue;
-        if (first_of_key) accumulate(kFinalDen, sum_k, scale);
-        accumulate(kFinalNum, sum_v, scale * row.value(i, c));
+        const Number scale = row.key(i, kc) == absent ? Number() : Number::exp(row.key(i, kc) - max * ln2);
+        if (scale.value() == 0) continue;
+        if (first_of_key) out[kFinalDen][sum_k] += scale;
+        out[kFinalNum][sum_v] += scale * row.value(i, c);
         grad_v(i, scale * grad_num);
         grad_k(i, scale * grad_den);
         grad_k(i, scale * row.value(i, c) * grad_num);
       }
     }
   }
-  for (int output = 0; output < kOutputs; ++output) {
-    if (!is_tensor(output)) continue;
-    for (T& x : out.of[output]) x = rounded<E>(x);
+  WindowPlain<E> plain;
+  for (int o = 0; o < kOutputs; ++o) {
+    if (is_tensor(o)) {
+      store_plain<E>(out[o], plain.outputs.of[o], plain.scale.of[o]);
+    } else {
+      store_plain<T>(out[o], plain.outputs.of[o], plain.scale.of[o]);
+    }
   }
   return plain;
 }

@@ -133,7 +133,7 @@ TYPED_TEST(WindowState, AnyCuttingIsTheSameSequence) {
     EXPECT_EQ(steps.position, whole.position);
     EXPECT_EQ(steps.max, whole.max);
   }
-  rule.check_each_summand();
+  rule.check_each_element();
 }
 
 TYPED_TEST(WindowState, TwoChainedChunksHaveTheGradientOfOne) {
@@ -145,7 +145,7 @@ TYPED_TEST(WindowState, TwoChainedChunksHaveTheGradientOfOne) {
       judge(rule, judged, run_cut(judged.inputs, {{0, middle, false}, {middle, c.time, false}}));
     }
   }
-  rule.check_each_summand();
+  rule.check_each_element();
 }
 
 TYPED_TEST(WindowState, FinalStateMayBeTheInitialOne) {

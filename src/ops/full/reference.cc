@@ -72,20 +72,29 @@ struct Row {
     return w == kAbsent<T> || key == kAbsent<T> ? kAbsent<T> : key + w;
   }
 
-  // Row maximum of the exponents, D and N under it. Nothing to see: D = 0.
-  void sums(int64_t t, int64_t c, T& max, T& den, T& num) const {
-    max = kAbsent<T>;
-    for (int64_t s = 0; s < seen(t) && !std::isnan(max); ++s) {
+  // Under the row maximum of the exponents: D, N, and what every source weighs, one that is absent -inf. Nothing to
+  // see: D = 0.
+  struct Sums {
+    T den = 0, num = 0;
+    std::vector<T> sources;
+  };
+  Sums sums(int64_t t, int64_t c) const {
+    Sums r;
+    T max = kAbsent<T>;
+    for (int64_t s = 0; s < seen(t); ++s) {
       const T x = exponent(t, s, c);
       if (x > max || std::isnan(x)) max = x;
+      r.sources.push_back(x);
     }
-    den = num = 0;
-    for (int64_t s = 0; s < seen(t) && max != kAbsent<T>; ++s) {
-      const T x = exponent(t, s, c);
-      if (x == kAbsent<T>) continue;
-      den += std::exp(x - max);
-      num += std::exp(x - max) * v(s, c);
+    if (max == kAbsent<T>) return r;
+    for (int64_t s = 0; s < seen(t); ++s) {
+      T& e = r.sources[s];
+      if (e == kAbsent<T>) continue;
+      e = std::exp(e - max);
+      r.den += e;
+      r.num += e * v(s, c);
     }
+    return r;
   }
   T gate(int64_t t, int64_t c) const {
     return p.shape.gate == Gate::kNone ? T(1) : gate_value(p.shape.gate, T(at(p.q, t, c)));
@@ -121,9 +130,8 @@ void full_forward_reference(const FullForward<T>& p) {
     const Row<T, FullForward<T>> row(p, b);
     for (int64_t t = row.first; t < row.first + row.targets; ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
-        T max, den, num;
-        row.sums(t, c, max, den, num);
-        row.at(p.y, t, c) = den == 0 ? T(0) : row.gate(t, c) * (num / den);
+        const auto sums = row.sums(t, c);
+        row.at(p.y, t, c) = sums.den == 0 ? T(0) : row.gate(t, c) * (sums.num / sums.den);
       }
     }
     const State<T>& to = p.final_state;
@@ -156,10 +164,9 @@ void full_backward_reference(const FullBackward<T>& p) {
     std::vector<T> grad_v(row.sources * s.channels, T(0));
     for (int64_t t = row.first; t < row.first + row.targets; ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
-        T max, den, num;
-        row.sums(t, c, max, den, num);
-        const bool empty = den == 0;
-        const T ratio = empty ? T(0) : num / den;
+        const auto sums = row.sums(t, c);
+        const bool empty = sums.den == 0;
+        const T ratio = empty ? T(0) : sums.num / sums.den;
         const T gy = row.at(p.grad_y, t, c);
         const T gated = gy * row.gate(t, c);
         if (s.gate != Gate::kNone) {
@@ -167,9 +174,9 @@ void full_backward_reference(const FullBackward<T>& p) {
         }
         if (empty) continue;
         for (int64_t i = 0; i < row.seen(t); ++i) {
-          const T x = row.exponent(t, i, c);
-          if (x == kAbsent<T>) continue;
-          const T a = std::exp(x - max) / den;
+          const T e = sums.sources[i];
+          if (e == kAbsent<T>) continue;
+          const T a = e / sums.den;
           const T g = a * gated * (row.v(i, c) - ratio);
           grad_v[i * s.channels + c] += a * gated;
           grad_k[i * s.key_channels + row.key_channel(c)] += g;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <vector>
 
 #include "aft/ops/grid.h"
 #include "ops/common/gate_reference.h"
@@ -46,23 +47,30 @@ struct Image {
     const int64_t index = kernel_index(t, s, c);
     return read(p.k, b, s, key_channel(c)) + (index < 0 ? T(0) : p.kernel_data[index]);
   }
-  // Row maximum of the exponents, D and N under it. Nothing to see: D = 0.
-  void row_sums(int64_t t, int64_t c, T& max, T& den, T& num) const {
+  // Under the row maximum of the exponents: D, N, and what every source weighs, one that is absent -inf. Nothing to
+  // see: D = 0.
+  struct Sums {
+    T den = 0, num = 0;
+    std::vector<T> sources;
+  };
+  Sums row_sums(int64_t t, int64_t c) const {
     const T absent = -std::numeric_limits<T>::infinity();
-    max = absent;
+    Sums sums;
+    T max = absent;
     for (int64_t s = 0; s < shape.time(); ++s) {
       const T x = exponent(t, s, c);
       if (x > max || std::isnan(x)) max = x;
-      if (std::isnan(max)) break;
+      sums.sources.push_back(x);
     }
-    den = num = 0;
-    if (max == absent) return;
+    if (max == absent) return sums;
     for (int64_t s = 0; s < shape.time(); ++s) {
-      const T x = exponent(t, s, c);
-      if (x == absent) continue;
-      den += std::exp(x - max);
-      num += std::exp(x - max) * read(p.v, b, s, c);
+      T& e = sums.sources[s];
+      if (e == absent) continue;
+      e = std::exp(e - max);
+      sums.den += e;
+      sums.num += e * read(p.v, b, s, c);
     }
+    return sums;
   }
 };
 
@@ -75,10 +83,9 @@ void grid_forward_reference(const GridForward<T>& p) {
     const Image<T, GridForward<T>> image{p, s, b};
     for (int64_t t = 0; t < s.time(); ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
-        T max, den, num;
-        image.row_sums(t, c, max, den, num);
+        const auto sums = image.row_sums(t, c);
         const T gate = s.gate == Gate::kNone ? T(1) : gate_value(s.gate, read(p.q, b, t, c));
-        write(p.y, b, t, c) = den == 0 ? T(0) : gate * (num / den);
+        write(p.y, b, t, c) = sums.den == 0 ? T(0) : gate * (sums.num / sums.den);
       }
     }
   }
@@ -96,10 +103,9 @@ void grid_backward_reference(const GridBackward<T>& p) {
     }
     for (int64_t t = 0; t < s.time(); ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
-        T max, den, num;
-        image.row_sums(t, c, max, den, num);
-        const bool empty = den == 0;
-        const T ratio = empty ? T(0) : num / den;
+        const auto sums = image.row_sums(t, c);
+        const bool empty = sums.den == 0;
+        const T ratio = empty ? T(0) : sums.num / sums.den;
         T gated = read(p.grad_y, b, t, c);
         if (s.gate != Gate::kNone) {
           const T q = read(p.q, b, t, c);
@@ -108,9 +114,9 @@ void grid_backward_reference(const GridBackward<T>& p) {
         }
         if (empty) continue;
         for (int64_t source = 0; source < s.time(); ++source) {
-          const T x = image.exponent(t, source, c);
-          if (x == -std::numeric_limits<T>::infinity()) continue;
-          const T a = std::exp(x - max) / den;
+          const T e = sums.sources[source];
+          if (e == -std::numeric_limits<T>::infinity()) continue;
+          const T a = e / sums.den;
           const T grad = a * gated * (read(p.v, b, source, c) - ratio);
           write(p.grad_v, b, source, c) += a * gated;
           write(p.grad_k, b, source, image.key_channel(c)) += grad;

@@ -68,28 +68,35 @@ struct Row {
   T den0(int64_t c) const { return initial.den[b * shape.key_channels + key_channel(c)]; }
   T num0(int64_t c) const { return initial.num[b * shape.channels + c]; }
 
-  // Row maximum of the exponents, D and N under it. Nothing to see: D = 0.
-  void row_sums(int64_t t, int64_t c, T& max, T& den, T& num) const {
+  // Under the row maximum of the exponents: D, N, and what the state's sums and every source weigh, a source that is
+  // absent -inf. Nothing to see: D = 0.
+  struct Sums {
+    T den = 0, num = 0, initial = 0;
+    std::vector<T> sources;  // from `first` on
+  };
+  Sums row_sums(int64_t t, int64_t c) const {
     const T absent = -std::numeric_limits<T>::infinity();
-    max = has_sums(c) ? sums_exponent(c) : absent;
+    Sums sums;
+    T max = has_sums(c) ? sums_exponent(c) : absent;
     for (int64_t s = first; s < end(t); ++s) {
       const T exponent = x(t, s, c);
       if (exponent > max || std::isnan(exponent)) max = exponent;
-      if (std::isnan(max)) break;
+      sums.sources.push_back(exponent);
     }
-    den = num = 0;
-    if (max == absent) return;
+    if (max == absent) return sums;
     if (has_sums(c)) {
-      const T e = std::exp(sums_exponent(c) - max);
-      den += e * den0(c);
-      num += e * num0(c);
+      sums.initial = std::exp(sums_exponent(c) - max);
+      sums.den += sums.initial * den0(c);
+      sums.num += sums.initial * num0(c);
     }
     for (int64_t s = first; s < end(t); ++s) {
-      if (x(t, s, c) == absent) continue;
-      const T e = std::exp(x(t, s, c) - max);
-      den += e;
-      num += e * v(s, c);
+      T& e = sums.sources[s - first];
+      if (e == absent) continue;
+      e = std::exp(e - max);
+      sums.den += e;
+      sums.num += e * v(s, c);
     }
+    return sums;
   }
 };
 
@@ -212,11 +219,10 @@ void window_forward_reference(const WindowForward<T>& p) {
     const Row<T> row(p, b);
     for (int64_t t = 0; t < s.time; ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
-        T max, den, num;
-        row.row_sums(t, c, max, den, num);
+        const auto sums = row.row_sums(t, c);
         const T gate =
             s.gate == Gate::kNone ? T(1) : gate_value(s.gate, p.q.data[b * p.q.batch_stride + t * p.q.time_stride + c]);
-        p.y.data[b * p.y.batch_stride + t * p.y.time_stride + c] = den == 0 ? T(0) : gate * (num / den);
+        p.y.data[b * p.y.batch_stride + t * p.y.time_stride + c] = sums.den == 0 ? T(0) : gate * (sums.num / sums.den);
       }
     }
     if (p.final_state.position != nullptr) write_final_state(row, p.final_state);
@@ -272,10 +278,9 @@ void window_backward_reference(const WindowBackward<T>& p) {
 
     for (int64_t t = 0; t < s.time; ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
-        T max, den, num;
-        row.row_sums(t, c, max, den, num);
-        const bool empty = den == 0;
-        const T ratio = empty ? T(0) : num / den;
+        const auto sums = row.row_sums(t, c);
+        const bool empty = sums.den == 0;
+        const T ratio = empty ? T(0) : sums.num / sums.den;
         const T gy = p.grad_y.data[b * p.grad_y.batch_stride + t * p.grad_y.time_stride + c];
         T gated = gy;
         if (s.gate != Gate::kNone) {
@@ -286,15 +291,16 @@ void window_backward_reference(const WindowBackward<T>& p) {
         }
         if (empty) continue;
         if (row.has_sums(c)) {
-          const T a = std::exp(row.sums_exponent(c) - max) / den;
+          const T a = sums.initial / sums.den;
           if (p.grad_initial_state.num != nullptr) p.grad_initial_state.num[b * s.channels + c] += a * gated;
           if (p.grad_initial_state.den != nullptr) {
             p.grad_initial_state.den[b * s.key_channels + row.key_channel(c)] -= a * gated * ratio;
           }
         }
         for (int64_t source = row.first; source < row.end(t); ++source) {
-          if (row.x(t, source, c) == -std::numeric_limits<T>::infinity()) continue;
-          const T a = std::exp(row.x(t, source, c) - max) / den;
+          const T e = sums.sources[source - row.first];
+          if (e == -std::numeric_limits<T>::infinity()) continue;
+          const T a = e / sums.den;
           at_v(source, c) += a * gated;
           const T g = a * gated * (row.v(source, c) - ratio);
           at_k(source, c) += g;

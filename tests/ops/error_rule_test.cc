@@ -1,0 +1,86 @@
+// The rule that judges the operators, judged: it passes what rounds as the plain computation does, and fails what loses
+// some bits in one place.
+
+#include "tests/ops/error_rule.h"
+
+#include <gtest/gtest-spi.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "tests/ops/plain_number.h"
+#include "tests/ops/window_compare.h"
+
+namespace aft::ops::test {
+namespace {
+
+template <typename T>
+T without_bits(T x, int bits) {
+  const double unit = std::ldexp(ulp_of<T>(std::abs(double(x))), bits);
+  return T(std::trunc(double(x) / unit) * unit);
+}
+
+template <typename T>
+class ErrorRuleTest : public ::testing::Test {};
+using Dtypes = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(ErrorRuleTest, Dtypes);
+
+// Few roundings where one source outweighs all others, many of ordinary numbers.
+TYPED_TEST(ErrorRuleTest, CatchesThreeLostBitsInOneOutput) {
+  using T = TypeParam;
+  for (const char* input : {"both_65504", "normal"}) {
+    for (const Output lossy : {kOutputs, kY, kGradQ, kGradV}) {
+      ErrorRule<T> rule;
+      for (uint64_t seed = 1; seed <= 11; seed += 2) {  // odd: no final state, where plain itself is far off at 65504
+        WindowCase c{.input = input, .batch = 3, .time = 40, .channels = 11, .seed = seed};
+        set_window(c, 7);
+        const JudgedCase<T> judged(c);
+        WindowOutputs<T> out = run_kernel(judged.inputs);
+        if (lossy != kOutputs) {
+          for (T& x : out.of[lossy]) x = without_bits(x, 3);
+        }
+        judge(rule, judged, out);
+      }
+      SCOPED_TRACE(input);
+      if (lossy == kOutputs) {
+        rule.check_each_element(/*maxima=*/false);
+        continue;
+      }
+      ::testing::TestPartResultArray failures;
+      {
+        const ::testing::ScopedFakeTestPartResultReporter reporter(&failures);
+        rule.check();
+      }
+      EXPECT_GT(failures.size(), 0) << kOutputNames[lossy];
+      for (int i = 0; i < failures.size(); ++i) {
+        EXPECT_NE(std::string(failures.GetTestPartResult(i).message()).find(kOutputNames[lossy]), std::string::npos);
+      }
+    }
+  }
+}
+
+// A product by 1 rounds nothing, but is charged a rounding: the kernel may differ by one, not by two.
+TYPED_TEST(ErrorRuleTest, AllowsRoundingsWhereThePlainComputationIsExact) {
+  using T = TypeParam;
+  const T unit = std::numeric_limits<T>::epsilon();
+  const std::vector<PlainNumber<T>> products(4, PlainNumber<T>(T(1.5)) * PlainNumber<T>(T(1)));
+  std::vector<T> plain;
+  std::vector<double> scale;
+  store_plain<T>(products, plain, scale);
+  EXPECT_EQ(plain, std::vector<T>(4, T(1.5)));
+  EXPECT_NEAR(scale[0] / unit, 0.75, 1e-6);
+  const std::vector<Truth<T>> reference(4, 1.5);
+  const auto failures_of = [&](T error) {
+    ErrorRule<T> rule;
+    rule.add("product", "x", "", {plain[0], plain[1] + error, plain[2], plain[3]}, plain, scale, reference);
+    ::testing::TestPartResultArray failures;
+    const ::testing::ScopedFakeTestPartResultReporter reporter(&failures);
+    rule.check();
+    return failures.size();
+  };
+  EXPECT_EQ(failures_of(unit), 0);
+  EXPECT_EQ(failures_of(2 * unit), 2);  // maximum and root mean square
+}
+
+}  // namespace
+}  // namespace aft::ops::test
