@@ -1,4 +1,4 @@
-// Any bytes as an .xz file: decoded the same twice, or refused in words.
+// Any bytes as a file of data, by the name of an .xz file and by a plain one: read the same twice, or refused in words.
 
 #include <algorithm>
 #include <cstdint>
@@ -6,16 +6,32 @@
 #include <string_view>
 #include <vector>
 
+#include "aft/error.h"
 #include "memory_file.h"
 #include "runtime/read_bytes.h"
 
+namespace {
+
+/// What is wrong with the file; empty if its bytes were appended.
+std::string append(int file, const char* name, std::vector<uint8_t>& out) {
+  require(lseek(file, 0, SEEK_SET) == 0);
+  try {
+    aft::append_bytes(file, name, out);
+    return {};
+  } catch (const aft::Error& error) {
+    return error.what();
+  }
+}
+
+}  // namespace
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const MemoryFile file(std::string_view(reinterpret_cast<const char*>(data), size));
-  std::vector<uint8_t> bytes;
-  const std::string error = aft::append_xz(file.descriptor(), bytes);
-  const size_t first = bytes.size();
-  require(lseek(file.descriptor(), 0, SEEK_SET) == 0 && aft::append_xz(file.descriptor(), bytes) == error);
-  require(bytes.size() == 2 * first && std::equal(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(first),
-                                                  bytes.begin() + static_cast<std::ptrdiff_t>(first)));
+  for (const char* name : {"data.xz", "data.txt"}) {
+    std::vector<uint8_t> first;
+    std::vector<uint8_t> second;
+    const std::string error = append(file.descriptor(), name, first);
+    require(append(file.descriptor(), name, second) == error && first == second);
+  }
   return 0;
 }
