@@ -103,7 +103,9 @@ std::vector<std::string> split_words(const CLI::App& app, int argc, char** argv)
       }
       command = commands.front();
     }
-    words.push_back(word);
+    // Arguments are paths, and CLI11 takes [a,b] for a list.
+    const bool list = word.starts_with('[') && word.ends_with(']');
+    words.push_back(list ? "./" + word : word);
   }
   return words;
 }
@@ -117,8 +119,8 @@ CLI::Option* add_text(CLI::App& command, const std::string& name, std::string& v
 CLI::Option* add_texts(CLI::App& command, const std::string& name, std::vector<std::string>& values,
                        const std::string& help) {
   CLI::Option* option = add(command, name, help, "TEXT", "", [&](const std::string& text) { values.push_back(text); });
-  if (option->get_positional()) option->expected(-1);
-  return option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
+  option->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  return option->get_positional() ? option->expected(-1) : option->allow_extra_args(false);
 }
 
 CLI::Option* add_choice(CLI::App& command, const std::string& name, std::string& value,

@@ -155,7 +155,9 @@ void plot_runs(const std::vector<fs::path>& folders, const fs::path& png, const 
   write_file_atomically(script_file, commands.data(), commands.size());
   const int status = run_program({"gnuplot", script_file.string()}, log);
   const std::string picture = file_text(image);
-  if (status != 0 || picture.empty()) throw SystemError("plot: gnuplot failed: " + file_text(log));
+  // On a full disk gnuplot leaves a picture without its end and reports success.
+  if (status != 0 || !picture.ends_with("IEND\xae\x42\x60\x82"))
+    throw SystemError("plot: gnuplot failed: " + file_text(log));
   write_file_atomically(png, picture.data(), picture.size());
 }
 
