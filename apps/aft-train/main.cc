@@ -106,6 +106,12 @@ void require_new(const std::string& path, bool force) {
   throw aft::Error("--out: " + path + " exists; replace it with --force, or give another name");
 }
 
+/// Names the file that was written; beside a stream, which may be standard output itself, nothing is said.
+void say_written(const std::filesystem::path& path) {
+  std::error_code error;
+  if (std::filesystem::is_regular_file(path, error)) std::printf("%s\n", path.c_str());
+}
+
 int train(const Arguments& arguments) {
   const aft::Recipe recipe = aft::load_recipe(arguments.recipe, arguments.set);
   aft::validate(recipe, true);
@@ -186,7 +192,7 @@ int plot(const Arguments& arguments) {
     require_new(png, arguments.force);
   }
   aft::plot_runs(folders, png, arguments.x);
-  std::printf("%s\n", png.c_str());
+  say_written(png);
   return kOk;
 }
 
@@ -195,7 +201,7 @@ int init(const Arguments& arguments) {
   aft::validate(recipe, false);
   require_new(arguments.out, arguments.force);
   aft::write_untrained_model(recipe, arguments.out);
-  std::printf("%s\n", arguments.out.c_str());
+  say_written(arguments.out);
   return kOk;
 }
 
