@@ -1,4 +1,5 @@
 #include <malloc.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -106,10 +107,14 @@ void require_new(const std::string& path, bool force) {
   throw aft::Error("--out: " + path + " exists; replace it with --force, or give another name");
 }
 
-/// Names the file that was written; beside a stream, which may be standard output itself, nothing is said.
+/// Names the file that was written, unless that is a stream or standard output itself, where it would join the bytes.
 void say_written(const std::filesystem::path& path) {
-  std::error_code error;
-  if (std::filesystem::is_regular_file(path, error)) std::printf("%s\n", path.c_str());
+  struct stat written {};
+  struct stat output {};
+  if (stat(path.c_str(), &written) != 0 || !S_ISREG(written.st_mode)) return;
+  const bool same =
+      fstat(STDOUT_FILENO, &output) == 0 && output.st_dev == written.st_dev && output.st_ino == written.st_ino;
+  if (!same) std::printf("%s\n", path.c_str());
 }
 
 int train(const Arguments& arguments) {

@@ -159,6 +159,10 @@ class Train(ProgramTest):
         piped = subprocess.run([program(), "init", "recipe.toml", "--out", "/dev/stdout"], cwd=self.folder,
                                stdout=subprocess.PIPE, timeout=120, check=True).stdout
         self.assertEqual(piped, (self.folder / "sub/model").read_bytes())  # and nothing else
+        with open(self.folder / "redirected", "wb") as file:
+            subprocess.run([program(), "init", "recipe.toml", "--out", "/dev/stdout", "--force"], cwd=self.folder,
+                           stdout=file, timeout=120, check=True)
+        self.assertEqual(piped, (self.folder / "redirected").read_bytes())
         os.mkfifo(self.folder / "fifo")
         with subprocess.Popen(["cat", "fifo"], cwd=self.folder, stdout=subprocess.PIPE) as reader:
             self.call([program(), "init", "recipe.toml", "--out", "fifo"])
