@@ -3,7 +3,8 @@
 # configure(<result variable> <output variable> <cmake arguments>...)
 function(configure result output)
   file(REMOVE_RECURSE ${WORK}/build)
-  execute_process(COMMAND ${CMAKE_COMMAND} -G Ninja -S ${SOURCE} -B ${WORK}/build -DAFT_TESTS=OFF ${ARGN}
+  execute_process(COMMAND ${CMAKE_COMMAND} -G Ninja -S ${SOURCE} -B ${WORK}/build -DAFT_TESTS=OFF
+                          -DCMAKE_PREFIX_PATH=${CMAKE_PREFIX_PATH} -DPKG_CONFIG_EXECUTABLE=${PKG_CONFIG_EXECUTABLE} ${ARGN}
                   OUTPUT_VARIABLE text ERROR_VARIABLE text RESULT_VARIABLE code)
   string(REGEX REPLACE "[ \n]+" " " text "${text}")  # CMake wraps its messages
   set(${output} "${text}" PARENT_SCOPE)

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "tests/ops/plain_number.h"
 #include "tests/ops/window_compare.h"
@@ -21,7 +22,11 @@ T without_bits(T x, int bits) {
 }
 
 template <typename T>
-class ErrorRuleTest : public ::testing::Test {};
+class ErrorRuleTest : public ::testing::Test {
+  // What is judged here shall fail: nothing for the report.
+ protected:
+  static void SetUpTestSuite() { unsetenv("AFT_ERROR_REPORT"); }
+};
 using Dtypes = ::testing::Types<float, double>;
 TYPED_TEST_SUITE(ErrorRuleTest, Dtypes);
 
@@ -80,6 +85,18 @@ TYPED_TEST(ErrorRuleTest, AllowsRoundingsWhereThePlainComputationIsExact) {
   };
   EXPECT_EQ(failures_of(unit), 0);
   EXPECT_EQ(failures_of(2 * unit), 2);  // maximum and root mean square
+}
+
+// By hand: in the orders of 3, 4 and -5 the squares of the partial sums 3 7 2, 3 -2 2, 4 7 2, 4 -1 2, -5 -2 2, -5 -1 2
+// come to 62, 17, 69, 21, 33 and 30, on average 232 / 6.
+TYPED_TEST(ErrorRuleTest, ASumIsChargedTheMeanOverItsOrders) {
+  using T = TypeParam;
+  using Number = PlainNumber<T>;
+  const Number sum = Number::sum({T(3), T(4), T(-5)});
+  const double unit = std::numeric_limits<T>::epsilon() / 2;
+  EXPECT_EQ(sum.value(), T(2));
+  EXPECT_NEAR(double(sum.square()) / (unit * unit), 232.0 / 6, 1e-9);
+  EXPECT_EQ(Number::sum({}).value(), T(0));
 }
 
 }  // namespace

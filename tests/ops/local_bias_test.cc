@@ -84,7 +84,7 @@ Results<T> run_plain(const Factors<T>& f, Results<double>& scale) {
   const LocalBiasShape& s = f.shape;
   const int64_t span = span_of(s);
   using Number = PlainNumber<T>;
-  std::vector<Number> band(f.grad_band.size()), grad_u(f.u.size()), grad_v(f.u.size());
+  std::vector<std::vector<Number>> band(f.grad_band.size()), grad_u(f.u.size()), grad_v(f.u.size());  // their terms
   for (int64_t row = 0; row < s.heads * s.rows; ++row) {
     for (int64_t j = 0; j < span; ++j) {
       const int64_t source = row % s.rows - s.left + j;
@@ -93,16 +93,22 @@ Results<T> run_plain(const Factors<T>& f, Results<double>& scale) {
       const int64_t at = row * span + j;
       for (int64_t c = 0; c < s.width; ++c) {
         const int64_t a = row * s.width + c, b = other * s.width + c;
-        band[at] += Number(f.u[a]) * f.v[b];
-        grad_u[a] += Number(f.grad_band[at]) * f.v[b];
-        grad_v[b] += Number(f.grad_band[at]) * f.u[a];
+        band[at].push_back(Number(f.u[a]) * f.v[b]);
+        grad_u[a].push_back(Number(f.grad_band[at]) * f.v[b]);
+        grad_v[b].push_back(Number(f.grad_band[at]) * f.u[a]);
       }
     }
   }
+  const auto store = [](const std::vector<std::vector<Number>>& terms, std::vector<T>& values,
+                        std::vector<double>& scales) {
+    std::vector<Number> sums;
+    for (const auto& of_one : terms) sums.push_back(Number::sum(of_one));
+    store_plain<T>(sums, values, scales);
+  };
   Results<T> r;
-  store_plain<T>(band, r.band, scale.band);
-  store_plain<T>(grad_u, r.grad_u, scale.grad_u);
-  store_plain<T>(grad_v, r.grad_v, scale.grad_v);
+  store(band, r.band, scale.band);
+  store(grad_u, r.grad_u, scale.grad_u);
+  store(grad_v, r.grad_v, scale.grad_v);
   return r;
 }
 

@@ -1,13 +1,14 @@
 // The dense operator straight from the equation (Zhai et al. 2021, Eq. 2-3): one row, one channel, one source at a
 // time. Slow on purpose; the kernels are tested against it, so it shares nothing with them.
 
+#include "ops/common/reference.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "aft/ops/full.h"
-#include "ops/common/gate_reference.h"
 
 namespace aft::ops {
 namespace {
@@ -90,7 +91,7 @@ struct Row {
     for (int64_t s = 0; s < seen(t); ++s) {
       T& e = r.sources[s];
       if (e == kAbsent<T>) continue;
-      e = std::exp(e - max);
+      e = exp_of(e - max);
       r.den += e;
       r.num += e * v(s, c);
     }

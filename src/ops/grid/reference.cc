@@ -1,6 +1,8 @@
 // The grid operator straight from the equation: one target, one channel, one source at a time. Slow on purpose; the
 // kernels are tested against it, so it shares nothing with them.
 
+#include "ops/common/reference.h"
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
@@ -8,7 +10,6 @@
 #include <vector>
 
 #include "aft/ops/grid.h"
-#include "ops/common/gate_reference.h"
 
 namespace aft::ops {
 namespace {
@@ -66,7 +67,7 @@ struct Image {
     for (int64_t s = 0; s < shape.time(); ++s) {
       T& e = sums.sources[s];
       if (e == absent) continue;
-      e = std::exp(e - max);
+      e = exp_of(e - max);
       sums.den += e;
       sums.num += e * read(p.v, b, s, c);
     }

@@ -1,6 +1,8 @@
 // The windowed operator straight from the equation (Zhai et al. 2021, Eq. 2, 4-6): one row, one channel, one source at
 // a time. Slow on purpose; the kernels are tested against it, so it shares nothing with them.
 
+#include "ops/common/reference.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -8,7 +10,6 @@
 #include <vector>
 
 #include "aft/ops/window.h"
-#include "ops/common/gate_reference.h"
 
 namespace aft::ops {
 namespace {
@@ -92,7 +93,7 @@ struct Row {
     for (int64_t s = first; s < end(t); ++s) {
       T& e = sums.sources[s - first];
       if (e == absent) continue;
-      e = std::exp(e - max);
+      e = exp_of(e - max);
       sums.den += e;
       sums.num += e * v(s, c);
     }
