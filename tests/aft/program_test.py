@@ -267,7 +267,8 @@ class ProgramTest(unittest.TestCase):
         self.assertEqual(text, self.ok(*arguments, stdin=block[-(600 * len(block) % 24 + 4800):]))
 
     def test_a_loop_over_lines_keeps_its_input(self):
-        script = f'while read -r line; do "{AFT}" generate "{self.model}" --prompt "$line" --echo --tokens 0; echo; done'
+        command = f'"{AFT}" generate "{self.model}" --prompt "$line" --echo --tokens 0'
+        script = f"while read -r line; do {command}; echo; done"
         done = subprocess.run(["bash", "-c", script], input=b"one\ntwo\nthree\n", capture_output=True, timeout=60,
                               check=True)
         self.assertEqual(done.stdout, b"one\ntwo\nthree\n")
