@@ -25,6 +25,7 @@ std::string nearest(std::string_view word, const std::vector<std::string>& known
   // A long word from a foreign file is no typing error: its head is enough, and keeps the table small.
   word = word.substr(0, 64);
   std::vector<size_t> distances;
+  distances.reserve(known.size());
   for (const std::string& other : known) distances.push_back(edit_distance(word, other));
   return known[static_cast<size_t>(std::min_element(distances.begin(), distances.end()) - distances.begin())];
 }

@@ -80,7 +80,6 @@ Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
       data((folder.check(options.resume, options.force), load_splits(recipe.data))),
       order(data.train.size(), recipe.model.context, static_cast<uint64_t>(recipe.train.seed)) {
   if (options.resume && options.force) throw Error("--resume and --force: expected one of them, got both");
-  folder.require_not(options.recipe_file, to_toml(with_absolute_paths(recipe)));
   require_measurable(data.valid, "valid");
   require_measurable(data.test, "test");
   state.data_checksum = checksum(data.train);
@@ -90,8 +89,9 @@ Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
   resuming = options.resume && std::filesystem::exists(folder.checkpoint(), error);
   if (resuming) {
     check_resume();
-  } else if (!recipe.train.init.empty()) {
-    check_init();
+  } else {
+    folder.require_not(options.recipe_file, to_toml(with_absolute_paths(recipe)));
+    if (!recipe.train.init.empty()) check_init();
   }
 }
 

@@ -60,8 +60,9 @@ class Results(ProgramTest):
         for option in ("--force", "--resume"):
             self.assertIn("would replace the recipe given", self.train(".", option, code=2).stderr)
         self.assertEqual(before, (self.folder / "recipe.toml").read_text())
-        # The run's own recipe, unchanged, is another matter.
+        # The run's own recipe is another matter, unchanged or of a run that goes on.
         self.train("run", "--until", "3")
+        self.call([program(), "train", "run/recipe.toml", "--resume", "--set", "train.log_every=2"])
         self.call([program(), "train", "run/recipe.toml", "--force"])
 
     def test_out_replaces_nothing_without_force(self):
