@@ -140,14 +140,17 @@ void Trainer::Run::check_init() const {
 
 void Trainer::Run::begin(TrainObserver& observer) {
   folder.open();
+  if (resuming && read_checkpoint_header(folder.checkpoint()).state.step != state.step) {
+    throw Error("run.folder: another process has gone on with the run in " + folder.path().string() + "; start again");
+  }
+  use_threads(recipe.train.threads);
+  model = make_model(recipe, !resuming);  // before anything is removed: train.init may be the very run to be replaced
+  optimizer = std::make_unique<Optimizer>(model);
   if (options.force) folder.clear();
   const std::string toml = to_toml(with_absolute_paths(recipe));
   write_file_atomically(folder.recipe(), toml.data(), toml.size());
   metrics = std::make_unique<MetricsFile>(folder.metrics(), state.step);
 
-  use_threads(recipe.train.threads);
-  model = make_model(recipe, !resuming);
-  optimizer = std::make_unique<Optimizer>(model);
   generator = at::detail::getDefaultCPUGenerator();
   generator.set_current_seed(static_cast<uint64_t>(recipe.train.seed));
   if (resuming) {

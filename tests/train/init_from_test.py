@@ -76,6 +76,12 @@ class InitFrom(ProgramTest):
             "run", sets=['train.init_skip=["head.*"]'], code=2).stderr)
         self.assertFalse((self.folder / "run").exists())
 
+    def test_a_run_may_be_replaced_by_one_that_begins_with_its_weights(self):
+        self.train("run")
+        last = self.metrics("run")[-1]["bits_per_byte"]
+        self.train("run", "--force", sets=["train.init=run"])
+        self.assertLess(self.metrics("run")[-1]["bits_per_byte"], last)
+
     def test_resumes_without_the_model_it_began_with(self):
         self.train("base")
         sets = ["train.init=base", "model.dropout=0.1"]
