@@ -150,7 +150,8 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
             .heads = 1, .rows = config.context, .width = config.factor_channels, .left = left, .right = 0};
         const std::vector<float> u = read(file, name + "mixer.u", config.context * config.factor_channels);
         const std::vector<float> v = read(file, name + "mixer.v", config.context * config.factor_channels);
-        ops::local_bias_forward<float>(shape, u.data(), v.data(), band, pool.parallel());
+        ops::local_bias_forward(ops::LocalBiasForward<float>{.in = {shape, u.data(), v.data()}, .band = band},
+                                {pool.parallel()});
       }
     }
     if (config.mixer == "aft_full") {

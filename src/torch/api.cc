@@ -5,6 +5,7 @@
 
 #include "aft/torch.h"
 #include "operators.h"
+#include "torch_threads.h"
 
 namespace aft {
 namespace {
@@ -133,6 +134,6 @@ torch::Tensor conv2d_weights(const torch::Tensor& kernel, std::array<int64_t, 2>
   return dispatch::conv2d_weights(kernel, {grid[0], grid[1]});
 }
 
-ops::RedoCount redo_count() { return ops::redo_count(); }
+ops::RedoCount redo_count() { return dispatch::redo_counters(); }
 
 }  // namespace aft

@@ -92,23 +92,25 @@ struct Inputs {
     if (a.gate != ops::Gate::kNone) q = readable(*a.q);
     if (a.key_mask.has_value()) mask = readable(*a.key_mask);
   }
-  template <typename E, typename Params>
-  void fill(Params& p) const {
-    p.shape = shape;
-    p.q = rows_of<const E>(q);
-    p.k = rows_of<const E>(k);
-    p.v = rows_of<const E>(v);
-    p.kernel_data = kernel.const_data_ptr<ops::Accumulate<E>>();
-    if (mask.defined()) p.key_mask = {mask.const_data_ptr<bool>(), mask.stride(0)};
+  template <typename E>
+  ops::GridInputs<E> inputs() const {
+    ops::GridInputs<E> x;
+    x.shape = shape;
+    x.q = rows_of<const E>(q);
+    x.k = rows_of<const E>(k);
+    x.v = rows_of<const E>(v);
+    x.kernel = kernel.const_data_ptr<ops::Accumulate<E>>();
+    if (mask.defined()) x.key_mask = {mask.const_data_ptr<bool>(), mask.stride(0)};
+    return x;
   }
 };
 
 void run_forward(const Inputs& in, const Tensor& y) {
   with_element_type(in.v, [&]<typename E>(E) {
     ops::GridForward<E> p;
-    in.fill<E>(p);
+    p.in = in.inputs<E>();
     p.y = rows_of<E>(y);
-    ops::grid_forward(p, torch_threads());
+    ops::grid_forward(p, {torch_threads(), &redo_counters()});
   });
 }
 
@@ -137,13 +139,13 @@ void run_backward(const Inputs& in, const Tensor& grad_y, const Tensor& grad_q, 
   const WeightsGradient weights(grad_kernel, in.kernel.sizes(), in.v);
   with_element_type(in.v, [&]<typename E>(E) {
     ops::GridBackward<E> p;
-    in.fill<E>(p);
+    p.in = in.inputs<E>();
     p.grad_y = rows_of<const E>(gy);
     p.grad_q = rows_of<E>(grad_q);
     p.grad_k = rows_of<E>(grad_k);
     p.grad_v = rows_of<E>(grad_v);
     if (weights.sum().defined()) p.grad_kernel = weights.sum().data_ptr<ops::Accumulate<E>>();
-    ops::grid_backward(p, torch_threads());
+    ops::grid_backward(p, {torch_threads(), &redo_counters()});
   });
   weights.finish();
 }

@@ -5,7 +5,7 @@
 
 #include <tuple>
 
-#include "aft/ops/redo.h"
+#include "aft/ops/device.h"
 #include "tensors.h"
 #include "torch_threads.h"
 #include "window_arguments.h"
@@ -48,17 +48,19 @@ struct Inputs {
   std::vector<Tensor> state;  // empty: none
   int64_t saved_size = 0;
 
-  template <typename E, typename Params>
-  void fill(Params& p) const {
-    p.shape = shape;
-    p.q = rows_of<const E>(q);
-    p.k = rows_of<const E>(k);
-    p.v = rows_of<const E>(v);
-    p.band = band_of<const ops::Accumulate<E>>(band);
-    if constexpr (requires { p.key_mask; }) {
-      if (key_mask.defined()) p.key_mask = {key_mask.const_data_ptr<bool>(), key_mask.stride(0)};
-      if (cu_seqlens.defined()) p.cu_seqlens = cu_seqlens.const_data_ptr<int64_t>();
-    }
+  template <typename E>
+  ops::WindowInputs<E> inputs() const {
+    ops::WindowInputs<E> x;
+    x.shape = shape;
+    x.q = rows_of<const E>(q);
+    x.k = rows_of<const E>(k);
+    x.v = rows_of<const E>(v);
+    x.band = band_of<const ops::Accumulate<E>>(band);
+    if (key_mask.defined()) x.key_mask = {key_mask.const_data_ptr<bool>(), key_mask.stride(0)};
+    if (cu_seqlens.defined()) x.cu_seqlens = cu_seqlens.const_data_ptr<int64_t>();
+    x.longest = shape.time;
+    x.initial_state = state_of<const ops::Accumulate<E>>(state);
+    return x;
   }
 };
 
@@ -87,12 +89,11 @@ void run_forward(const Inputs& in, const Tensor& y, TensorList final_state, cons
   with_element_type(in.v, [&]<typename E>(E) {
     using T = ops::Accumulate<E>;
     ops::WindowForward<E> p;
-    in.fill<E>(p);
+    p.in = in.inputs<E>();
     p.y = rows_of<E>(y);
-    p.initial_state = state_of<const T>(in.state);
     p.final_state = state_of<T>(final_state);
     if (saved.defined()) p.saved = saved.data_ptr<T>();
-    ops::window_forward(p, torch_threads());
+    ops::window_forward(p, {torch_threads(), &redo_counters()});
   });
 }
 
@@ -155,17 +156,16 @@ void run_backward(std::string_view op, const Inputs& in, const Tensor& grad_y, c
   with_element_type(in.v, [&]<typename E>(E) {
     using T = ops::Accumulate<E>;
     ops::WindowBackward<E> p;
-    in.fill<E>(p);
+    p.in = in.inputs<E>();
     p.grad_y = rows_of<const E>(gy);
     p.grad_q = rows_of<E>(grad.q);
     p.grad_k = rows_of<E>(grad.k);
     p.grad_v = rows_of<E>(grad.v);
     p.grad_band = band_of<T>(grad_band.sum());
     p.saved = kept.const_data_ptr<T>();
-    p.initial_state = state_of<const T>(in.state);
     p.grad_final_state = state_grad_of<const T>(grad_final_state);
     p.grad_initial_state = state_grad_of<T>(grad_initial_state);
-    ops::window_backward(p, torch_threads());
+    ops::window_backward(p, {torch_threads(), &redo_counters()});
   });
   grad_band.finish();
 }
@@ -256,10 +256,10 @@ Tensor window_step(const OptionalTensor& q, const Tensor& k, const Tensor& v, co
   Tensor y = empty_y(v);
   with_element_type(v, [&]<typename E>(E) {
     ops::WindowStep<E> p;
-    in.fill<E>(p);
+    p.in = in.inputs<E>();
     p.y = rows_of<E>(y);
     p.state = state_of<ops::Accumulate<E>>(state);
-    ops::window_step(p, torch_threads());
+    ops::window_step(p, {torch_threads(), &redo_counters()});
   });
   return y;
 }
@@ -278,8 +278,9 @@ void run_local_bias(const ops::LocalBiasShape& shape, const Tensor& u, const Ten
   const Tensor u_dense = u.contiguous();
   const Tensor v_dense = v.contiguous();
   with_scalar_type(u, [&]<typename T>(T) {
-    ops::local_bias_forward(shape, u_dense.const_data_ptr<T>(), v_dense.const_data_ptr<T>(), out.data_ptr<T>(),
-                            torch_threads());
+    ops::local_bias_forward(
+        ops::LocalBiasForward<T>{{shape, u_dense.const_data_ptr<T>(), v_dense.const_data_ptr<T>()}, out.data_ptr<T>()},
+        {torch_threads()});
   });
 }
 
@@ -290,9 +291,12 @@ void run_local_bias_backward(const ops::LocalBiasShape& shape, const Tensor& gra
   const Tensor v_dense = v.contiguous();
   const Tensor grad_dense = grad_bias.contiguous();
   with_scalar_type(u, [&]<typename T>(T) {
-    ops::local_bias_backward(shape, u_dense.const_data_ptr<T>(), v_dense.const_data_ptr<T>(),
-                             grad_dense.const_data_ptr<T>(), grad_u.data_ptr<T>(), grad_v.data_ptr<T>(),
-                             torch_threads());
+    ops::local_bias_backward(
+        ops::LocalBiasBackward<T>{{shape, u_dense.const_data_ptr<T>(), v_dense.const_data_ptr<T>()},
+                                  grad_dense.const_data_ptr<T>(),
+                                  grad_u.data_ptr<T>(),
+                                  grad_v.data_ptr<T>()},
+        {torch_threads()});
   });
 }
 
@@ -338,7 +342,7 @@ void local_bias_backward_out(const Tensor& grad_bias, const Tensor& u, const Ten
 }
 
 std::tuple<int64_t, int64_t> redo_count() {
-  const ops::RedoCount count = ops::redo_count();
+  const ops::RedoCount count = redo_counters();
   return {count.redone, count.total};
 }
 

@@ -38,19 +38,20 @@ struct FullInputs {
     if (a.cu_seqlens.has_value()) cu_seqlens = a.cu_seqlens->contiguous();
   }
 
-  template <typename E, typename Params>
-  void fill(Params& p) const {
+  template <typename E>
+  ops::FullInputs<E> inputs() const {
     using T = ops::Accumulate<E>;
-    p.shape = shape;
-    p.q = rows_of<const E>(q);
-    p.k = rows_of<const E>(k);
-    p.v = rows_of<const E>(v);
-    p.weights = weights_of<const T>(bias, u, w);
-  }
-  template <typename Params>
-  void fill_sequences(Params& p) const {
-    if (mask.defined()) p.key_mask = {mask.const_data_ptr<bool>(), mask.stride(0)};
-    if (cu_seqlens.defined()) p.cu_seqlens = cu_seqlens.const_data_ptr<int64_t>();
+    ops::FullInputs<E> x;
+    x.shape = shape;
+    x.q = rows_of<const E>(q);
+    x.k = rows_of<const E>(k);
+    x.v = rows_of<const E>(v);
+    x.weights = weights_of<const T>(bias, u, w);
+    if (mask.defined()) x.key_mask = {mask.const_data_ptr<bool>(), mask.stride(0)};
+    if (cu_seqlens.defined()) x.cu_seqlens = cu_seqlens.const_data_ptr<int64_t>();
+    x.longest = shape.targets;
+    x.initial_state = state_of<const T>(state);
+    return x;
   }
 
   // A size of 1 shares a matrix, whatever its stride.
@@ -100,13 +101,11 @@ void run_forward(const FullInputs& in, const Tensor& y, const Tensor& saved, Ten
   with_element_type(in.v, [&]<typename E>(E) {
     using T = ops::Accumulate<E>;
     ops::FullForward<E> p;
-    in.fill<E>(p);
-    in.fill_sequences(p);
+    p.in = in.inputs<E>();
     p.y = rows_of<E>(y);
-    p.initial_state = state_of<const T>(in.state);
     if (!final_state.empty()) p.final_state = state_of<T>(final_state);
     if (saved.defined()) p.saved = static_cast<T*>(saved.data_ptr());
-    ops::full_forward(p, torch_threads());
+    ops::full_forward(p, {torch_threads(), &redo_counters()});
   });
 }
 
@@ -169,10 +168,10 @@ Tensor full_step_cpu(const OptionalTensor& q, const Tensor& k, const Tensor& v, 
   const Tensor y = at::empty(v.sizes(), v.options());
   with_element_type(v, [&]<typename E>(E) {
     ops::FullStep<E> p;
-    in.fill<E>(p);
+    p.in = in.inputs<E>();
     p.y = rows_of<E>(y);
     p.state = state_of<ops::Accumulate<E>>(state);
-    ops::full_step(p, torch_threads());
+    ops::full_step(p, {torch_threads(), &redo_counters()});
   });
   return y;
 }
@@ -219,9 +218,9 @@ void run_backward(std::string_view op, const FullArguments& a, const FullInputs&
                   const OptionalTensor& grad_ring_key, const OptionalTensor& grad_ring_value, const Tensor& saved,
                   const FullGradients& grad) {
   check_given_gradients(op, a, grad_y, grad_ring_key, grad_ring_value, in.state, saved);
-  if (saved.numel() != ops::full_saved_size(in.shape, a.cu_seqlens.has_value())) {
-    fail("aft::", op, ": saved must have ", ops::full_saved_size(in.shape, a.cu_seqlens.has_value()), " elements, got ",
-         saved.numel(), ": pass what aft::full_forward gave");
+  if (saved.numel() != ops::full_saved_size(in.shape)) {
+    fail("aft::", op, ": saved must have ", ops::full_saved_size(in.shape), " elements, got ", saved.numel(),
+         ": pass what aft::full_forward gave");
   }
   const Tensor gy = readable(grad_y);
   const Tensor kept = saved.contiguous();
@@ -235,14 +234,12 @@ void run_backward(std::string_view op, const FullArguments& a, const FullInputs&
   with_element_type(in.v, [&]<typename E>(E) {
     using T = ops::Accumulate<E>;
     ops::FullBackward<E> p;
-    in.fill<E>(p);
-    in.fill_sequences(p);
+    p.in = in.inputs<E>();
     p.grad_y = rows_of<const E>(gy);
     p.grad_q = rows_of<E>(grad.q);
     p.grad_k = rows_of<E>(grad.k);
     p.grad_v = rows_of<E>(grad.v);
     p.grad_weights = FullInputs::weights_of<T>(bias.sum(), u.sum(), w.sum());
-    p.initial_state = state_of<const T>(in.state);
     p.saved = static_cast<const T*>(kept.data_ptr());
     if (from_key.defined()) p.grad_final_state.ring_key = static_cast<const T*>(from_key.data_ptr());
     if (from_value.defined()) p.grad_final_state.ring_value = static_cast<const T*>(from_value.data_ptr());
@@ -250,7 +247,7 @@ void run_backward(std::string_view op, const FullArguments& a, const FullInputs&
       p.grad_initial_state.ring_key = static_cast<T*>(grad.ring_key.data_ptr());
       p.grad_initial_state.ring_value = static_cast<T*>(grad.ring_value.data_ptr());
     }
-    ops::full_backward(p, torch_threads());
+    ops::full_backward(p, {torch_threads(), &redo_counters()});
   });
   for (const WeightsGradient* weights : {&bias, &u, &w}) weights->finish();
 }

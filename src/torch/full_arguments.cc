@@ -94,6 +94,7 @@ ops::FullShape FullArguments::shape(int64_t capacity) const {
   s.heads = heads.guard_int(__FILE__, __LINE__);
   s.key_channels = k.size(2);
   s.causal = causal;
+  s.packed = cu_seqlens.has_value();
   s.gate = gate;
   s.capacity = capacity;
   return s;

@@ -18,4 +18,9 @@ ops::ParallelFor torch_threads() {
           }};
 }
 
+ops::RedoCount& redo_counters() {
+  static ops::RedoCount counters;
+  return counters;
+}
+
 }  // namespace aft::dispatch

@@ -22,6 +22,7 @@ ops::WindowShape WindowSizes::shape() const {
   s.heads = heads.guard_int(__FILE__, __LINE__);
   s.key_channels = key_channels.guard_int(__FILE__, __LINE__);
   s.causal = causal;
+  s.packed = packed;
   s.has_band = span > 0;
   s.left = left.guard_int(__FILE__, __LINE__);
   s.right = right.guard_int(__FILE__, __LINE__);
@@ -46,7 +47,7 @@ WindowSizes check_window(std::string_view op, const OptionalTensor& q, const at:
   s.time = v.sym_size(1);
   s.channels = v.sym_size(2);
   s.sequences = s.batch;
-  const bool packed = cu_seqlens.has_value();
+  const bool packed = s.packed = cu_seqlens.has_value();
   check_packing(op, cu_seqlens, v);
   if (packed) s.sequences = cu_seqlens->sym_size(0) - 1;
   check_key_mask(op, key_mask, v);

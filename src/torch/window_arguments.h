@@ -19,6 +19,7 @@ struct WindowSizes {
   c10::SymInt sequences;  // batch, or the number of packed ones
   c10::SymInt span = 0;   // J, columns of the band; 0: simple
   c10::SymInt left = 0, right = 0;
+  bool packed = false;
   bool causal = true;
   ops::Gate gate = ops::Gate::kSigmoid;
 

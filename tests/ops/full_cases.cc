@@ -131,6 +131,7 @@ FullInputs<Accumulate<E>> make_full_inputs(const FullCase& c) {
     for (const int64_t n : c.lengths) in.cu_seqlens.push_back(in.cu_seqlens.back() + n);
     s.batch = static_cast<int64_t>(c.lengths.size());
     s.targets = s.sources = in.cu_seqlens.back();
+    s.packed = true;
   }
   std::vector<int64_t> position(s.batch, 0);
   if (c.state) {

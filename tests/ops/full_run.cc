@@ -137,17 +137,18 @@ FullOutputs<Accumulate<E>> run_full(const FullInputs<Accumulate<E>>& in, const F
   StateData<T> initial = in.initial;
   if (in.has_final) out.final = empty_state<T>(s);
   FullForward<E> f;
-  f.shape = s;
-  if (gated) f.q = q.input();
-  f.k = k.input(), f.v = v.input(), f.y = y.rows;
-  f.weights = weights_of<const T>(in, in.table.data(), in.u.data(), in.w.data());
-  if (!in.mask.empty()) f.key_mask = {mask.get(), s.sources};
-  if (!in.cu_seqlens.empty()) f.cu_seqlens = in.cu_seqlens.data();
-  f.initial_state = state_of(static_cast<const StateData<T>&>(initial));
+  f.in.shape = s;
+  if (gated) f.in.q = q.input();
+  f.in.k = k.input(), f.in.v = v.input(), f.y = y.rows;
+  f.in.weights = weights_of<const T>(in, in.table.data(), in.u.data(), in.w.data());
+  if (!in.mask.empty()) f.in.key_mask = {mask.get(), s.sources};
+  if (!in.cu_seqlens.empty()) f.in.cu_seqlens = in.cu_seqlens.data();
+  f.in.longest = s.targets;
+  f.in.initial_state = state_of(static_cast<const StateData<T>&>(initial));
   if (in.has_final) f.final_state = options.alias_state ? state_of(initial) : state_of(out.final);
-  Poisoned<T> saved(full_saved_size(s, !in.cu_seqlens.empty()));
-  f.saved = saved.claim(0, full_saved_size(s, !in.cu_seqlens.empty()));
-  full_forward(f, options.parallel);
+  Poisoned<T> saved(full_saved_size(s));
+  f.saved = saved.claim(0, full_saved_size(s));
+  full_forward(f, Cpu{options.parallel, options.redone});
   y.memory.expect_gaps_untouched("y");
   saved.expect_gaps_untouched("saved");
   out.of[kFullY] = y.dense();
@@ -161,15 +162,12 @@ FullOutputs<Accumulate<E>> run_full(const FullInputs<Accumulate<E>>& in, const F
   std::fill(g_initial.ring_key.begin(), g_initial.ring_key.end(), nan);
   std::fill(g_initial.ring_value.begin(), g_initial.ring_value.end(), nan);
   FullBackward<E> b;
-  b.shape = s;
-  b.q = f.q, b.k = f.k, b.v = f.v, b.grad_y = gy.input();
+  b.in = f.in;
+  b.grad_y = gy.input();
   if (gated) b.grad_q = gq.rows;
   b.grad_k = gk.rows, b.grad_v = gv.rows;
-  b.weights = f.weights;
   b.grad_weights = weights_of<T>(in, g_table.data(), g_u.data(), g_w.data());
-  b.key_mask = f.key_mask;
-  b.cu_seqlens = f.cu_seqlens;
-  b.initial_state = state_of(in.initial);
+  b.in.initial_state = state_of(in.initial);
   b.saved = f.saved;
   if (in.has_final) {
     b.grad_final_state.ring_key = in.grad_final.ring_key.data();
@@ -179,7 +177,7 @@ FullOutputs<Accumulate<E>> run_full(const FullInputs<Accumulate<E>>& in, const F
     b.grad_initial_state = {g_initial.den.data(), g_initial.num.data(), g_initial.ring_key.data(),
                             g_initial.ring_value.data()};
   }
-  full_backward(b, options.parallel);
+  full_backward(b, Cpu{options.parallel, options.redone});
   for (View<E>* grad : {&gq, &gk, &gv}) grad->memory.expect_gaps_untouched("gradient");
   if (gated) out.of[kFullGradQ] = gq.dense();
   out.of[kFullGradK] = gk.dense();
@@ -221,12 +219,12 @@ FullOutputs<Accumulate<E>> run_full_steps(const FullInputs<Accumulate<E>>& in, c
     };
     q.fill(row(in.q, s.channels)), k.fill(row(in.k, s.key_channels)), v.fill(row(in.v, s.channels));
     FullStep<E> p;
-    p.shape = s;
-    if (s.gate != Gate::kNone) p.q = q.input();
-    p.k = k.input(), p.v = v.input(), p.y = y.rows;
-    p.weights = weights_of<const T>(in, in.table.data(), in.u.data(), in.w.data());
+    p.in.shape = s;
+    if (s.gate != Gate::kNone) p.in.q = q.input();
+    p.in.k = k.input(), p.in.v = v.input(), p.y = y.rows;
+    p.in.weights = weights_of<const T>(in, in.table.data(), in.u.data(), in.w.data());
     p.state = state_of(out.final);
-    full_step(p, options.parallel);
+    full_step(p, Cpu{options.parallel, options.redone});
     y.memory.expect_gaps_untouched("y");
     const std::vector<T> result = y.dense();
     for (int64_t b = 0; b < s.batch; ++b) {
@@ -251,31 +249,28 @@ FullOutputs<T> run_full_reference(const FullInputs<T>& in) {
   FullOutputs<T> out;
   if (in.has_final) out.final = empty_state<T>(s);
   FullForward<T> f;
-  f.shape = s;
-  f.q = rows(in.q, s.targets, s.channels), f.k = rows(in.k, s.sources, s.key_channels);
-  f.v = rows(in.v, s.sources, s.channels), f.y = out_rows(out.of[kFullY], s.targets, s.channels);
-  f.weights = weights_of<const T>(in, in.table.data(), in.u.data(), in.w.data());
-  if (!in.mask.empty()) f.key_mask = {mask.get(), s.sources};
-  if (!in.cu_seqlens.empty()) f.cu_seqlens = in.cu_seqlens.data();
-  f.initial_state = state_of(in.initial);
+  f.in.shape = s;
+  f.in.q = rows(in.q, s.targets, s.channels), f.in.k = rows(in.k, s.sources, s.key_channels);
+  f.in.v = rows(in.v, s.sources, s.channels), f.y = out_rows(out.of[kFullY], s.targets, s.channels);
+  f.in.weights = weights_of<const T>(in, in.table.data(), in.u.data(), in.w.data());
+  if (!in.mask.empty()) f.in.key_mask = {mask.get(), s.sources};
+  if (!in.cu_seqlens.empty()) f.in.cu_seqlens = in.cu_seqlens.data();
+  f.in.longest = s.targets;
+  f.in.initial_state = state_of(in.initial);
   if (in.has_final) f.final_state = state_of(out.final);
   full_forward_reference(f);
 
   FullBackward<T> b;
-  b.shape = s;
-  b.q = f.q, b.k = f.k, b.v = f.v, b.grad_y = rows(in.grad_y, s.targets, s.channels);
+  b.in = f.in;
+  b.grad_y = rows(in.grad_y, s.targets, s.channels);
   if (s.gate != Gate::kNone) b.grad_q = out_rows(out.of[kFullGradQ], s.targets, s.channels);
   b.grad_k = out_rows(out.of[kFullGradK], s.sources, s.key_channels);
   b.grad_v = out_rows(out.of[kFullGradV], s.sources, s.channels);
-  b.weights = f.weights;
   out.of[kFullGradTable].resize(in.table.size());
   out.of[kFullGradU].resize(in.u.size());
   out.of[kFullGradW].resize(in.w.size());
   b.grad_weights =
       weights_of<T>(in, out.of[kFullGradTable].data(), out.of[kFullGradU].data(), out.of[kFullGradW].data());
-  b.key_mask = f.key_mask;
-  b.cu_seqlens = f.cu_seqlens;
-  b.initial_state = f.initial_state;
   if (in.has_final) {
     b.grad_final_state.ring_key = in.grad_final.ring_key.data();
     b.grad_final_state.ring_value = in.grad_final.ring_value.data();
@@ -324,6 +319,7 @@ FullInputs<T> slice_batch(const FullInputs<T>& in, int64_t b) {
     const int64_t token = in.cu_seqlens[b];
     const int64_t n = in.cu_seqlens[b + 1] - token;
     out.cu_seqlens.clear();
+    out.shape.packed = false;
     out.shape.targets = out.shape.sources = n;
     out.q = part(in.q, token * s.channels, n * s.channels),
     out.k = part(in.k, token * s.key_channels, n * s.key_channels);

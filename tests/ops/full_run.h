@@ -105,6 +105,7 @@ FullInputs<R> convert(const FullInputs<T>& in);
 
 struct FullOptions {
   ParallelFor parallel = {};
+  RedoCount* redone = nullptr;
   bool backward = true;
   int64_t shift = 1;         // elements between the start of a buffer and its first row
   bool alias_state = false;  // final_state is the initial state's own memory

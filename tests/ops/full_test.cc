@@ -375,7 +375,7 @@ TEST(Full, ErrorsNameTheArgument) {
             std::string::npos);
   EXPECT_NE(message([](auto& in) { in.shape.capacity = 3; }).find("ring of at least 4"), std::string::npos);
   EXPECT_NE(message([](auto& in) {
-              in.has_final = false, in.cu_seqlens = {0, 3, 2};
+              in.has_final = false, in.shape.packed = true, in.cu_seqlens = {0, 3, 2};
             }).find("cu_seqlens"),
             std::string::npos);
 }

@@ -6,7 +6,6 @@
 #include <cmath>
 #include <functional>
 
-#include "aft/ops/redo.h"
 #include "tests/ops/grid_run.h"
 
 namespace aft::ops::test {
@@ -93,15 +92,15 @@ TEST(GridGradient, KernelsAgreeWithCentralDifferences) {
 // An image that fails the certificate is done by other code.
 TEST(GridGradient, ExactBackwardAgreesWithCentralDifferences) {
   GridCase c{.batch = 2, .height = 3, .width = 4, .channels = 4, .heads = 2, .kernel = 3, .seed = 7};
-  const int64_t before = grid_redo_count().redone;
-  expect_central_differences(c, [](const Inputs& in, bool backward) {
+  RedoCount redone;
+  expect_central_differences(c, [&redone](const Inputs& in, bool backward) {
     Inputs shifted = in;
     for (size_t i = 0; i < 4; ++i) shifted.k[i] += 900;  // position 0 of image 0 outweighs all,
     for (size_t h = 0; h < 2; ++h)
       shifted.kernel[9 * h] -= 900;  // but not for the target that sees it one up, one left
-    return run_grid(shifted, {.backward = backward});
+    return run_grid(shifted, {.redone = &redone, .backward = backward});
   });
-  EXPECT_GT(grid_redo_count().redone, before);
+  EXPECT_GT(redone.redone, 0);
 }
 
 }  // namespace

@@ -33,6 +33,7 @@ struct GridOutputs {
 
 struct GridRunOptions {
   ParallelFor parallel = {};
+  RedoCount* redone = nullptr;
   bool backward = true;
   bool grad_kernel = true;
   int64_t shift = 1;  // elements between the start of the buffers and the first row

@@ -17,8 +17,6 @@
 namespace aft::ops::test {
 namespace {
 
-int64_t span_of(const LocalBiasShape& s) { return s.left + 1 + s.right; }
-
 std::string describe(const LocalBiasShape& s) {
   return "H=" + std::to_string(s.heads) + " T=" + std::to_string(s.rows) + " d'=" + std::to_string(s.width) +
          " left=" + std::to_string(s.left) + " right=" + std::to_string(s.right);
@@ -38,7 +36,7 @@ Factors<T> make_factors(const LocalBiasShape& s, uint64_t seed) {
     f.u.push_back(T(r.normal()));
     f.v.push_back(T(r.normal()));
   }
-  for (int64_t i = 0; i < s.heads * s.rows * span_of(s); ++i) f.grad_band.push_back(T(r.normal()));
+  for (int64_t i = 0; i < s.heads * s.rows * s.columns(); ++i) f.grad_band.push_back(T(r.normal()));
   return f;
 }
 
@@ -62,8 +60,9 @@ Results<T> run(const Factors<T>& f, const ParallelFor& parallel = {}, int64_t sh
   std::copy(f.grad_band.begin(), f.grad_band.end(), grad_w);
   T* grad_u = out.claim(shift, size);
   T* grad_v = out.claim(shift + size + 7, size);
-  local_bias_forward(s, u, v, w, parallel);
-  local_bias_backward(s, u, v, grad_w, grad_u, grad_v, parallel);
+  const LocalBiasInputs<T> inputs = {s, u, v};
+  local_bias_forward(LocalBiasForward<T>{inputs, w}, Cpu{parallel});
+  local_bias_backward(LocalBiasBackward<T>{inputs, grad_w, grad_u, grad_v}, Cpu{parallel});
   band.expect_gaps_untouched("band");
   out.expect_gaps_untouched("grad_u, grad_v");
   return {{w, w + band_size}, {grad_u, grad_u + size}, {grad_v, grad_v + size}};
@@ -73,8 +72,9 @@ template <typename R, typename T>
 Results<R> run_reference(const Factors<T>& f) {
   const std::vector<R> u(f.u.begin(), f.u.end()), v(f.v.begin(), f.v.end()), g(f.grad_band.begin(), f.grad_band.end());
   Results<R> r{std::vector<R>(g.size()), std::vector<R>(u.size()), std::vector<R>(v.size())};
-  local_bias_forward_reference(f.shape, u.data(), v.data(), r.band.data());
-  local_bias_backward_reference(f.shape, u.data(), v.data(), g.data(), r.grad_u.data(), r.grad_v.data());
+  const LocalBiasInputs<R> in = {f.shape, u.data(), v.data()};
+  local_bias_forward_reference(LocalBiasForward<R>{in, r.band.data()});
+  local_bias_backward_reference(LocalBiasBackward<R>{in, g.data(), r.grad_u.data(), r.grad_v.data()});
   return r;
 }
 
@@ -82,7 +82,7 @@ Results<R> run_reference(const Factors<T>& f) {
 template <typename T>
 Results<T> run_plain(const Factors<T>& f, Results<double>& scale) {
   const LocalBiasShape& s = f.shape;
-  const int64_t span = span_of(s);
+  const int64_t span = s.columns();
   using Number = PlainNumber<T>;
   std::vector<std::vector<Number>> band(f.grad_band.size()), grad_u(f.u.size()), grad_v(f.u.size());  // their terms
   for (int64_t row = 0; row < s.heads * s.rows; ++row) {
@@ -223,9 +223,9 @@ TYPED_TEST(LocalBiasTest, UnwantedGradientsAreNotMissed) {
   const Factors<T> f = make_factors<T>({2, 50, 9, 6, 2}, 4);
   const Results<T> both = run(f);
   std::vector<T> only(f.u.size());
-  local_bias_backward<T>(f.shape, nullptr, f.v.data(), f.grad_band.data(), only.data(), nullptr);
+  local_bias_backward<T>({{f.shape, nullptr, f.v.data()}, f.grad_band.data(), only.data(), nullptr});
   EXPECT_EQ(only, both.grad_u);
-  local_bias_backward<T>(f.shape, f.u.data(), nullptr, f.grad_band.data(), nullptr, only.data());
+  local_bias_backward<T>({{f.shape, f.u.data(), nullptr}, f.grad_band.data(), nullptr, only.data()});
   EXPECT_EQ(only, both.grad_v);
 }
 
@@ -241,10 +241,10 @@ TYPED_TEST(LocalBiasTest, NanReachesOnlyWhatSeesIt) {
   f.grad_band.back() = nan;
   const Results<T> r = run(f);
   for (int64_t t = 0; t < s.rows; ++t) {
-    for (int64_t j = 0; j < span_of(s); ++j) {
+    for (int64_t j = 0; j < s.columns(); ++j) {
       const int64_t source = t - s.left + j;
       const bool inside = source >= 0 && source < s.rows;
-      EXPECT_EQ(std::isnan(r.band[t * span_of(s) + j]), inside && (t == 13 || source == 20)) << t << ' ' << source;
+      EXPECT_EQ(std::isnan(r.band[t * s.columns() + j]), inside && (t == 13 || source == 20)) << t << ' ' << source;
     }
     for (int64_t c = 0; c < s.width; ++c) {
       const auto sees = [&](int64_t target, int64_t source) {
@@ -263,7 +263,7 @@ TEST(LocalBiasErrors, NameTheArgument) {
   const auto expect_error = [&](const LocalBiasShape& s, const float* u, const float* v, float* band,
                                 const char* name) {
     try {
-      local_bias_forward(s, u, v, band);
+      local_bias_forward(LocalBiasForward<float>{{s, u, v}, band});
       ADD_FAILURE() << "took a bad " << name;
     } catch (const Error& e) {
       EXPECT_NE(std::string(e.what()).find(name), std::string::npos) << e.what();
@@ -274,7 +274,10 @@ TEST(LocalBiasErrors, NameTheArgument) {
     LocalBiasShape s = good;
     spoil(s);
     expect_error(s, in.data(), in.data(), out.data(), name);
-    EXPECT_THROW(local_bias_backward(s, in.data(), in.data(), in.data(), out.data(), out.data()), Error) << name;
+    EXPECT_THROW(
+        local_bias_backward(LocalBiasBackward<float>{{s, in.data(), in.data()}, in.data(), out.data(), out.data()}),
+        Error)
+        << name;
   };
   bad_shape([](LocalBiasShape& s) { s.heads = 0; }, "heads");
   bad_shape([](LocalBiasShape& s) { s.rows = -1; }, "rows");

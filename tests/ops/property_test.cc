@@ -212,6 +212,7 @@ struct WindowFamily {
       out.cu_seqlens = {0};
       for (const int64_t row : rows) out.cu_seqlens.push_back(out.cu_seqlens.back() + in.time_of(row));
       out.shape.time = out.cu_seqlens.back();
+      out.shape.packed = true;
     }
     return out;
   }

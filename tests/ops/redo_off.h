@@ -1,6 +1,6 @@
 #pragma once
 
-#include "aft/ops/redo.h"
+#include "ops/common/redo.h"
 
 namespace aft::ops::test {
 

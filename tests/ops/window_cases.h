@@ -31,8 +31,17 @@ struct WindowCase {
 };
 
 inline WindowShape shape_of(const WindowCase& c) {
-  return {c.batch,  c.time,     c.channels, c.heads, c.key_per_head ? c.heads : c.channels,
-          c.causal, c.has_band, c.left,     c.right, c.gate};
+  return {.batch = c.batch,
+          .time = c.time,
+          .channels = c.channels,
+          .heads = c.heads,
+          .key_channels = c.key_per_head ? c.heads : c.channels,
+          .causal = c.causal,
+          .packed = !c.lengths.empty(),
+          .has_band = c.has_band,
+          .left = c.left,
+          .right = c.right,
+          .gate = c.gate};
 }
 
 inline void pack(WindowCase& c, const std::vector<int64_t>& lengths) {

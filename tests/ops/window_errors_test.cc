@@ -31,36 +31,40 @@ struct Call {
   WindowStep<float> step;
 
   Call() {
-    forward.shape = {.batch = 1, .time = 4, .channels = 6, .heads = 2, .key_channels = 6, .has_band = true, .left = 2};
-    forward.q = forward.k = forward.v = {in.data(), 24, 6};
+    forward.in.shape = {
+        .batch = 1, .time = 4, .channels = 6, .heads = 2, .key_channels = 6, .has_band = true, .left = 2};
+    forward.in.q = forward.in.k = forward.in.v = {in.data(), 24, 6};
     forward.y = {out.data(), 24, 6};
-    forward.band = {weights.data(), 24, 3, 8};
+    forward.in.band = {weights.data(), 24, 3, 8};
     const auto at = [](std::vector<float>& s, int64_t* p) {
       return State<float>{p, s.data(), s.data() + 6, s.data() + 12, s.data() + 18, s.data() + 30};
     };
     const State<float> initial = at(state, &position);
     forward.final_state = at(final, &final_position);
-    window_state_init(forward.shape, initial);
-    forward.initial_state = {initial.position, initial.max,      initial.den,
-                             initial.num,      initial.ring_key, initial.ring_value};
-    saved.resize(window_saved_size(forward.shape) + 1);
+    window_state_init(forward.in.shape, initial);
+    forward.in.initial_state = initial;
+    saved.resize(window_saved_size(forward.in.shape) + 1);
     forward.saved = saved.data();
-    backward.shape = forward.shape;
-    backward.q = backward.k = backward.v = backward.grad_y = forward.q;
+    backward.in = forward.in;
+    backward.grad_y = forward.in.q;
     backward.grad_q = {grad.data(), 24, 6};
     backward.grad_k = {grad.data() + 24, 24, 6};
     backward.grad_v = {grad.data() + 48, 24, 6};
-    backward.band = forward.band;
     backward.grad_band = {grad_weights.data(), 24, 3, 8};
-    backward.initial_state = forward.initial_state;
     backward.saved = saved.data();
-    step.shape = forward.shape;
-    step.q = step.k = step.v = forward.q;
+    step.in = forward.in;
     step.y = forward.y;
-    step.band = forward.band;
     step.state = initial;
   }
   Call(const Call&) = delete;
+
+  void pack(const int64_t* cu_seqlens) {
+    for (WindowInputs<float>* inputs : {&forward.in, &backward.in}) {
+      inputs->shape.packed = true;
+      inputs->cu_seqlens = cu_seqlens;
+      inputs->longest = 4;
+    }
+  }
 
   bool untouched() const {
     for (const auto* memory : {&out, &grad, &grad_weights, &final}) {
@@ -89,9 +93,9 @@ void expect_error(Call& call, const char* pass, const std::function<void()>& run
 void expect_shape_error(const std::string& argument, const std::function<void(WindowShape&)>& spoil,
                         bool step_too = true) {
   Call call;
-  spoil(call.forward.shape);
-  spoil(call.backward.shape);
-  spoil(call.step.shape);
+  spoil(call.forward.in.shape);
+  spoil(call.backward.in.shape);
+  spoil(call.step.in.shape);
   expect_error(
       call, "window_forward", [&] { window_forward(call.forward); }, argument);
   expect_error(
@@ -125,7 +129,7 @@ TEST(WindowErrors, Shape) {
 TEST(WindowErrors, PackedSequences) {
   for (const std::vector<int64_t>& cu : std::vector<std::vector<int64_t>>{{1, 4}, {0, 3}, {0, 5}, {0, -1}}) {
     Call call;
-    call.forward.cu_seqlens = call.backward.cu_seqlens = cu.data();
+    call.pack(cu.data());
     expect_error(
         call, "window_forward", [&] { window_forward(call.forward); }, "cu_seqlens");
     expect_error(
@@ -133,8 +137,8 @@ TEST(WindowErrors, PackedSequences) {
   }
   Call call;
   const int64_t cu[] = {0, 4};
-  call.forward.cu_seqlens = call.backward.cu_seqlens = cu;
-  call.forward.band.rows = call.backward.band.rows = call.backward.grad_band.rows = 3;
+  call.pack(cu);
+  call.forward.in.band.rows = call.backward.in.band.rows = call.backward.grad_band.rows = 3;
   expect_error(
       call, "window_forward", [&] { window_forward(call.forward); }, "band");
   expect_error(
@@ -143,7 +147,7 @@ TEST(WindowErrors, PackedSequences) {
 
 TEST(WindowErrors, StatesBelongToCausal) {
   Call call;
-  call.forward.shape.causal = call.backward.shape.causal = call.step.shape.causal = false;
+  call.forward.in.shape.causal = call.backward.in.shape.causal = call.step.in.shape.causal = false;
   expect_error(
       call, "window_forward", [&] { window_forward(call.forward); }, "causal");
   expect_error(
@@ -155,19 +159,19 @@ TEST(WindowErrors, StatesBelongToCausal) {
 TEST(WindowErrors, MissingArrays) {
   {
     Call call;
-    call.forward.k.data = nullptr;
+    call.forward.in.k.data = nullptr;
     expect_error(
         call, "window_forward", [&] { window_forward(call.forward); }, "k");
   }
   {
     Call call;
-    call.forward.q.data = nullptr;
+    call.forward.in.q.data = nullptr;
     expect_error(
         call, "window_forward", [&] { window_forward(call.forward); }, "q");
   }
   {
     Call call;
-    call.forward.band.data = nullptr;
+    call.forward.in.band.data = nullptr;
     expect_error(
         call, "window_forward", [&] { window_forward(call.forward); }, "band");
   }
@@ -200,7 +204,7 @@ TEST(WindowErrors, GradientOfTheBand) {
 
 TEST(WindowErrors, Reach) {
   Call call;
-  call.forward.shape.left = std::numeric_limits<int64_t>::max();
+  call.forward.in.shape.left = std::numeric_limits<int64_t>::max();
   expect_error(
       call, "window_forward", [&] { window_forward(call.forward); }, "left");
 }

@@ -191,28 +191,29 @@ WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options
   PoisonedBand<E> band(in, options.shift);
   for (size_t i = 0; i < in.band.size(); ++i) band.at(i) = in.band[i];
   const Band<const T> weights = {band.band.data, band.band.head_stride, band.band.row_stride, band.band.rows};
-  const int64_t saved_size = window_saved_size(s, cu_of(in));
+  const int64_t saved_size = window_saved_size(s);
   Poisoned<T> saved_memory(saved_size);
   T* saved = saved_memory.claim(0, saved_size);
   const bool has_initial = !in.initial.position.empty();
 
   WindowForward<E> forward;
-  forward.shape = s;
-  forward.q = as_const(tensors.q);
-  forward.k = as_const(tensors.k);
-  forward.v = as_const(tensors.v);
+  forward.in.shape = s;
+  forward.in.q = as_const(tensors.q);
+  forward.in.k = as_const(tensors.k);
+  forward.in.v = as_const(tensors.v);
   forward.y = tensors.y;
-  forward.key_mask = mask_of(in);
-  forward.cu_seqlens = cu_of(in);
-  forward.band = weights;
+  forward.in.key_mask = mask_of(in);
+  forward.in.cu_seqlens = cu_of(in);
+  forward.in.longest = s.time;
+  forward.in.band = weights;
   forward.saved = options.backward ? saved : nullptr;
   {
     PoisonedState<T> initial = has_initial ? PoisonedState<T>(s, in.initial) : PoisonedState<T>(s);
     PoisonedState<T> separate(s);
     PoisonedState<T>& final = options.alias_state && has_initial ? initial : separate;
-    if (has_initial) forward.initial_state = as_const(initial.state);
+    if (has_initial) forward.in.initial_state = as_const(initial.state);
     if (in.has_final) forward.final_state = final.state;
-    window_forward(forward, options.parallel);
+    window_forward(forward, Cpu{options.parallel, options.redone});
     out.of[kY] = get(tensors.y, dims.batch, s.time, s.channels);
     if (in.has_final) final.read_into(out);
   }
@@ -226,21 +227,15 @@ WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options
   PoisonedState<T> initial = has_initial ? PoisonedState<T>(s, in.initial) : PoisonedState<T>(s);
   PoisonedState<T> grad_initial(s);
   WindowBackward<E> backward;
-  backward.shape = s;
-  backward.q = forward.q;
-  backward.k = forward.k;
-  backward.v = forward.v;
+  backward.in = forward.in;
   backward.grad_y = as_const(tensors.y);
   backward.grad_q = grads.q;
   backward.grad_k = grads.k;
   backward.grad_v = grads.v;
-  backward.key_mask = forward.key_mask;
-  backward.cu_seqlens = forward.cu_seqlens;
-  backward.band = weights;
   if (options.grad_band) backward.grad_band = grad_band.band;
   backward.saved = saved;
   if (has_initial) {
-    backward.initial_state = as_const(initial.state);
+    backward.in.initial_state = as_const(initial.state);
     backward.grad_initial_state = {grad_initial.state.den, grad_initial.state.num, grad_initial.state.ring_key,
                                    grad_initial.state.ring_value};
   }
@@ -248,7 +243,7 @@ WindowOutputs<E> run_kernel(const WindowInputs<E>& in, const RunOptions& options
     backward.grad_final_state = {in.grad_final.den.data(), in.grad_final.num.data(), in.grad_final.ring_key.data(),
                                  in.grad_final.ring_value.data()};
   }
-  window_backward(backward, options.parallel);
+  window_backward(backward, Cpu{options.parallel, options.redone});
   if (s.gate != Gate::kNone) out.of[kGradQ] = get(grads.q, dims.batch, s.time, s.channels);
   out.of[kGradK] = get(grads.k, dims.batch, s.time, s.key_channels);
   out.of[kGradV] = get(grads.v, dims.batch, s.time, s.channels);
@@ -286,14 +281,14 @@ WindowOutputs<E> run_steps(const WindowInputs<E>& in, const RunOptions& options)
                      rows.time_stride};
     };
     WindowStep<E> step;
-    step.shape = s;
-    step.q = as_const(at(tensors.q));
-    step.k = as_const(at(tensors.k));
-    step.v = as_const(at(tensors.v));
+    step.in.shape = s;
+    step.in.q = as_const(at(tensors.q));
+    step.in.k = as_const(at(tensors.k));
+    step.in.v = as_const(at(tensors.v));
     step.y = at(tensors.y);
-    step.band = {band.band.data, band.band.head_stride, band.band.row_stride, band.band.rows};
+    step.in.band = {band.band.data, band.band.head_stride, band.band.row_stride, band.band.rows};
     step.state = state.state;
-    window_step(step, options.parallel);
+    window_step(step, Cpu{options.parallel, options.redone});
   }
   out.of[kY] = get(tensors.y, s.batch, s.time, s.channels);
   state.read_into(out);
@@ -311,18 +306,19 @@ WindowOutputs<R> run_reference(const WindowInputs<R>& in, bool backward) {
   };
   const bool has_initial = !in.initial.position.empty();
   WindowForward<R> f;
-  f.shape = s;
-  f.q = rows(in.q, s.channels);
-  f.k = rows(in.k, s.key_channels);
-  f.v = rows(in.v, s.channels);
-  f.key_mask = mask_of(in);
-  f.cu_seqlens = cu_of(in);
-  f.band = {in.band.data(), in.band_rows * span, in.shared_row ? 0 : span, in.band_rows};
+  f.in.shape = s;
+  f.in.q = rows(in.q, s.channels);
+  f.in.k = rows(in.k, s.key_channels);
+  f.in.v = rows(in.v, s.channels);
+  f.in.key_mask = mask_of(in);
+  f.in.cu_seqlens = cu_of(in);
+  f.in.longest = s.time;
+  f.in.band = {in.band.data(), in.band_rows * span, in.shared_row ? 0 : span, in.band_rows};
   out.of[kY].resize(in.tokens() * s.channels);
   f.y = rows(out.of[kY], s.channels);
   if (has_initial) {
-    f.initial_state = {in.initial.position.data(), in.initial.max.data(),      in.initial.den.data(),
-                       in.initial.num.data(),      in.initial.ring_key.data(), in.initial.ring_value.data()};
+    f.in.initial_state = {in.initial.position.data(), in.initial.max.data(),      in.initial.den.data(),
+                          in.initial.num.data(),      in.initial.ring_key.data(), in.initial.ring_value.data()};
   }
   if (in.has_final) {
     out.position.resize(s.batch);
@@ -338,10 +334,7 @@ WindowOutputs<R> run_reference(const WindowInputs<R>& in, bool backward) {
   if (!backward) return out;
 
   WindowBackward<R> b;
-  b.shape = s;
-  b.q = f.q;
-  b.k = f.k;
-  b.v = f.v;
+  b.in = f.in;
   b.grad_y = rows(in.grad_y, s.channels);
   if (s.gate != Gate::kNone) out.of[kGradQ].resize(in.tokens() * s.channels);
   out.of[kGradK].resize(in.tokens() * s.key_channels);
@@ -350,13 +343,9 @@ WindowOutputs<R> run_reference(const WindowInputs<R>& in, bool backward) {
   b.grad_q = rows(out.of[kGradQ], s.channels);
   b.grad_k = rows(out.of[kGradK], s.key_channels);
   b.grad_v = rows(out.of[kGradV], s.channels);
-  b.key_mask = f.key_mask;
-  b.cu_seqlens = f.cu_seqlens;
-  b.band = f.band;
   if (s.has_band) {
     b.grad_band = {out.of[kGradBand].data(), in.band_rows * span, in.shared_row ? 0 : span, in.band_rows};
   }
-  b.initial_state = f.initial_state;
   if (has_initial) {
     out.of[kGradInitialDen].resize(s.batch * s.key_channels);
     out.of[kGradInitialNum].resize(s.batch * s.channels);
@@ -421,6 +410,7 @@ WindowInputs<E> slice_batch(const WindowInputs<E>& in, int64_t b) {
   };
   out.shape.time = in.time_of(b);
   out.cu_seqlens.clear();
+  out.shape.packed = false;
   out.key_mask = cut_rows(in.key_mask, 1);
   out.q = cut_rows(in.q, s.channels);
   out.k = cut_rows(in.k, s.key_channels);

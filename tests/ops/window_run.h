@@ -36,7 +36,7 @@ struct WindowInputs {
   bool has_final = false;           // the final state and its gradient are wanted
   StateData<T> grad_final;          // den, num, ring_key, ring_value
 
-  bool packed() const { return !cu_seqlens.empty(); }
+  bool packed() const { return shape.packed; }
   int64_t tokens() const { return packed() ? shape.time : shape.batch * shape.time; }
   int64_t time_of(int64_t b) const { return packed() ? cu_seqlens[b + 1] - cu_seqlens[b] : shape.time; }
   int64_t tokens_before(int64_t b) const { return packed() ? cu_seqlens[b] : b * shape.time; }
@@ -81,6 +81,7 @@ struct WindowOutputs {
 
 struct RunOptions {
   ParallelFor parallel = {};
+  RedoCount* redone = nullptr;
   bool backward = true;
   bool grad_band = true;     // false: the band's gradient is not wanted
   bool alias_state = false;  // final_state is the initial state's own memory

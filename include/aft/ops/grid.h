@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
+#include "aft/ops/device.h"
 #include "aft/ops/operands.h"
-#include "aft/ops/parallel.h"
 
 // The grid operator: AFT-conv 2-D (Zhai et al. 2021, section 3.2 on an image), every source seen by every target.
 //
@@ -29,35 +29,46 @@ struct GridShape {
   int64_t time() const { return height * width; }  // T
 };
 
+/// What both passes read.
+template <typename E>
+struct GridInputs {
+  GridShape shape;
+  Rows<const E> q;                        // [B, T, d]; unused with Gate::kNone
+  Rows<const E> k;                        // [B, T, K]
+  Rows<const E> v;                        // [B, T, d]
+  KeyMask key_mask;                       // [B, T]
+  const Accumulate<E>* kernel = nullptr;  // [H, s, s], dense. -inf forbids a pair
+};
+
 template <typename E>
 struct GridForward {
-  GridShape shape;
-  Rows<const E> q;                             // [B, T, d]; unused with Gate::kNone
-  Rows<const E> k;                             // [B, T, K]
-  Rows<const E> v;                             // [B, T, d]
-  Rows<E> y;                                   // [B, T, d], must not overlap an input
-  const Accumulate<E>* kernel_data = nullptr;  // [H, s, s], dense. -inf forbids a pair
-  KeyMask key_mask;
+  GridInputs<E> in;
+  Rows<E> y;  // [B, T, d], must not overlap an input
 };
 
 template <typename E>
 struct GridBackward {
-  GridShape shape;
-  Rows<const E> q, k, v;           // as in the forward
-  Rows<const E> grad_y;            // [B, T, d]
-  Rows<E> grad_q, grad_k, grad_v;  // overwritten; grad_q unused with Gate::kNone
-  const Accumulate<E>* kernel_data = nullptr;
+  GridInputs<E> in;                      // as in the forward
+  Rows<const E> grad_y;                  // [B, T, d]
+  Rows<E> grad_q, grad_k, grad_v;        // overwritten; grad_q unused with Gate::kNone
   Accumulate<E>* grad_kernel = nullptr;  // [H, s, s], overwritten; null: not wanted. What meets no pair gets 0
-  KeyMask key_mask;
 };
+
+/// Bytes of device memory that a pass takes on CUDA (Cuda::workspace).
+template <typename E>
+int64_t grid_workspace(const GridShape& shape, Pass pass);
 
 /// Both throw aft::Error on a bad shape or a missing pointer, before anything is written. The backward recomputes the
 /// forward and needs nothing saved. Results do not depend on the number of threads or on the other batch rows, bit for
 /// bit. A row with nothing to see gives 0 and has no gradient.
 template <typename E>
-void grid_forward(const GridForward<E>& p, const ParallelFor& parallel = {});
+void grid_forward(const GridForward<E>& p, const Cpu& cpu = {});
 template <typename E>
-void grid_backward(const GridBackward<E>& p, const ParallelFor& parallel = {});
+void grid_backward(const GridBackward<E>& p, const Cpu& cpu = {});
+template <typename E>
+void grid_forward(const GridForward<E>& p, const Cuda& cuda);
+template <typename E>
+void grid_backward(const GridBackward<E>& p, const Cuda& cuda);
 
 /// The same mathematics straight from the equation in E (double, or long double as truth for double): slow, obvious,
 /// and separate from the kernels.

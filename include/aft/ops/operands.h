@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <type_traits>
 
-// What every operator takes: element types, rows of a tensor, the key padding mask, packed sequences, the gate.
+// What every operator takes: element types, rows of a tensor, the key padding mask, the gate.
 
 namespace aft::ops {
 

@@ -19,6 +19,12 @@ struct State {
   T* num = nullptr;                                                                    // [B, d]
   T* ring_key = nullptr;                                                               // [B, left, K]
   T* ring_value = nullptr;                                                             // [B, left, d]
+
+  /// To read from.
+  operator State<const T>() const  // NOLINT(google-explicit-constructor): as T* to const T*
+      requires(!std::is_const_v<T>) {
+    return {position, max, den, num, ring_key, ring_value};
+  }
 };
 
 /// Gradient with respect to a State. `max` is an integer exponent, a constant for the gradient. Null members: zero

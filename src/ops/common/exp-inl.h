@@ -7,36 +7,15 @@
 #define AFT_OPS_COMMON_EXP_INL_H_
 #endif
 
-#include <limits>
+#include <iterator>
 
 #include "hwy/highway.h"
+#include "ops/common/numbers.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <typename T>
-struct FloatFormat;
-template <>
-struct FloatFormat<float> {
-  static constexpr int kMantissaBits = 23;
-  static constexpr float kBias = 127.0f;
-  static constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-};
-template <>
-struct FloatFormat<double> {
-  static constexpr int kMantissaBits = 52;
-  static constexpr double kBias = 1023.0;
-  static constexpr double kMagic = 6755399441055744.0;
-};
-
-// Keys saturate here: e^k is right to +-65504 and finite beyond.
-template <typename T>
-constexpr T kKeyLimit = T(1 << 20);
-// Exponents start here instead of at -infinity: below any real key's, above 2^-200 times an absent one.
-template <typename T>
-constexpr T kExponentFloor = T(-1200000);
 
 // 2^n for integers n <= bias, 0 below the smallest normal exponent.
 template <class D, class V = hn::Vec<D>>
@@ -66,42 +45,24 @@ struct SplitExp {
   V p, n;
 };
 
-HWY_INLINE hn::Vec<hn::ScalableTag<float>> ExpPolynomial(hn::ScalableTag<float> d, hn::Vec<hn::ScalableTag<float>> g) {
-  // Minimax of e^g on |g| <= ln(2)/2 with value and slope 1 at 0: relative error 3e-9, with roundings 6.2e-8 (one
-  // degree less: 1.6e-7, which is felt: a weight is a product of two).
-  auto p = hn::Set(d, 1.3814541e-3f);
-  p = hn::MulAdd(p, g, hn::Set(d, 8.3687454e-3f));
-  p = hn::MulAdd(p, g, hn::Set(d, 4.1668389e-2f));
-  p = hn::MulAdd(p, g, hn::Set(d, 1.6666521e-1f));
-  p = hn::MulAdd(p, g, hn::Set(d, 4.9999994e-1f));
-  p = hn::MulAdd(p, g, hn::Set(d, 1.0f));
-  return hn::MulAdd(p, g, hn::Set(d, 1.0f));
-}
-
-HWY_INLINE hn::Vec<hn::ScalableTag<double>> ExpPolynomial(hn::ScalableTag<double> d,
-                                                          hn::Vec<hn::ScalableTag<double>> g) {
-  // Taylor to g^13: relative error 4e-18 on |g| <= ln(2)/2.
-  constexpr double kInverseFactorial[] = {
-      1.0 / 6227020800, 1.0 / 479001600, 1.0 / 39916800, 1.0 / 3628800, 1.0 / 362880, 1.0 / 40320, 1.0 / 5040,
-      1.0 / 720,        1.0 / 120,       1.0 / 24,       1.0 / 6,       0.5,          1.0,         1.0};
-  auto p = hn::Set(d, kInverseFactorial[0]);
-  for (size_t i = 1; i < 14; ++i) p = hn::MulAdd(p, g, hn::Set(d, kInverseFactorial[i]));
+// e^g for |g| <= ln(2)/2.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE V ExpPolynomial(D d, V g) {
+  constexpr auto& c = ExpCoefficients<hn::TFromD<D>>::kValues;
+  V p = hn::Set(d, c[0]);
+  for (size_t i = 1; i < std::size(c); ++i) p = hn::MulAdd(p, g, hn::Set(d, c[i]));
   return p;
 }
 
-// x - n ln 2 without the error of the plain difference (1.7e-4 at x = 1e4 in f32).
+// x - n ln 2 without the error of the plain difference.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ReduceLn2(D d, V x, V n) {
   using T = hn::TFromD<D>;
 #if HWY_NATIVE_FMA
-  constexpr T kHigh = T(0.693147180559945309417232);
-  constexpr T kLow = sizeof(T) == 4 ? T(-1.904654323148236e-09) : T(2.3190468138462996e-17);
-  return hn::NegMulAdd(n, hn::Set(d, kLow), hn::NegMulAdd(n, hn::Set(d, kHigh), x));
+  return hn::NegMulAdd(n, hn::Set(d, kLn2Low<T>), hn::NegMulAdd(n, hn::Set(d, kLn2High<T>), x));
 #else
-  // Without FMA the products must be exact: ln 2 in pieces of few bits.
-  const V high = hn::NegMulAdd(n, hn::Set(d, T(0.6875)), x);
-  const V middle = hn::NegMulAdd(n, hn::Set(d, T(0.005615234375)), high);
-  return hn::NegMulAdd(n, hn::Set(d, T(3.194618494530941723e-5)), middle);
+  for (const T piece : kLn2Pieces<T>) x = hn::NegMulAdd(n, hn::Set(d, piece), x);
+  return x;
 #endif
 }
 
@@ -115,7 +76,7 @@ HWY_INLINE SplitExp<V> Split(D d, V x) {
   // low - low is 0, or NaN for +inf and NaN.
   const V clamped = hn::Add(hn::Min(limit, low), hn::Sub(low, low));
   const V magic = hn::Set(d, FloatFormat<T>::kMagic);
-  const V n = hn::Sub(hn::MulAdd(clamped, hn::Set(d, T(1.44269504088896340736)), magic), magic);
+  const V n = hn::Sub(hn::MulAdd(clamped, hn::Set(d, kLog2E<T>), magic), magic);
   const V p = ExpPolynomial(d, ReduceLn2(d, clamped, n));
   return {hn::IfThenZeroElse(absent, p), n};
 }
@@ -124,10 +85,10 @@ HWY_INLINE SplitExp<V> Split(D d, V x) {
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ExpNegative(D d, V x) {
   using T = hn::TFromD<D>;
-  const V least = hn::Set(d, T(-1000));
+  const V least = hn::Set(d, kLeastGateExponent<T>);
   const V clamped = hn::IfThenElse(hn::Lt(x, least), least, x);  // lets NaN through
   const V magic = hn::Set(d, FloatFormat<T>::kMagic);
-  const V n = hn::Sub(hn::MulAdd(clamped, hn::Set(d, T(1.44269504088896340736)), magic), magic);
+  const V n = hn::Sub(hn::MulAdd(clamped, hn::Set(d, kLog2E<T>), magic), magic);
   return hn::Mul(ExpPolynomial(d, ReduceLn2(d, clamped, n)), Pow2(d, n));
 }
 

@@ -2,18 +2,17 @@
 
 #include <cstdint>
 
-#include "aft/ops/redo.h"
-
-// What kernels say to the counters of aft/ops/redo.h.
+#include "aft/ops/device.h"
 
 namespace aft::ops {
 
-enum class RedoFamily { kWindow, kGrid, kFull };
-
-/// Adds (row, channel) pairs.
-void count_redone(RedoFamily family, int64_t redone, int64_t total);
+/// Adds (row, channel) pairs to the caller's counters, from any thread; null: not wanted.
+void count_redone(RedoCount* counters, int64_t redone, int64_t total);
 
 /// False where set_redo() has turned the redo off.
 bool redo_enabled();
+
+/// For tests: false leaves what failed as it is, to show that the redo matters.
+void set_redo(bool enabled);
 
 }  // namespace aft::ops

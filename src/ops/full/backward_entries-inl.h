@@ -26,7 +26,7 @@
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -50,15 +50,15 @@ class BackwardEntries {
 
   BackwardEntries(const FullBackward<E>& params, const ParallelFor& parallel_for)
       : p(params),
-        shape(params.shape),
+        shape(params.in.shape),
         parallel(parallel_for),
-        sequences(sequences_of(params)),
-        panels(panels_of(params.shape, kLanes)),
-        sets(weight_sets(params.shape, params.weights, sequences, params.cu_seqlens != nullptr, panels)),
-        sources(params),
+        sequences(sequences_of(params.in)),
+        panels(panels_of(params.in.shape, kLanes)),
+        sets(weight_sets(params.in.shape, params.in.weights, sequences, panels)),
+        sources(params.in),
         wants_weights(params.grad_weights.table != nullptr || params.grad_weights.u != nullptr ||
                       params.grad_weights.v != nullptr),
-        saved_stride(sequences.target_rows * params.shape.channels),
+        saved_stride(sequences.target_rows * params.in.shape.channels),
         workspace(Scratch::padded<T>(target_size()) + Scratch::padded<T>(source_size()) +
                   Scratch::padded<T>(target_chunks() * kEntryScale<D>) + Scratch::padded<T>(source_scale_size()) +
                   Scratch::padded<T>(target_chunks() * kLanes) + Scratch::padded<T>(exponent_count()) +
@@ -70,7 +70,7 @@ class BackwardEntries {
     reach = workspace.take<T>(target_chunks() * kLanes);
     exponents = workspace.take<T>(exponent_count());
     redone = workspace.take<uint8_t>(target_chunks());
-    FindExponents(D(), p.weights, sets, shape.causal, exponents, parallel);
+    FindExponents(D(), p.in.weights, sets, shape.causal, exponents, parallel);
     pack();
   }
 
@@ -122,9 +122,10 @@ class BackwardEntries {
     const V ratio = LoadSome(d, saved + 2 * saved_stride, c.count);
     const V gy =
         LoadSome(d, p.grad_y.data + x.batch * p.grad_y.batch_stride + in * p.grad_y.time_stride + c.begin, c.count);
-    const V query = shape.gate == Gate::kNone
-                        ? zero
-                        : LoadSome(d, p.q.data + x.batch * p.q.batch_stride + in * p.q.time_stride + c.begin, c.count);
+    const V query =
+        shape.gate == Gate::kNone
+            ? zero
+            : LoadSome(d, p.in.q.data + x.batch * p.in.q.batch_stride + in * p.in.q.time_stride + c.begin, c.count);
     const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
     const auto empty = hn::Eq(signed_den, zero);  // nothing was seen: no gradient, whatever q and gy hold
     const V a = hn::IfThenZeroElse(empty, TimesGate(gate, gy, hn::Abs(signed_den)));
@@ -251,7 +252,7 @@ class BackwardEntries {
   uint8_t* redone = nullptr;  // [panels][chunks]: whether the forward redid a row
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

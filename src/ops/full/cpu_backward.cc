@@ -28,7 +28,7 @@
 #include "ops/full/weight_gradient-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -98,11 +98,11 @@ class SourceGradient {
               ? 1
               : 0;
     }
-    Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<T>(kTileSize) +
+    Scratch scratch(Tiles<D>::bytes(p.in.weights) + Scratch::padded<T>(kTileSize) +
                     Scratch::padded<T>(kRowBlock * kVectors) + Scratch::padded<T>(columns * Sums<D>::kSize) +
                     Scratch::padded<T>(columns * Sums<D>::kExponents) + Scratch::padded<Exact>(kChunk) +
                     Scratch::padded<T>(extras * kExtraSize) + Scratch::padded<T>(task_sequences * kChunk));
-    const Tiles<D> tiles(p.weights, set, shape.causal, scratch);
+    const Tiles<D> tiles(p.in.weights, set, shape.causal, scratch);
     T* tile = scratch.take<T>(kTileSize);
     T* block = scratch.take<T>(kRowBlock * kVectors);
     T* sums = scratch.take<T>(columns * Sums<D>::kSize);
@@ -320,19 +320,19 @@ void RunBackward(const FullBackward<E>& p, const ParallelFor& parallel) {
   if (entries.wants_weights) WeightGradient<D, E>(entries).run();
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
-
+namespace full {
 namespace {
 
 template <typename T>
-void clear(const PairWeights<T>& g, const FullShape& s, bool packed, const ParallelFor& parallel) {
+void clear(const PairWeights<T>& g, const FullShape& s, const ParallelFor& parallel) {
   if (g.table != nullptr) {
     const int64_t heads = g.head_stride == 0 ? 1 : s.heads;
-    const int64_t matrices = (g.batch_stride == 0 || packed ? 1 : s.batch) * heads;
+    const int64_t matrices = (g.batch_stride == 0 || s.packed ? 1 : s.batch) * heads;
     parallel.run(matrices * g.rows, [&](int64_t i) {
       const int64_t matrix = i / g.rows;
       std::fill_n(
@@ -344,13 +344,10 @@ void clear(const PairWeights<T>& g, const FullShape& s, bool packed, const Paral
   if (g.v != nullptr) std::fill_n(g.v, (g.v_head_stride == 0 ? 1 : s.heads) * g.columns * g.width, T(0));
 }
 
-}  // namespace
-
 template <typename E>
-void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
+void backward(const FullBackward<E>& p, const ParallelFor& parallel) {
   using T = Accumulate<E>;
-  check_backward(p);
-  const FullShape& s = p.shape;
+  const FullShape& s = p.in.shape;
   const auto zero = [](T* data, int64_t size) {
     if (data != nullptr) std::fill_n(data, size, T(0));
   };
@@ -358,12 +355,22 @@ void full_backward(const FullBackward<E>& p, const ParallelFor& parallel) {
   zero(p.grad_initial_state.num, s.batch * s.channels);
   zero(p.grad_initial_state.ring_key, s.batch * s.capacity * s.key_channels);
   zero(p.grad_initial_state.ring_value, s.batch * s.capacity * s.channels);
-  clear(p.grad_weights, s, p.cu_seqlens != nullptr, parallel);
-  const bool empty = s.targets == 0 && s.sources == 0 && p.initial_state.position == nullptr;
+  clear(p.grad_weights, s, parallel);
+  const bool empty = s.targets == 0 && s.sources == 0 && p.in.initial_state.position == nullptr;
   if (s.batch > 0 && s.channels > 0 && !empty) AFT_DISPATCH(RunBackward<E>)(p, parallel);
 }
 
-#define AFT_INSTANTIATE(E) template void full_backward<E>(const FullBackward<E>&, const ParallelFor&);
+}  // namespace
+}  // namespace full
+
+template <typename E>
+void full_backward(const FullBackward<E>& p, const Cpu& cpu) {
+  full::check_sizes(p);
+  full::check_values(p.in);
+  full::backward(p, cpu.parallel);
+}
+
+#define AFT_INSTANTIATE(E) template void full_backward<E>(const FullBackward<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

@@ -27,7 +27,7 @@
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -38,14 +38,15 @@ class Forward {
   using V = hn::Vec<D>;
   static constexpr int64_t kLanes = hn::MaxLanes(D());
 
-  Forward(const FullForward<E>& params, const ParallelFor& parallel_for)
+  Forward(const FullForward<E>& params, const Cpu& cpu)
       : p(params),
-        shape(params.shape),
-        parallel(parallel_for),
-        sequences(sequences_of(params)),
-        panels(panels_of(params.shape, kLanes)),
-        sets(weight_sets(params.shape, params.weights, sequences, params.cu_seqlens != nullptr, panels)),
-        sources(params) {}
+        counters(cpu.redone),
+        shape(params.in.shape),
+        parallel(cpu.parallel),
+        sequences(sequences_of(params.in)),
+        panels(panels_of(params.in.shape, kLanes)),
+        sets(weight_sets(params.in.shape, params.in.weights, sequences, panels)),
+        sources(params.in) {}
 
   void run() {
     const auto panel_count = static_cast<int64_t>(panels.size());
@@ -58,7 +59,7 @@ class Forward {
     entries = workspace.take<T>(entry_size);
     entry_scales = workspace.take<T>(scale_size);
     exponents = workspace.take<T>(exponent_count);
-    FindExponents(D(), p.weights, sets, shape.causal, exponents, parallel);
+    FindExponents(D(), p.in.weights, sets, shape.causal, exponents, parallel);
     pack_sources();
 
     std::vector<FullTask> tasks;
@@ -127,11 +128,11 @@ class Forward {
     const WeightSet& set = sets[task.set];
     const int64_t begin = task.chunk * kChunk;
     const int64_t columns = task.last_column - task.first_column;
-    Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<T>(kTileSize) +
+    Scratch scratch(Tiles<D>::bytes(p.in.weights) + Scratch::padded<T>(kTileSize) +
                     Scratch::padded<T>(kRowBlock * 2 * kLanes) +
                     Scratch::padded<typename Tiles<D>::Exact>(set.columns) +
                     Scratch::padded<T>(columns * Sums<D>::kSize) + Scratch::padded<T>(columns * Sums<D>::kExponents));
-    const Tiles<D> tiles(p.weights, set, shape.causal, scratch);
+    const Tiles<D> tiles(p.in.weights, set, shape.causal, scratch);
     Room room;
     room.tile = scratch.take<T>(kTileSize);
     room.block = scratch.take<T>(kRowBlock * 2 * kLanes);
@@ -203,7 +204,7 @@ class Forward {
             [&](int64_t o, int64_t n, const T* rows_sums, V e0, V e1) { end_rows(c, o, n, rows_sums, e0, e1); });
       }
     }
-    count_redone(RedoFamily::kFull, redone, total);
+    count_redone(counters, redone, total);
   }
 
   // What the next block of a column reads and writes lies in rows far apart: it is fetched ahead. Inlined: GCC drops
@@ -217,7 +218,7 @@ class Forward {
       hwy::Prefetch(packed + s * 2 * kLanes);
       hwy::Prefetch(packed + s * 2 * kLanes + kLanes);
       if (shape.gate != Gate::kNone) {
-        hwy::Prefetch(p.q.data + x.batch * p.q.batch_stride + row * p.q.time_stride + panel.begin);
+        hwy::Prefetch(p.in.q.data + x.batch * p.in.q.batch_stride + row * p.in.q.time_stride + panel.begin);
       }
       __builtin_prefetch(p.y.data + x.batch * p.y.batch_stride + row * p.y.time_stride + panel.begin, 1);
     }
@@ -234,7 +235,8 @@ class Forward {
     const V zero = hn::Zero(d);
     const auto seen_any = hn::Gt(e0, floor);
     const int64_t row = target - x.first;
-    const E* query_at = p.q.data + x.batch * p.q.batch_stride + (x.token + row) * p.q.time_stride + panel.begin;
+    const E* query_at =
+        p.in.q.data + x.batch * p.in.q.batch_stride + (x.token + row) * p.in.q.time_stride + panel.begin;
     E* to = p.y.data + x.batch * p.y.batch_stride + (x.token + row) * p.y.time_stride + panel.begin;
     for (int64_t i = 0; i < n; ++i) {
       V den = hn::Load(d, sums + i * 2 * kLanes);
@@ -255,7 +257,7 @@ class Forward {
         difference = hn::IfThenZeroElse(failed, difference);
         sign = hn::IfThenElse(failed, hn::Neg(sign), sign);
       }
-      const V query = shape.gate == Gate::kNone ? zero : LoadSome(d, query_at + i * p.q.time_stride, panel.count);
+      const V query = shape.gate == Gate::kNone ? zero : LoadSome(d, query_at + i * p.in.q.time_stride, panel.count);
       const V y = ScaleBy(d, GatedRatio(d, shape.gate, query, num, den), difference);
       StoreSome(y, d, to + i * p.y.time_stride, panel.count);
       if (p.saved == nullptr) continue;
@@ -279,6 +281,7 @@ class Forward {
   }
 
   const FullForward<E>& p;
+  RedoCount* counters;
   const FullShape& shape;
   const ParallelFor& parallel;
   Sequences sequences;
@@ -293,7 +296,7 @@ class Forward {
 // The ring takes every source so far. Sums and their maximum stay neutral: all sources lie in the ring.
 template <class D, typename E, typename T = hn::TFromD<D>>
 void WriteState(D d, const FullForward<E>& p) {
-  const FullShape& s = p.shape;
+  const FullShape& s = p.in.shape;
   const State<T>& to = p.final_state;
   const auto lanes = static_cast<int64_t>(hn::MaxLanes(d));
   std::fill_n(to.max, s.batch * s.key_channels, std::numeric_limits<T>::lowest());
@@ -307,7 +310,7 @@ void WriteState(D d, const FullForward<E>& p) {
     for (int64_t t = 0; t < s.targets; ++t) {
       const E* from = rows.data + b * rows.batch_stride + t * rows.time_stride;
       T* row = ring + (b * s.capacity + first + t) * width;
-      if (p.key_mask.data != nullptr && !p.key_mask.data[b * p.key_mask.batch_stride + t]) {
+      if (p.in.key_mask.data != nullptr && !p.in.key_mask.data[b * p.in.key_mask.batch_stride + t]) {
         std::fill_n(row, width, masked);
         continue;
       }
@@ -315,37 +318,49 @@ void WriteState(D d, const FullForward<E>& p) {
     }
   };
   for (int64_t b = 0; b < s.batch; ++b) {
-    const int64_t first = p.initial_state.position == nullptr ? 0 : p.initial_state.position[b];
-    copy(p.k, p.initial_state.ring_key, to.ring_key, s.key_channels, b, first, -std::numeric_limits<T>::infinity());
-    copy(p.v, p.initial_state.ring_value, to.ring_value, s.channels, b, first, T(0));
+    const int64_t first = p.in.initial_state.position == nullptr ? 0 : p.in.initial_state.position[b];
+    copy(p.in.k, p.in.initial_state.ring_key, to.ring_key, s.key_channels, b, first,
+         -std::numeric_limits<T>::infinity());
+    copy(p.in.v, p.in.initial_state.ring_value, to.ring_value, s.channels, b, first, T(0));
   }
 }
 
 template <typename E>
-void RunForward(const FullForward<E>& p, const ParallelFor& parallel) {
+void RunForward(const FullForward<E>& p, const Cpu& cpu) {
   using D = hn::ScalableTag<Accumulate<E>>;
-  if (p.shape.targets > 0 && p.shape.channels > 0) Forward<D, E>(p, parallel).run();
+  if (p.in.shape.targets > 0 && p.in.shape.channels > 0) Forward<D, E>(p, cpu).run();
   if (p.final_state.position != nullptr) WriteState(D(), p);
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
+namespace full {
+namespace {
 
 template <typename E>
-void full_forward(const FullForward<E>& p, const ParallelFor& parallel) {
-  check_forward(p);
-  AFT_DISPATCH(RunForward<E>)(p, parallel);
+void forward(const FullForward<E>& p, const Cpu& cpu) {
+  AFT_DISPATCH(RunForward<E>)(p, cpu);
   if (p.final_state.position == nullptr) return;
-  for (int64_t b = 0; b < p.shape.batch; ++b) {
+  for (int64_t b = 0; b < p.in.shape.batch; ++b) {
     p.final_state.position[b] =
-        (p.initial_state.position == nullptr ? 0 : p.initial_state.position[b]) + p.shape.targets;
+        (p.in.initial_state.position == nullptr ? 0 : p.in.initial_state.position[b]) + p.in.shape.targets;
   }
 }
 
-#define AFT_INSTANTIATE(E) template void full_forward<E>(const FullForward<E>&, const ParallelFor&);
+}  // namespace
+}  // namespace full
+
+template <typename E>
+void full_forward(const FullForward<E>& p, const Cpu& cpu) {
+  full::check_sizes(p);
+  full::check_values(p.in);
+  full::forward(p, cpu);
+}
+
+#define AFT_INSTANTIATE(E) template void full_forward<E>(const FullForward<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

@@ -22,7 +22,7 @@
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -37,21 +37,14 @@ void StepTask(const FullStep<E>& p, const std::vector<Panel>& panels, int64_t b,
   using Exact = typename Tiles<D>::Exact;
   const D d;
   constexpr int64_t kLanes = hn::MaxLanes(D());
-  const FullShape& shape = p.shape;
-  // The step as a forward of one target: the ring is what came before.
-  FullForward<E> forward;
-  forward.shape = shape;
-  forward.k = p.k;
-  forward.v = p.v;
-  forward.initial_state.ring_key = p.state.ring_key;
-  forward.initial_state.ring_value = p.state.ring_value;
-  const Sources<D, E> sources(forward);
+  const FullShape& shape = p.in.shape;
+  const Sources<D, E> sources(p.in);
   const int64_t position = p.state.position[b];
   const Sequence x = {.batch = b, .first = position, .targets = 1, .sources = position + 1};
   const WeightSet set = {.batch = b, .head = panels[first].head, .rows = position + 1, .columns = position + 1};
 
-  Scratch scratch(Tiles<D>::bytes(p.weights) + Scratch::padded<Exact>(position + 1));
-  const Tiles<D> tiles(p.weights, set, true, scratch);
+  Scratch scratch(Tiles<D>::bytes(p.in.weights) + Scratch::padded<Exact>(position + 1));
+  const Tiles<D> tiles(p.in.weights, set, true, scratch);
   Exact* weights = scratch.take<Exact>(position + 1);
   tiles.exact_row(position, 0, position + 1, weights);
 
@@ -66,7 +59,7 @@ void StepTask(const FullStep<E>& p, const std::vector<Panel>& panels, int64_t b,
   for (int64_t j = first; j < last; ++j) {
     const Panel& c = panels[j];
     const V query =
-        shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, p.q.data + b * p.q.batch_stride + c.begin, c.count);
+        shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, p.in.q.data + b * p.in.q.batch_stride + c.begin, c.count);
     const RunningSum<V>& sum = sums[j - first];
     StoreSome(GatedRatio(d, shape.gate, query, sum.num, sum.den), d, p.y.data + b * p.y.batch_stride + c.begin,
               c.count);
@@ -82,12 +75,12 @@ void StepTask(const FullStep<E>& p, const std::vector<Panel>& panels, int64_t b,
 
 template <class D, typename E>
 void Step(const FullStep<E>& p, const ParallelFor& parallel) {
-  const std::vector<Panel> panels = panels_of(p.shape, hn::MaxLanes(D()));
+  const std::vector<Panel> panels = panels_of(p.in.shape, hn::MaxLanes(D()));
   struct Piece {
     int64_t batch, first, last;
   };
   std::vector<Piece> pieces;
-  for (int64_t b = 0; b < p.shape.batch; ++b) {
+  for (int64_t b = 0; b < p.in.shape.batch; ++b) {
     for (int64_t j = 0; j < static_cast<int64_t>(panels.size());) {
       int64_t end = j + 1;
       while (end < static_cast<int64_t>(panels.size()) && end < j + kStepPanels && panels[end].head == panels[j].head) {
@@ -106,24 +99,41 @@ void RunStep(const FullStep<E>& p, const ParallelFor& parallel) {
   Step<hn::ScalableTag<Accumulate<E>>, E>(p, parallel);
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
+namespace full {
+namespace {
 
 template <typename E>
-void full_step(const FullStep<E>& p, const ParallelFor& parallel) {
-  check_step(p);
-  FullStep<E> one = p;
-  // As they were checked, whatever else the caller's memory serves.
-  std::vector<int64_t> positions(p.state.position, p.state.position + p.shape.batch);
-  one.state.position = positions.data();
-  AFT_DISPATCH(RunStep<E>)(one, parallel);
-  for (int64_t b = 0; b < p.shape.batch; ++b) p.state.position[b] = positions[b] + 1;
+void step(const FullStep<E>& p, const Cpu& cpu) {
+  AFT_DISPATCH(RunStep<E>)(p, cpu.parallel);
 }
 
-#define AFT_INSTANTIATE(E) template void full_step<E>(const FullStep<E>&, const ParallelFor&);
+}  // namespace
+}  // namespace full
+
+template <typename E>
+void full_step(const FullStep<E>& p, const Cpu& cpu) {
+  FullStep<E> one = p;
+  one.in.shape.targets = one.in.shape.sources = 1;
+  one.in.shape.packed = false;
+  one.in.cu_seqlens = nullptr;
+  one.in.key_mask = {};
+  one.in.initial_state = p.state;
+  full::check_sizes(one);
+  full::check_values(one.in);
+  // As they were checked, whatever else the caller's memory serves.
+  std::vector<int64_t> positions(p.state.position, p.state.position + p.in.shape.batch);
+  one.state.position = positions.data();
+  one.in.initial_state = one.state;
+  full::step(one, cpu);
+  for (int64_t b = 0; b < p.in.shape.batch; ++b) p.state.position[b] = positions[b] + 1;
+}
+
+#define AFT_INSTANTIATE(E) template void full_step<E>(const FullStep<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

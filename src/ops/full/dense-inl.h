@@ -24,9 +24,10 @@
 #include "ops/full/plan.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
+using namespace ops::HWY_NAMESPACE;  // what the families share
 
 // Rows of a register block: with two vectors each, as many sums as the registers hold.
 #if HWY_TARGET <= HWY_AVX3
@@ -155,10 +156,6 @@ HWY_NOINLINE void MultiplyDiagonal(D d, const T* HWY_RESTRICT a, int64_t n, T* a
     }
   });
 }
-
-// How much further than needed an exponent moves along the diagonal, so that it moves rarely.
-template <typename T>
-constexpr T kHeadroom = T(8);
 
 // x 2^n for any integer n; 0 where the result would leave the normal numbers by far.
 template <class D, class V = hn::Vec<D>>
@@ -349,7 +346,7 @@ struct Sums {
   }
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

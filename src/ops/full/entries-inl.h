@@ -22,13 +22,9 @@
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-
-// A sum whose D in the scale of its row is less lost too much and is redone.
-template <typename T>
-constexpr T kCertificate = sizeof(T) == 4 ? T(0x1p-52) : T(0x1p-800);
 
 // x as mantissa and exponent, short of the largest exponents, whose powers of two are no normal numbers.
 template <class D, class V = hn::Vec<D>>
@@ -81,15 +77,14 @@ class Sources {
   using V = hn::Vec<D>;
   static constexpr int64_t kLanes = hn::MaxLanes(D());
 
-  template <typename Params>
-  explicit Sources(const Params& p)
-      : shape(p.shape),
-        k(p.k),
-        v(p.v),
-        mask(p.key_mask),
-        ring_key(p.initial_state.ring_key),
-        ring_value(p.initial_state.ring_value),
-        key_per_head(p.shape.key_channels != p.shape.channels) {}
+  explicit Sources(const FullInputs<E>& in)
+      : shape(in.shape),
+        k(in.k),
+        v(in.v),
+        mask(in.key_mask),
+        ring_key(in.initial_state.ring_key),
+        ring_value(in.initial_state.ring_value),
+        key_per_head(in.shape.key_channels != in.shape.channels) {}
 
   int64_t key_channel(const Panel& c) const { return key_per_head ? c.head : c.begin; }
   int64_t key_count(const Panel& c) const { return key_per_head ? 1 : c.count; }
@@ -184,7 +179,7 @@ HWY_NOINLINE RunningSum<hn::Vec<D>> SumExactly(D d, const Sources<D, E>& sources
   return sum;
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

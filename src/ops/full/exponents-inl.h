@@ -14,7 +14,7 @@
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 template <class D, typename T = hn::TFromD<D>>
 void FindExponents(D /*d*/, const PairWeights<const T>& weights, const std::vector<WeightSet>& sets, bool causal,
@@ -41,7 +41,7 @@ void FindExponents(D /*d*/, const PairWeights<const T>& weights, const std::vect
   });
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

@@ -10,6 +10,7 @@
 #include "ops/full/check.h"
 
 namespace aft::ops {
+namespace full {
 namespace {
 
 void check_shape(const FullShape& s) {
@@ -27,16 +28,21 @@ void require_data(const Rows<T>& rows, int64_t elements, const char* name) {
   require(rows.data != nullptr || elements == 0, std::string(name) + ": expected a tensor, got null");
 }
 
+// Weights for the targets up to `rows` and the sources up to `columns`.
 template <typename T>
-void check_weights(const PairWeights<T>& w, const FullShape& s, int64_t rows, int64_t columns) {
-  if (s.batch == 0 || rows == 0 || columns == 0) return;
-  require(w.width >= 0, "weights: expected a width of at least 0" + got(w.width));
-  require(w.u == nullptr || s.heads == 1 || (w.u_head_stride == 0) == (w.v_head_stride == 0),
-          "weights: expected both factors to be shared by all heads or neither, got one of each");
+void require_positions(const PairWeights<const T>& w, int64_t rows, int64_t columns) {
+  if (rows == 0 || columns == 0) return;
   require(w.rows >= rows, "weights: expected a row for every target up to " + std::to_string(rows) + got(w.rows) +
                               " rows; use a larger table or a shorter sequence");
   require(w.columns >= columns, "weights: expected a column for every source up to " + std::to_string(columns) +
                                     got(w.columns) + " columns; use a larger table or a shorter sequence");
+}
+
+template <typename T>
+void require_weights(const PairWeights<const T>& w, const FullShape& s) {
+  require(w.width >= 0, "weights: expected a width of at least 0" + got(w.width));
+  require(w.u == nullptr || s.heads == 1 || (w.u_head_stride == 0) == (w.v_head_stride == 0),
+          "weights: expected both factors to be shared by all heads or neither, got one of each");
   require(w.table != nullptr || (w.u != nullptr && w.v != nullptr),
           "weights: expected a matrix or both factors, got null");
 }
@@ -61,9 +67,10 @@ void check_weight_gradients(const PairWeights<T>& g, const PairWeights<const T>&
 }
 
 template <typename T>
-void check_state(const State<T>& state, const FullShape& s, int64_t added, const char* name) {
+void require_state(const State<T>& state, const FullShape& s, int64_t added, const char* name) {
   if (state.position == nullptr) return;
   require(s.causal, std::string(name) + ": only a causal operator has a state; drop it or set causal");
+  require(!s.packed, std::string(name) + ": expected none with cu_seqlens; drop one of the two");
   if (s.batch * s.channels == 0) return;
   require(state.max != nullptr && state.den != nullptr && state.num != nullptr,
           std::string(name) + ": expected max, den and num, got null");
@@ -73,9 +80,27 @@ void check_state(const State<T>& state, const FullShape& s, int64_t added, const
                                    " positions" + got(s.capacity) + "; make the state with more");
 }
 
+template <typename E>
+void check_inputs(const FullInputs<E>& in) {
+  const FullShape& s = in.shape;
+  check_shape(s);
+  require(s.packed == (in.cu_seqlens != nullptr),
+          std::string("cu_seqlens: expected ") +
+              (s.packed ? "an array because packed is set, got null" : "null because packed is not set, got an array"));
+  require(!s.packed || s.targets == s.sources, "cu_seqlens: expected as many sources as targets" + got(s.sources));
+  require(!s.packed || in.longest >= 0, "longest: expected at least 0" + got(in.longest));
+  if (s.gate != Gate::kNone) require_data(in.q, s.batch * s.targets * s.channels, "q");
+  require_data(in.k, s.batch * s.sources * s.channels, "k");
+  require_data(in.v, s.batch * s.sources * s.channels, "v");
+  require_state(in.initial_state, s, 0, "initial_state");
+  const bool has_pairs = s.targets > 0 && s.sources > 0;  // with a state its ring is looked at too
+  if (s.batch == 0 || (!has_pairs && in.initial_state.position == nullptr)) return;
+  require_weights(in.weights, s);
+  if (!s.packed && in.initial_state.position == nullptr) require_positions(in.weights, s.targets, s.sources);
+}
+
 // Positions that the weights must reach: the largest end of any sequence.
 int64_t check_positions(const int64_t* position, const FullShape& s) {
-  if (position == nullptr) return s.targets;
   int64_t end = 0;
   for (int64_t b = 0; b < s.batch; ++b) {
     require(position[b] >= 0, "state.position: expected at least 0" + got(position[b]));
@@ -89,93 +114,76 @@ int64_t check_positions(const int64_t* position, const FullShape& s) {
 }
 
 // Length of the longest sequence.
-int64_t check_packed(const int64_t* cu, const FullShape& s, bool state) {
-  require(!state, "cu_seqlens: expected none with a state; drop one of the two");
-  require(s.targets == s.sources, "cu_seqlens: expected as many sources as targets" + got(s.sources));
+int64_t check_packing(const int64_t* cu, const FullShape& s, int64_t longest) {
   require(cu[0] == 0, "cu_seqlens: expected 0 first" + got(cu[0]));
-  int64_t longest = 0;
+  int64_t end = 0;
   for (int64_t b = 0; b < s.batch; ++b) {
     require(cu[b + 1] >= cu[b], "cu_seqlens: expected no element below the one before" + got(cu[b + 1]));
-    longest = std::max(longest, cu[b + 1] - cu[b]);
+    end = std::max(end, cu[b + 1] - cu[b]);
   }
   require(cu[s.batch] == s.targets,
           "cu_seqlens: expected the number of tokens, " + std::to_string(s.targets) + ", last" + got(cu[s.batch]));
-  return longest;
-}
-
-template <typename Params>
-void check_sequences(const Params& p) {
-  const FullShape& s = p.shape;
-  const bool state = p.initial_state.position != nullptr;
-  if (p.cu_seqlens != nullptr) {
-    const int64_t longest = check_packed(p.cu_seqlens, s, state);
-    check_weights(p.weights, s, longest, longest);
-    return;
-  }
-  check_state(p.initial_state, s, 0, "initial_state");
-  const int64_t end = check_positions(p.initial_state.position, s);
-  check_weights(p.weights, s, end, s.causal ? end : s.sources);
+  require(end <= longest,
+          "cu_seqlens: expected sequences of at most longest = " + std::to_string(longest) + " tokens" + got(end));
+  return end;
 }
 
 }  // namespace
 
 template <typename E>
-void check_forward(const FullForward<E>& p) {
-  const FullShape& s = p.shape;
-  check_shape(s);
-  if (s.gate != Gate::kNone) require_data(p.q, s.batch * s.targets * s.channels, "q");
-  require_data(p.k, s.batch * s.sources * s.channels, "k");
-  require_data(p.v, s.batch * s.sources * s.channels, "v");
+void check_sizes(const FullForward<E>& p) {
+  const FullShape& s = p.in.shape;
+  check_inputs(p.in);
   require_data(p.y, s.batch * s.targets * s.channels, "y");
-  check_sequences(p);
-  require(p.final_state.position == nullptr || p.cu_seqlens == nullptr,
-          "final_state: expected none with cu_seqlens; drop one of the two");
-  check_state(p.final_state, s, s.targets, "final_state");
+  require_state(p.final_state, s, s.targets, "final_state");
 }
 
 template <typename E>
-void check_backward(const FullBackward<E>& p) {
-  const FullShape& s = p.shape;
-  check_shape(s);
+void check_sizes(const FullBackward<E>& p) {
+  const FullShape& s = p.in.shape;
+  check_inputs(p.in);
   const int64_t target_elements = s.batch * s.targets * s.channels;
   const int64_t source_elements = s.batch * s.sources * s.channels;
-  if (s.gate != Gate::kNone) {
-    require_data(p.q, target_elements, "q");
-    require_data(p.grad_q, target_elements, "grad_q");
-  }
-  require_data(p.k, source_elements, "k");
-  require_data(p.v, source_elements, "v");
+  if (s.gate != Gate::kNone) require_data(p.grad_q, target_elements, "grad_q");
   require_data(p.grad_y, target_elements, "grad_y");
   require_data(p.grad_k, source_elements, "grad_k");
   require_data(p.grad_v, source_elements, "grad_v");
   require(p.saved != nullptr || target_elements == 0, "saved: expected what the forward saved, got null");
-  check_sequences(p);
-  check_weight_gradients(p.grad_weights, p.weights, s);
+  check_weight_gradients(p.grad_weights, p.in.weights, s);
 }
 
 template <typename E>
-void check_step(const FullStep<E>& p) {
-  FullShape s = p.shape;
-  s.targets = s.sources = 1;
-  check_shape(s);
+void check_sizes(const FullStep<E>& p) {
+  const FullShape& s = p.in.shape;
   require(s.causal, "causal: expected true, a step has no other form");
   require(p.state.position != nullptr || s.batch == 0, "state: expected one, got null");
-  if (s.gate != Gate::kNone) require_data(p.q, s.batch * s.channels, "q");
-  require_data(p.k, s.batch * s.channels, "k");
-  require_data(p.v, s.batch * s.channels, "v");
+  require_state(p.state, s, 1, "state");
+  check_inputs(p.in);
   require_data(p.y, s.batch * s.channels, "y");
-  check_state(p.state, s, 1, "state");
-  const int64_t end = check_positions(p.state.position, s);
-  check_weights(p.weights, s, end, end);
 }
 
-int64_t full_saved_size(const FullShape& s, bool packed) { return 3 * (packed ? 1 : s.batch) * s.targets * s.channels; }
+template <typename E>
+void check_values(const FullInputs<E>& in) {
+  const FullShape& s = in.shape;
+  if (s.packed) {
+    const int64_t end = check_packing(in.cu_seqlens, s, in.longest);
+    require_positions(in.weights, end, end);
+  } else if (in.initial_state.position != nullptr) {
+    const int64_t end = check_positions(in.initial_state.position, s);
+    require_positions(in.weights, end, end);
+  }
+}
 
-#define AFT_INSTANTIATE(E)                                 \
-  template void check_forward<E>(const FullForward<E>&);   \
-  template void check_backward<E>(const FullBackward<E>&); \
-  template void check_step<E>(const FullStep<E>&);
+#define AFT_INSTANTIATE(E)                              \
+  template void check_sizes<E>(const FullForward<E>&);  \
+  template void check_sizes<E>(const FullBackward<E>&); \
+  template void check_sizes<E>(const FullStep<E>&);     \
+  template void check_values<E>(const FullInputs<E>&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
+
+}  // namespace full
+
+int64_t full_saved_size(const FullShape& s) { return 3 * (s.packed ? 1 : s.batch) * s.targets * s.channels; }
 
 }  // namespace aft::ops

@@ -11,7 +11,7 @@
 // How the dense operator is cut up. Sums run over chunks of kChunk positions in order, whatever the machine; tasks are
 // pieces of targets and columns that never meet.
 
-namespace aft::ops {
+namespace aft::ops::full {
 
 /// Positions of a chunk: a tile of weights, kChunk^2, stays in the second-level cache while all columns pass it, and a
 /// chunk of a column in the first. Divisible by every kRowBlock and twice every vector.
@@ -40,21 +40,21 @@ struct Sequences {
   int64_t target_rows = 0, source_rows = 0, target_chunks = 0, source_chunks = 0;
 };
 
-template <typename Params>
-Sequences sequences_of(const Params& p) {
+template <typename E>
+Sequences sequences_of(const FullInputs<E>& in) {
   Sequences result;
-  const FullShape& s = p.shape;
+  const FullShape& s = in.shape;
   for (int64_t b = 0; b < s.batch; ++b) {
     Sequence x;
     x.batch = b;
     x.targets = s.targets;
     x.sources = s.sources;
-    if (p.cu_seqlens != nullptr) {
+    if (s.packed) {
       x.batch = 0;
-      x.token = p.cu_seqlens[b];
-      x.targets = x.sources = p.cu_seqlens[b + 1] - p.cu_seqlens[b];
+      x.token = in.cu_seqlens[b];
+      x.targets = x.sources = in.cu_seqlens[b + 1] - in.cu_seqlens[b];
     }
-    if (p.initial_state.position != nullptr) x.first = p.initial_state.position[b];
+    if (in.initial_state.position != nullptr) x.first = in.initial_state.position[b];
     if (s.causal) x.sources = x.end();
     x.target_rows = result.target_rows;
     x.source_rows = result.source_rows;
@@ -102,18 +102,18 @@ struct WeightSet {
 
 /// Without causal, sequences of different lengths see different sources of a row and do not share its exponent.
 template <typename T>
-std::vector<WeightSet> weight_sets(const FullShape& s, const PairWeights<T>& w, const Sequences& sequences, bool packed,
+std::vector<WeightSet> weight_sets(const FullShape& s, const PairWeights<T>& w, const Sequences& sequences,
                                    const std::vector<Panel>& panels) {
   std::vector<WeightSet> sets;
   const bool factors = w.u != nullptr;
-  const bool per_batch = s.batch > 0 && ((!factors && w.batch_stride != 0) || (packed && !s.causal));
+  const bool per_batch = s.batch > 0 && ((!factors && w.batch_stride != 0) || (s.packed && !s.causal));
   const bool per_head = factors ? w.u_head_stride != 0 : w.head_stride != 0;
   const int64_t panels_of_head = static_cast<int64_t>(panels.size()) / s.heads;
   int64_t exponents = 0;
   for (int64_t b = 0; b < (per_batch ? s.batch : 1); ++b) {
     for (int64_t h = 0; h < (per_head ? s.heads : 1); ++h) {
       WeightSet set;
-      set.batch = packed ? 0 : b;
+      set.batch = s.packed ? 0 : b;
       set.head = h;
       set.first_sequence = per_batch ? b : 0;
       set.last_sequence = per_batch ? b + 1 : s.batch;
@@ -161,4 +161,4 @@ inline int64_t columns_per_task(const WeightSet& set, const FullShape& s, int64_
   return (wanted + unit - 1) / unit * unit;
 }
 
-}  // namespace aft::ops
+}  // namespace aft::ops::full

@@ -17,56 +17,56 @@ template <typename T>
 constexpr T kAbsent = -std::numeric_limits<T>::infinity();
 
 // One batch row or packed sequence, sources and targets by absolute position.
-template <typename T, typename Params>
+template <typename T>
 struct Row {
-  const Params& p;
+  const FullInputs<T>& in;
   int64_t b, batch, token = 0, first = 0, targets, sources;
 
-  Row(const Params& params, int64_t index) : p(params), b(index), batch(index) {
-    targets = p.shape.targets;
-    sources = p.shape.sources;
-    if (p.cu_seqlens != nullptr) {
+  Row(const FullInputs<T>& inputs, int64_t index) : in(inputs), b(index), batch(index) {
+    targets = in.shape.targets;
+    sources = in.shape.sources;
+    if (in.cu_seqlens != nullptr) {
       batch = 0;
-      token = p.cu_seqlens[b];
-      targets = sources = p.cu_seqlens[b + 1] - token;
+      token = in.cu_seqlens[b];
+      targets = sources = in.cu_seqlens[b + 1] - token;
     }
-    if (p.initial_state.position != nullptr) first = p.initial_state.position[b];
-    if (p.shape.causal) sources = first + targets;
+    if (in.initial_state.position != nullptr) first = in.initial_state.position[b];
+    if (in.shape.causal) sources = first + targets;
   }
 
-  int64_t head(int64_t c) const { return c / (p.shape.channels / p.shape.heads); }
-  int64_t key_channel(int64_t c) const { return p.shape.key_channels == p.shape.channels ? c : head(c); }
-  int64_t ring(int64_t s, int64_t c, int64_t width) const { return (batch * p.shape.capacity + s) * width + c; }
+  int64_t head(int64_t c) const { return c / (in.shape.channels / in.shape.heads); }
+  int64_t key_channel(int64_t c) const { return in.shape.key_channels == in.shape.channels ? c : head(c); }
+  int64_t ring(int64_t s, int64_t c, int64_t width) const { return (batch * in.shape.capacity + s) * width + c; }
   int64_t row(int64_t position) const { return token + position - first; }
   template <typename Element>
   Element& at(const Rows<Element>& rows, int64_t position, int64_t c) const {
     return rows.data[batch * rows.batch_stride + row(position) * rows.time_stride + c];
   }
   T k(int64_t s, int64_t c) const {
-    if (s < first) return p.initial_state.ring_key[ring(s, key_channel(c), p.shape.key_channels)];
-    return masked(s) ? kAbsent<T> : at(p.k, s, key_channel(c));
+    if (s < first) return in.initial_state.ring_key[ring(s, key_channel(c), in.shape.key_channels)];
+    return masked(s) ? kAbsent<T> : at(in.k, s, key_channel(c));
   }
   T v(int64_t s, int64_t c) const {
-    if (s < first) return p.initial_state.ring_value[ring(s, c, p.shape.channels)];
-    return masked(s) ? T(0) : at(p.v, s, c);
+    if (s < first) return in.initial_state.ring_value[ring(s, c, in.shape.channels)];
+    return masked(s) ? T(0) : at(in.v, s, c);
   }
   bool masked(int64_t s) const {
-    return s >= first && p.key_mask.data != nullptr && !p.key_mask.data[batch * p.key_mask.batch_stride + row(s)];
+    return s >= first && in.key_mask.data != nullptr && !in.key_mask.data[batch * in.key_mask.batch_stride + row(s)];
   }
   int64_t table_index(int64_t t, int64_t s, int64_t c) const {
-    const auto& w = p.weights;
-    return (p.cu_seqlens == nullptr ? b : 0) * w.batch_stride + head(c) * w.head_stride + t * w.row_stride + s;
+    const auto& w = in.weights;
+    return (in.cu_seqlens == nullptr ? b : 0) * w.batch_stride + head(c) * w.head_stride + t * w.row_stride + s;
   }
-  int64_t u_index(int64_t t, int64_t c) const { return head(c) * p.weights.u_head_stride + t * p.weights.width; }
-  int64_t v_index(int64_t s, int64_t c) const { return head(c) * p.weights.v_head_stride + s * p.weights.width; }
+  int64_t u_index(int64_t t, int64_t c) const { return head(c) * in.weights.u_head_stride + t * in.weights.width; }
+  int64_t v_index(int64_t s, int64_t c) const { return head(c) * in.weights.v_head_stride + s * in.weights.width; }
   T weight(int64_t t, int64_t s, int64_t c) const {
-    const auto& w = p.weights;
+    const auto& w = in.weights;
     if (w.u == nullptr) return w.table[table_index(t, s, c)];
     T sum = 0;
     for (int64_t i = 0; i < w.width; ++i) sum += w.u[u_index(t, c) + i] * w.v[v_index(s, c) + i];
     return sum;
   }
-  int64_t seen(int64_t t) const { return p.shape.causal ? t + 1 : sources; }
+  int64_t seen(int64_t t) const { return in.shape.causal ? t + 1 : sources; }
   T exponent(int64_t t, int64_t s, int64_t c) const {
     const T w = weight(t, s, c);
     const T key = k(s, c);
@@ -98,7 +98,7 @@ struct Row {
     return r;
   }
   T gate(int64_t t, int64_t c) const {
-    return p.shape.gate == Gate::kNone ? T(1) : gate_value(p.shape.gate, T(at(p.q, t, c)));
+    return in.shape.gate == Gate::kNone ? T(1) : gate_value(in.shape.gate, T(at(in.q, t, c)));
   }
 };
 
@@ -126,9 +126,9 @@ void clear_weights(const PairWeights<T>& g, const FullShape& s) {
 
 template <typename T>
 void full_forward_reference(const FullForward<T>& p) {
-  const FullShape& s = p.shape;
+  const FullShape& s = p.in.shape;
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Row<T, FullForward<T>> row(p, b);
+    const Row<T> row(p.in, b);
     for (int64_t t = row.first; t < row.first + row.targets; ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
         const auto sums = row.sums(t, c);
@@ -152,7 +152,7 @@ void full_forward_reference(const FullForward<T>& p) {
 
 template <typename T>
 void full_backward_reference(const FullBackward<T>& p) {
-  const FullShape& s = p.shape;
+  const FullShape& s = p.in.shape;
   const PairWeights<T>& g_w = p.grad_weights;
   clear_weights(g_w, s);
   fill(p.grad_initial_state.den, s.batch * s.key_channels);
@@ -160,7 +160,7 @@ void full_backward_reference(const FullBackward<T>& p) {
   fill(p.grad_initial_state.ring_key, s.batch * s.capacity * s.key_channels);
   fill(p.grad_initial_state.ring_value, s.batch * s.capacity * s.channels);
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Row<T, FullBackward<T>> row(p, b);
+    const Row<T> row(p.in, b);
     std::vector<T> grad_k(row.sources * s.key_channels, T(0));
     std::vector<T> grad_v(row.sources * s.channels, T(0));
     for (int64_t t = row.first; t < row.first + row.targets; ++t) {
@@ -171,7 +171,7 @@ void full_backward_reference(const FullBackward<T>& p) {
         const T gy = row.at(p.grad_y, t, c);
         const T gated = gy * row.gate(t, c);
         if (s.gate != Gate::kNone) {
-          row.at(p.grad_q, t, c) = empty ? T(0) : gy * ratio * gate_slope(s.gate, T(row.at(p.q, t, c)));
+          row.at(p.grad_q, t, c) = empty ? T(0) : gy * ratio * gate_slope(s.gate, T(row.at(p.in.q, t, c)));
         }
         if (empty) continue;
         for (int64_t i = 0; i < row.seen(t); ++i) {
@@ -183,8 +183,8 @@ void full_backward_reference(const FullBackward<T>& p) {
           grad_k[i * s.key_channels + row.key_channel(c)] += g;
           if (g_w.table != nullptr) g_w.table[row.table_index(t, i, c)] += g;
           for (int64_t f = 0; f < g_w.width && g_w.u != nullptr; ++f) {
-            g_w.u[row.u_index(t, c) + f] += g * p.weights.v[row.v_index(i, c) + f];
-            g_w.v[row.v_index(i, c) + f] += g * p.weights.u[row.u_index(t, c) + f];
+            g_w.u[row.u_index(t, c) + f] += g * p.in.weights.v[row.v_index(i, c) + f];
+            g_w.v[row.v_index(i, c) + f] += g * p.in.weights.u[row.u_index(t, c) + f];
           }
         }
       }

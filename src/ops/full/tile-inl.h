@@ -21,7 +21,7 @@
 #include "ops/full/plan.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -234,7 +234,7 @@ class Tiles {
   T* block = nullptr;
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

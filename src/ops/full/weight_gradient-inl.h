@@ -24,7 +24,7 @@
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
@@ -42,8 +42,8 @@ class WeightGradient {
   explicit WeightGradient(const Entries& backward_entries) : entries(backward_entries) {}
 
   void run() const {
-    const bool factors = p.weights.u != nullptr;
-    const int64_t width = p.weights.width;
+    const bool factors = p.in.weights.u != nullptr;
+    const int64_t width = p.in.weights.width;
     const int64_t padded = (width + kVectors - 1) / kVectors * kVectors;
     // Sets that share a matrix (packed sequences, not causal) are taken one after another.
     std::vector<std::vector<const WeightSet*>> matrices;
@@ -134,11 +134,11 @@ class WeightGradient {
     int64_t rows_end = 0;  // of the groups: later rows of the set are none of theirs
     for (const Group& g : groups) rows_end = std::max(rows_end, g.x->end());
     constexpr int64_t kSide = kChunk / kVectors;  // groups of sources that fill two vectors
-    Scratch scratch(Tiles<D>::bytes(p.weights) + 2 * Scratch::padded<T>(kTileSize) +
+    Scratch scratch(Tiles<D>::bytes(p.in.weights) + 2 * Scratch::padded<T>(kTileSize) +
                     Scratch::padded<T>(static_cast<int64_t>(groups.size()) * kTileSize) +
                     Scratch::padded<T>(kRowBlock * kVectors) + Scratch::padded<Exact>(kChunk) +
                     Scratch::padded<T>(kChunk + kVectors) + Scratch::padded<T>(kChunk * kVectors));
-    const Tiles<D> tiles(p.weights, set, shape.causal, scratch);
+    const Tiles<D> tiles(p.in.weights, set, shape.causal, scratch);
     T* left = scratch.take<T>(kTileSize);
     T* product = scratch.take<T>(kTileSize);
     T* right = scratch.take<T>(static_cast<int64_t>(groups.size()) * kTileSize);
@@ -189,7 +189,7 @@ class WeightGradient {
         std::fill(to + seen, to + kChunk, T(0));
       }
       for (const Group& g : groups) add_pairs(tiles, g, chunk, source_chunk, count, exact, product);
-      if (p.weights.u == nullptr) {
+      if (p.in.weights.u == nullptr) {
         for (int64_t i = 0; i < at.rows; ++i) {
           T* to = p.grad_weights.table + set.batch * p.grad_weights.batch_stride +
                   set.head * p.grad_weights.head_stride + (row + i) * p.grad_weights.row_stride + begin;
@@ -312,9 +312,9 @@ class WeightGradient {
   // du += dw v, dv += dw^T u, of one tile of dw.
   void add_factors(const WeightSet& set, const TileRange& at, const T* product, T* left, T* right, T* block, T* stripe,
                    int64_t padded) const {
-    const int64_t width = p.weights.width;
-    const T* u = p.weights.u + set.head * p.weights.u_head_stride + at.row * width;
-    const T* v = p.weights.v + set.head * p.weights.v_head_stride + at.column * width;
+    const int64_t width = p.in.weights.width;
+    const T* u = p.in.weights.u + set.head * p.in.weights.u_head_stride + at.row * width;
+    const T* v = p.in.weights.v + set.head * p.in.weights.v_head_stride + at.column * width;
     const auto multiply = [&](int64_t rows, int64_t depth, const auto& weight, const T* factor, T* to, int64_t stride) {
       const D d;
       for (int64_t i = 0; i < whole_row_blocks(rows); ++i) {
@@ -355,7 +355,7 @@ class WeightGradient {
   const std::vector<WeightSet>& sets = entries.sets;
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

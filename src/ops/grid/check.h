@@ -2,12 +2,13 @@
 
 #include "aft/ops/grid.h"
 
-namespace aft::ops {
+namespace aft::ops::grid {
 
-/// Throw aft::Error on what a kernel must not be handed: sizes, missing pointers.
+/// Throw aft::Error on what a kernel must not be handed: sizes, missing pointers. They read no memory that a pointer
+/// leads to, so they serve every device.
 template <typename E>
-void check_grid_forward(const GridForward<E>& p);
+void check_sizes(const GridForward<E>& p);
 template <typename E>
-void check_grid_backward(const GridBackward<E>& p);
+void check_sizes(const GridBackward<E>& p);
 
-}  // namespace aft::ops
+}  // namespace aft::ops::grid

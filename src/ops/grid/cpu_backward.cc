@@ -28,10 +28,10 @@
 #include "ops/grid/panel-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::grid::HWY_NAMESPACE {
 
 template <typename E>
-class GridBackwardTask {
+class BackwardTask {
  public:
   using T = Accumulate<E>;
   using D = hn::ScalableTag<T>;
@@ -39,13 +39,14 @@ class GridBackwardTask {
 
   // kernel_sums: [reach.size()][channels] of the task's chunk of the batch, its own channels overwritten; null: not
   // wanted.
-  GridBackwardTask(const GridBackward<E>& params, const GridTask& grid_task, T* kernel_sums)
+  BackwardTask(const GridBackward<E>& params, const GridTask& grid_task, T* kernel_sums, RedoCount* redo_count)
       : p(params),
         task(grid_task),
         out_kernel(kernel_sums),
-        gated(params.shape.gate != Gate::kNone),
+        counters(redo_count),
+        gated(params.in.shape.gate != Gate::kNone),
         scratch(bytes()),
-        panel(params.shape, grid_task, params.k, params.v, params.key_mask, params.kernel_data, true, scratch) {
+        panel(params.in, grid_task, true, scratch) {
     const int64_t padded = panel.reach.rows() * kernel_row();
     targets = scratch.take<T>(panel.time * 2 * lanes);
     exact_targets = scratch.take<T>(panel.time * 3 * lanes);
@@ -62,13 +63,14 @@ class GridBackwardTask {
       if (panel.key_per_head) write_keys(b);
     }
     if (out_kernel != nullptr) write_kernel();
-    count_redone(RedoFamily::kGrid, redone, task.pairs(p.shape));
+    count_redone(counters, redone, task.pairs(p.in.shape));
   }
 
  private:
   const GridBackward<E>& p;
   const GridTask& task;
   T* out_kernel;
+  RedoCount* counters;
   bool gated;
   Scratch scratch;
   Panel<D, E> panel;
@@ -81,14 +83,14 @@ class GridBackwardTask {
   T* kernel = nullptr;         // [vectors][rows][columns][lanes]: the kernel's gradient
   T* key_sums = nullptr;       // [T][heads of the panel]: dk where a head shares its key
 
-  int64_t heads() const { return (task.end - task.begin) / (p.shape.channels / p.shape.heads); }
+  int64_t heads() const { return (task.end - task.begin) / (p.in.shape.channels / p.in.shape.heads); }
   int64_t kernel_row() const { return (2 * Panel<D, E>::kPad + panel.reach.columns()) * lanes; }
 
   size_t bytes() const {
-    const GridReach reach = grid_reach(p.shape);
+    const GridReach reach = grid_reach(p.in.shape);
     const int64_t vectors = (task.end - task.begin + lanes - 1) / lanes;
-    const int64_t time = p.shape.time();
-    return Panel<D, E>::bytes(p.shape, task, true) + Scratch::padded<T>(time * 2 * lanes) +
+    const int64_t time = p.in.shape.time();
+    return Panel<D, E>::bytes(p.in.shape, task, true) + Scratch::padded<T>(time * 2 * lanes) +
            Scratch::padded<T>(time * 3 * lanes) +
            Scratch::padded<T>(reach.rows() * (2 * Panel<D, E>::kPad + reach.columns()) * lanes) +
            Scratch::padded<T>(vectors * reach.size() * lanes) + Scratch::padded<T>(time * heads());
@@ -100,8 +102,8 @@ class GridBackwardTask {
   };
   HWY_INLINE TargetGrad target_grad(int64_t b, int64_t t, int64_t j, V to_g, V den, V num) const {
     const V g = panel.load(p.grad_y, b, t, j);
-    const V query = gated ? panel.load(p.q, b, t, j) : hn::Zero(d);
-    const GateSlope<V> gate = EvaluateGate(d, p.shape.gate, query);
+    const V query = gated ? panel.load(p.in.q, b, t, j) : hn::Zero(d);
+    const GateSlope<V> gate = EvaluateGate(d, p.in.shape.gate, query);
     const auto empty = hn::Eq(den, hn::Zero(d));
     const V ratio = hn::IfThenZeroElse(empty, hn::Div(num, den));
     const V whole_ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Add(ratio, panel.centre), panel.from_x));
@@ -154,7 +156,7 @@ class GridBackwardTask {
     const auto before = [&](int64_t t, int64_t n) {
       panel.prefetch_sources(b + 1, t, n, j);
       panel.prefetch(p.grad_y, b + 1, t, n, j);
-      if (gated) panel.prefetch(p.q, b + 1, t, n, j);
+      if (gated) panel.prefetch(p.in.q, b + 1, t, n, j);
     };
     panel.for_each_sum(panel.sources, panel.weights(j), j, before, [&](int64_t t, V den, V num) {
       failed = hn::Or(failed, panel.failed(den));
@@ -201,7 +203,7 @@ class GridBackwardTask {
   // sum over the image's targets of KV a - K b, for every element of the kernel.
   HWY_NOINLINE void sum_kernel() const {
     std::fill_n(image_kernel, panel.reach.rows() * kernel_row(), T(0));
-    const GridShape& s = p.shape;
+    const GridShape& s = p.in.shape;
     for (int64_t iy = 0; iy < panel.reach.rows(); ++iy) {
       const int64_t dy = iy - panel.reach.y;
       for (int64_t y = std::max<int64_t>(0, -dy); y < std::min(s.height, s.height - dy); ++y) {
@@ -225,7 +227,7 @@ class GridBackwardTask {
   // the element of the kernel that target r met: its sum moves on with them.
   template <int64_t R>
   HWY_INLINE void sum_pairs(int64_t iy, int64_t y, int64_t source_row, int64_t i) const {
-    const int64_t width = p.shape.width;
+    const int64_t width = p.in.shape.width;
     const T* HWY_RESTRICT target = targets + (y * width + i * kTargets) * 2 * lanes;
     V a[R], b[R], plus[R], minus[R];
     for (int64_t r = 0; r < R; ++r) {
@@ -275,7 +277,7 @@ class GridBackwardTask {
     for (int64_t j = 0; j < panel.vectors; ++j) {
       for (int64_t o = 0; o < panel.reach.size(); ++o) {
         const V sum = hn::Load(d, kernel + (j * panel.reach.size() + o) * lanes);
-        StoreSome(sum, d, out_kernel + o * p.shape.channels + panel.channel(j, 0), panel.count(j));
+        StoreSome(sum, d, out_kernel + o * p.in.shape.channels + panel.channel(j, 0), panel.count(j));
       }
     }
   }
@@ -307,7 +309,7 @@ class GridBackwardTask {
     panel.template for_each_pair<-1>(j, s, [&](int64_t t, V p_weight, V n_weight, int64_t element) {
       const T* target = exact_targets + t * 3 * lanes;
       const V n = hn::Add(hn::Add(n_key, n_weight), hn::Load(d, target + 2 * lanes));
-      const V pair = hn::Mul(hn::Mul(key, p_weight), Pow2(d, hn::Min(n, hn::Set(d, T(120)))));
+      const V pair = hn::Mul(hn::Mul(key, p_weight), Pow2(d, hn::Min(n, hn::Set(d, kPairExponentLimit<T>))));
       const V a = hn::Mul(pair, hn::Load(d, target));
       const V ab = hn::Mul(pair, hn::Load(d, target + lanes));
       dv = hn::Add(dv, a);
@@ -322,15 +324,16 @@ class GridBackwardTask {
 };
 
 template <typename E>
-void RunGridBackward(const GridBackward<E>& p, const GridTask& task, Accumulate<E>* kernel_sums) {
-  GridBackwardTask<E>(p, task, kernel_sums).run();
+void RunBackward(const GridBackward<E>& p, const GridTask& task, Accumulate<E>* kernel_sums, RedoCount* counters) {
+  BackwardTask<E>(p, task, kernel_sums, counters).run();
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::grid::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
+namespace grid {
 namespace {
 
 // Adds the chunks' sums, [chunks][reach.size()][channels], in their order, and the channels of a head in theirs.
@@ -354,27 +357,33 @@ void add_kernel_sums(const GridShape& s, int64_t chunks, const T* sums, T* grad_
   });
 }
 
-}  // namespace
-
 template <typename E>
-void grid_backward(const GridBackward<E>& p, const ParallelFor& parallel) {
+void backward(const GridBackward<E>& p, const Cpu& cpu) {
   using T = Accumulate<E>;
-  check_grid_backward(p);
-  const GridShape& s = p.shape;
+  const GridShape& s = p.in.shape;
   const bool wants_kernel = p.grad_kernel != nullptr;
   if (wants_kernel) std::fill_n(p.grad_kernel, s.heads * s.kernel * s.kernel, T(0));
   if (s.batch * s.time() * s.channels == 0) return;
   const GridPlan<T> plan(s);
   const int64_t chunk_size = grid_reach(s).size() * s.channels;
   std::vector<T> sums(wants_kernel ? plan.chunks() * chunk_size : 0);
-  parallel.run(plan.tasks(), [&](int64_t i) {
+  cpu.parallel.run(plan.tasks(), [&](int64_t i) {
     T* chunk_sums = wants_kernel ? sums.data() + plan.chunk_of(i) * chunk_size : nullptr;
-    AFT_DISPATCH(RunGridBackward<E>)(p, plan.task(i), chunk_sums);
+    AFT_DISPATCH(RunBackward<E>)(p, plan.task(i), chunk_sums, cpu.redone);
   });
-  if (wants_kernel) add_kernel_sums(s, plan.chunks(), sums.data(), p.grad_kernel, parallel);
+  if (wants_kernel) add_kernel_sums(s, plan.chunks(), sums.data(), p.grad_kernel, cpu.parallel);
 }
 
-#define AFT_INSTANTIATE(E) template void grid_backward<E>(const GridBackward<E>&, const ParallelFor&);
+}  // namespace
+}  // namespace grid
+
+template <typename E>
+void grid_backward(const GridBackward<E>& p, const Cpu& cpu) {
+  grid::check_sizes(p);
+  grid::backward(p, cpu);
+}
+
+#define AFT_INSTANTIATE(E) template void grid_backward<E>(const GridBackward<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

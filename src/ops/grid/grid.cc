@@ -8,7 +8,7 @@
 #include "ops/common/require.h"
 #include "ops/grid/check.h"
 
-namespace aft::ops {
+namespace aft::ops::grid {
 namespace {
 
 void check_shape(const GridShape& s) {
@@ -31,37 +31,37 @@ void require_data(const Rows<E>& rows, const GridShape& s, const char* name) {
 }
 
 // What forward and backward are both handed.
-template <typename Params>
-void check_inputs(const Params& p) {
-  check_shape(p.shape);
-  if (p.shape.gate != Gate::kNone) require_data(p.q, p.shape, "q");
-  require_data(p.k, p.shape, "k");
-  require_data(p.v, p.shape, "v");
-  require(p.kernel_data != nullptr || p.shape.batch * p.shape.time() * p.shape.channels == 0,
-          "kernel_data: expected weights, got null");
+template <typename E>
+void check_inputs(const GridInputs<E>& in) {
+  check_shape(in.shape);
+  if (in.shape.gate != Gate::kNone) require_data(in.q, in.shape, "q");
+  require_data(in.k, in.shape, "k");
+  require_data(in.v, in.shape, "v");
+  require(in.kernel != nullptr || in.shape.batch * in.shape.time() * in.shape.channels == 0,
+          "kernel: expected weights, got null");
 }
 
 }  // namespace
 
 template <typename E>
-void check_grid_forward(const GridForward<E>& p) {
-  check_inputs(p);
-  require_data(p.y, p.shape, "y");
+void check_sizes(const GridForward<E>& p) {
+  check_inputs(p.in);
+  require_data(p.y, p.in.shape, "y");
 }
 
 template <typename E>
-void check_grid_backward(const GridBackward<E>& p) {
-  check_inputs(p);
-  require_data(p.grad_y, p.shape, "grad_y");
-  if (p.shape.gate != Gate::kNone) require_data(p.grad_q, p.shape, "grad_q");
-  require_data(p.grad_k, p.shape, "grad_k");
-  require_data(p.grad_v, p.shape, "grad_v");
+void check_sizes(const GridBackward<E>& p) {
+  check_inputs(p.in);
+  require_data(p.grad_y, p.in.shape, "grad_y");
+  if (p.in.shape.gate != Gate::kNone) require_data(p.grad_q, p.in.shape, "grad_q");
+  require_data(p.grad_k, p.in.shape, "grad_k");
+  require_data(p.grad_v, p.in.shape, "grad_v");
 }
 
-#define AFT_INSTANTIATE(E)                                    \
-  template void check_grid_forward<E>(const GridForward<E>&); \
-  template void check_grid_backward<E>(const GridBackward<E>&);
+#define AFT_INSTANTIATE(E)                             \
+  template void check_sizes<E>(const GridForward<E>&); \
+  template void check_sizes<E>(const GridBackward<E>&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 
-}  // namespace aft::ops
+}  // namespace aft::ops::grid

@@ -5,7 +5,7 @@
 // channel; w~ = e^w 2^-W once per task, W the kernel's largest exponent (at least 0, the weight of what lies outside).
 // Then a row is
 //   D = 2^(M + W) (sum w~ K + 2^-W outside),   N likewise with KV and 2^X,
-// multiply-adds alone. A term is lost below 2^-126; if the row's D is at least kGridCertificate in that scale, what was
+// multiply-adds alone. A term is lost below 2^-126; if the row's D is at least kCertificate in that scale, what was
 // lost is below 2^-66 of it. Rows that fail are redone from p and n of every pair (exact_row).
 //
 // A pair of values a position, here K and KV, in the backward what a target leaves for its sources, is a field:
@@ -31,12 +31,10 @@
 #include "ops/grid/plan.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::grid::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <typename T>
-constexpr T kGridCertificate = sizeof(T) == 4 ? T(0x1p-52) : T(0x1p-800);
+using namespace ops::HWY_NAMESPACE;  // what the families share
 
 // A size's exponent such that 2^x and 2^-x are normal, and what is divided by 2^x keeps clear of the ends.
 template <class D, class V = hn::Vec<D>>
@@ -122,20 +120,20 @@ class Panel {
            2 * Scratch::padded<T>((s.height + 1) * 2 * n) + Scratch::padded<T>(s.time() * 3 * n);
   }
 
-  Panel(const GridShape& s, const GridTask& t, const Rows<const E>& keys, const Rows<const E>& values,
-        const KeyMask& key_mask, const T* kernel, bool with_flipped, Scratch& scratch)
-      : shape(s),
-        reach(grid_reach(s)),
+  Panel(const GridInputs<E>& in, const GridTask& t, bool with_flipped, Scratch& scratch)
+      : shape(in.shape),
+        reach(grid_reach(in.shape)),
         task(t),
-        time(s.time()),
-        key_per_head(s.key_channels != s.channels),
+        time(in.shape.time()),
+        key_per_head(in.shape.key_channels != in.shape.channels),
         m(hn::Zero(d)),
         x(m),
         from_x(m),
         centre(m),
-        k(keys),
-        v(values),
-        mask(key_mask) {
+        k(in.k),
+        v(in.v),
+        mask(in.key_mask) {
+    const GridShape& s = shape;
     vectors = (t.end - t.begin + lanes - 1) / lanes;
     blocks = (s.width + kTargets - 1) / kTargets;
     weights_ = scratch.take<T>(vectors * reach.rows() * row_size(reach));
@@ -147,7 +145,7 @@ class Panel {
     above_ = scratch.take<T>((s.height + 1) * 2 * lanes);
     below_ = scratch.take<T>((s.height + 1) * 2 * lanes);
     pairs_ = scratch.take<T>(time * 3 * lanes);
-    for (int64_t j = 0; j < vectors; ++j) prepare_weights(kernel, j);
+    for (int64_t j = 0; j < vectors; ++j) prepare_weights(in.kernel, j);
   }
 
   int64_t count(int64_t j) const { return std::min(lanes, task.end - task.begin - j * lanes); }
@@ -302,7 +300,7 @@ class Panel {
 
   // Rows whose D is too small to be sure of, unless the image holds no source at all.
   hn::Mask<D> failed(V den) const {
-    return hn::And(hn::Lt(den, hn::Set(d, kGridCertificate<T>)), hn::Gt(m, hn::Set(d, kExponentFloor<T>)));
+    return hn::And(hn::Lt(den, hn::Set(d, kCertificate<T>)), hn::Gt(m, hn::Set(d, kExponentFloor<T>)));
   }
 
   // The pairs of position t with every other: pair(s, p, n, element) for all s in order, p 2^n = e^w, element counting
@@ -472,7 +470,7 @@ class Panel {
   }
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::grid::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

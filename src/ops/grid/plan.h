@@ -7,7 +7,7 @@
 
 // How the grid operator is cut into tasks: by shape and element type alone, never by threads.
 
-namespace aft::ops {
+namespace aft::ops::grid {
 
 /// Targets of a grid row computed together in registers.
 constexpr int64_t kTargets = 4;
@@ -62,4 +62,4 @@ class GridPlan {
   int64_t panel_ = 1, chunk_ = 1;
 };
 
-}  // namespace aft::ops
+}  // namespace aft::ops::grid

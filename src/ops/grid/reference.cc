@@ -24,10 +24,9 @@ T& write(const Rows<T>& rows, int64_t b, int64_t t, int64_t c) {
   return rows.data[b * rows.batch_stride + t * rows.time_stride + c];
 }
 
-// Works for GridForward and GridBackward.
-template <typename T, typename Params>
+template <typename T>
 struct Image {
-  const Params& p;
+  const GridInputs<T>& in;
   const GridShape& shape;
   int64_t b;
 
@@ -43,10 +42,10 @@ struct Image {
   }
   // k + w; -inf: nothing to see.
   T exponent(int64_t t, int64_t s, int64_t c) const {
-    const KeyMask& mask = p.key_mask;
+    const KeyMask& mask = in.key_mask;
     if (mask.data != nullptr && !mask.data[b * mask.batch_stride + s]) return -std::numeric_limits<T>::infinity();
     const int64_t index = kernel_index(t, s, c);
-    return read(p.k, b, s, key_channel(c)) + (index < 0 ? T(0) : p.kernel_data[index]);
+    return read(in.k, b, s, key_channel(c)) + (index < 0 ? T(0) : in.kernel[index]);
   }
   // Under the row maximum of the exponents: D, N, and what every source weighs, one that is absent -inf. Nothing to
   // see: D = 0.
@@ -69,7 +68,7 @@ struct Image {
       if (e == absent) continue;
       e = exp_of(e - max);
       sums.den += e;
-      sums.num += e * read(p.v, b, s, c);
+      sums.num += e * read(in.v, b, s, c);
     }
     return sums;
   }
@@ -79,13 +78,13 @@ struct Image {
 
 template <typename T>
 void grid_forward_reference(const GridForward<T>& p) {
-  const GridShape& s = p.shape;
+  const GridShape& s = p.in.shape;
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Image<T, GridForward<T>> image{p, s, b};
+    const Image<T> image{p.in, s, b};
     for (int64_t t = 0; t < s.time(); ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
         const auto sums = image.row_sums(t, c);
-        const T gate = s.gate == Gate::kNone ? T(1) : gate_value(s.gate, read(p.q, b, t, c));
+        const T gate = s.gate == Gate::kNone ? T(1) : gate_value(s.gate, read(p.in.q, b, t, c));
         write(p.y, b, t, c) = sums.den == 0 ? T(0) : gate * (sums.num / sums.den);
       }
     }
@@ -94,10 +93,10 @@ void grid_forward_reference(const GridForward<T>& p) {
 
 template <typename T>
 void grid_backward_reference(const GridBackward<T>& p) {
-  const GridShape& s = p.shape;
+  const GridShape& s = p.in.shape;
   if (p.grad_kernel != nullptr) std::fill_n(p.grad_kernel, s.heads * s.kernel * s.kernel, T(0));
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Image<T, GridBackward<T>> image{p, s, b};
+    const Image<T> image{p.in, s, b};
     for (int64_t t = 0; t < s.time(); ++t) {
       for (int64_t c = 0; c < s.key_channels; ++c) write(p.grad_k, b, t, c) = 0;
       for (int64_t c = 0; c < s.channels; ++c) write(p.grad_v, b, t, c) = 0;
@@ -109,7 +108,7 @@ void grid_backward_reference(const GridBackward<T>& p) {
         const T ratio = empty ? T(0) : sums.num / sums.den;
         T gated = read(p.grad_y, b, t, c);
         if (s.gate != Gate::kNone) {
-          const T q = read(p.q, b, t, c);
+          const T q = read(p.in.q, b, t, c);
           write(p.grad_q, b, t, c) = empty ? T(0) : gated * ratio * gate_slope(s.gate, q);
           gated *= gate_value(s.gate, q);
         }
@@ -118,7 +117,7 @@ void grid_backward_reference(const GridBackward<T>& p) {
           const T e = sums.sources[source];
           if (e == -std::numeric_limits<T>::infinity()) continue;
           const T a = e / sums.den;
-          const T grad = a * gated * (read(p.v, b, source, c) - ratio);
+          const T grad = a * gated * (read(p.in.v, b, source, c) - ratio);
           write(p.grad_v, b, source, c) += a * gated;
           write(p.grad_k, b, source, image.key_channel(c)) += grad;
           const int64_t index = image.kernel_index(t, source, c);

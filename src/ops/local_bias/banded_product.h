@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-namespace aft::ops {
+namespace aft::ops::local_bias {
 
 /// out[i] = sum of coefficient(i, p) partners[p] over i - before <= p <= i + after, 0 <= p < count, in ascending p.
 /// Rows of `width`. The coefficients are a band [count, span] read along rows or along diagonals: no coefficient
@@ -22,4 +22,4 @@ struct BandedProduct {
   T coefficient(int64_t i, int64_t p) const { return coefficients[i * out_stride + p * partner_stride]; }
 };
 
-}  // namespace aft::ops
+}  // namespace aft::ops::local_bias

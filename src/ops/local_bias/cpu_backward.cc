@@ -15,8 +15,7 @@
 #include "ops/local_bias/check.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops {
-namespace HWY_NAMESPACE {
+namespace aft::ops::local_bias::HWY_NAMESPACE {
 namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
@@ -95,45 +94,40 @@ void product_rows(const BandedProduct<T>& p, int64_t begin, int64_t end) {
 }
 
 }  // namespace
-}  // namespace HWY_NAMESPACE
-}  // namespace aft::ops
+}  // namespace aft::ops::local_bias::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
+namespace local_bias {
+namespace {
 
 template <typename T>
-void local_bias_backward(const LocalBiasShape& s, const T* u, const T* v, const T* grad_band, T* grad_u, T* grad_v,
-                         const ParallelFor& parallel) {
-  check_local_bias_shape(s);
-  const int64_t span = s.left + 1 + s.right;
-  if (grad_v != nullptr) check_local_bias_array("u", u, s.heads * s.rows * s.width);
-  if (grad_u != nullptr) check_local_bias_array("v", v, s.heads * s.rows * s.width);
-  check_local_bias_array("grad_band", grad_band, s.heads * s.rows * span);
-  const int64_t tasks = (s.rows + kLocalBiasTaskRows - 1) / kLocalBiasTaskRows;
+void backward(const LocalBiasBackward<T>& p, const Cpu& cpu) {
+  const LocalBiasShape& s = p.in.shape;
+  const int64_t span = s.columns();
+  const int64_t tasks = (s.rows + kTaskRows - 1) / kTaskRows;
   if (tasks == 0 || s.width == 0) return;
-  parallel.run(s.heads * tasks, [&](int64_t task) {
+  cpu.parallel.run(s.heads * tasks, [&](int64_t task) {
     const int64_t first = task / tasks * s.rows;  // row 0 of the head
-    const int64_t begin = task % tasks * kLocalBiasTaskRows;
-    const int64_t end = std::min(s.rows, begin + kLocalBiasTaskRows);
-    const T* band = grad_band + first * span + s.left;  // entry (t, t') lies at t * span + t' - t
+    const int64_t begin = task % tasks * kTaskRows;
+    const int64_t end = std::min(s.rows, begin + kTaskRows);
     BandedProduct<T> product;
     product.count = s.rows;
     product.width = s.width;
-    if (grad_u != nullptr) {
-      product.out = grad_u + first * s.width;
-      product.partners = v + first * s.width;
-      product.coefficients = band;
+    product.coefficients = p.grad_band + first * span + s.left;  // entry (t, t') lies at t * span + t' - t
+    if (p.grad_u != nullptr) {
+      product.out = p.grad_u + first * s.width;
+      product.partners = p.in.v + first * s.width;
       product.out_stride = span - 1;
       product.partner_stride = 1;
       product.before = s.left;
       product.after = s.right;
       AFT_DISPATCH(product_rows<T>)(product, begin, end);
     }
-    if (grad_v != nullptr) {
-      product.out = grad_v + first * s.width;
-      product.partners = u + first * s.width;
-      product.coefficients = band;
+    if (p.grad_v != nullptr) {
+      product.out = p.grad_v + first * s.width;
+      product.partners = p.in.u + first * s.width;
       product.out_stride = 1;
       product.partner_stride = span - 1;
       product.before = s.right;
@@ -143,10 +137,17 @@ void local_bias_backward(const LocalBiasShape& s, const T* u, const T* v, const 
   });
 }
 
-template void local_bias_backward<float>(const LocalBiasShape&, const float*, const float*, const float*, float*,
-                                         float*, const ParallelFor&);
-template void local_bias_backward<double>(const LocalBiasShape&, const double*, const double*, const double*, double*,
-                                          double*, const ParallelFor&);
+}  // namespace
+}  // namespace local_bias
+
+template <typename T>
+void local_bias_backward(const LocalBiasBackward<T>& p, const Cpu& cpu) {
+  local_bias::check_sizes(p);
+  local_bias::backward(p, cpu);
+}
+
+template void local_bias_backward<float>(const LocalBiasBackward<float>&, const Cpu&);
+template void local_bias_backward<double>(const LocalBiasBackward<double>&, const Cpu&);
 
 }  // namespace aft::ops
 #endif

@@ -13,8 +13,7 @@
 #include "ops/local_bias/check.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops {
-namespace HWY_NAMESPACE {
+namespace aft::ops::local_bias::HWY_NAMESPACE {
 namespace {
 
 namespace hn = hwy::HWY_NAMESPACE;
@@ -98,7 +97,7 @@ HWY_INLINE void tile_of_dots(const T* const* u, const T* const* v, int64_t width
 // Rows [begin, end) of one head; u, v and band point at the head.
 template <typename T>
 void forward_rows(const LocalBiasShape& s, const T* u, const T* v, T* band, int64_t begin, int64_t end) {
-  const int64_t span = s.left + 1 + s.right;
+  const int64_t span = s.columns();
   for (int64_t t0 = begin; t0 < end; t0 += kRows) {
     const int64_t rows = std::min(kRows, end - t0);
     const T* u_rows[kRows];
@@ -130,34 +129,39 @@ void forward_rows(const LocalBiasShape& s, const T* u, const T* v, T* band, int6
 }
 
 }  // namespace
-}  // namespace HWY_NAMESPACE
-}  // namespace aft::ops
+}  // namespace aft::ops::local_bias::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
+namespace local_bias {
+namespace {
 
 template <typename T>
-void local_bias_forward(const LocalBiasShape& s, const T* u, const T* v, T* band, const ParallelFor& parallel) {
-  check_local_bias_shape(s);
-  const int64_t span = s.left + 1 + s.right;
-  check_local_bias_array("u", u, s.heads * s.rows * s.width);
-  check_local_bias_array("v", v, s.heads * s.rows * s.width);
-  check_local_bias_array("band", band, s.heads * s.rows * span);
-  const int64_t tasks = (s.rows + kLocalBiasTaskRows - 1) / kLocalBiasTaskRows;
+void forward(const LocalBiasForward<T>& p, const Cpu& cpu) {
+  const LocalBiasShape& s = p.in.shape;
+  const int64_t tasks = (s.rows + kTaskRows - 1) / kTaskRows;
   if (tasks == 0) return;
   const auto run = AFT_DISPATCH(forward_rows<T>);
-  parallel.run(s.heads * tasks, [&](int64_t task) {
+  cpu.parallel.run(s.heads * tasks, [&](int64_t task) {
     const int64_t first = task / tasks * s.rows;  // row 0 of the head
-    const int64_t begin = task % tasks * kLocalBiasTaskRows;
-    run(s, u + first * s.width, v + first * s.width, band + first * span, begin,
-        std::min(s.rows, begin + kLocalBiasTaskRows));
+    const int64_t begin = task % tasks * kTaskRows;
+    run(s, p.in.u + first * s.width, p.in.v + first * s.width, p.band + first * s.columns(), begin,
+        std::min(s.rows, begin + kTaskRows));
   });
 }
 
-template void local_bias_forward<float>(const LocalBiasShape&, const float*, const float*, float*, const ParallelFor&);
-template void local_bias_forward<double>(const LocalBiasShape&, const double*, const double*, double*,
-                                         const ParallelFor&);
+}  // namespace
+}  // namespace local_bias
+
+template <typename T>
+void local_bias_forward(const LocalBiasForward<T>& p, const Cpu& cpu) {
+  local_bias::check_sizes(p);
+  local_bias::forward(p, cpu);
+}
+
+template void local_bias_forward<float>(const LocalBiasForward<float>&, const Cpu&);
+template void local_bias_forward<double>(const LocalBiasForward<double>&, const Cpu&);
 
 }  // namespace aft::ops
 #endif

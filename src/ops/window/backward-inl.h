@@ -21,7 +21,7 @@
 #include "ops/window/plan.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 // With a[t] = gy gate / D and b[t] = a N/D, what a target leaves for its sources; and what it asks of its query.
 template <class V>
@@ -36,10 +36,10 @@ class BackwardTask {
   using V = hn::Vec<D>;
 
   BackwardTask(const WindowBackward<E>& params, const WindowTask& window_task)
-      : p(params), shape(alone(params.shape, window_task.sequence)), task(window_task) {
+      : p(params), shape(alone(params.in.shape, window_task.sequence)), task(window_task) {
     const Sequence& one = task.sequence;
     if (shape.gate != Gate::kNone) {
-      q = first_row(p.q, one) + task.begin;
+      q = first_row(p.in.q, one) + task.begin;
       grad_q = first_row(p.grad_q, one) + task.begin;
     }
     gy = first_row(p.grad_y, one) + task.begin;
@@ -51,7 +51,7 @@ class BackwardTask {
     lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (width + lanes - 1) / lanes;
     chunk = chunk_rows(shape);
-    const int64_t tokens = token_count(p.shape, p.cu_seqlens);
+    const int64_t tokens = token_count(p.in.shape);
     streams_q = grad_q != nullptr && streams_past_caches(shape, tokens, grad_q, p.grad_q.time_stride, width);
     streams_k = !key_per_head && streams_past_caches(shape, tokens, grad_k, p.grad_k.time_stride, width);
     streams_v = streams_past_caches(shape, tokens, grad_v, p.grad_v.time_stride, width);
@@ -84,7 +84,7 @@ class BackwardTask {
   HWY_INLINE TargetGrad<V> target_grad(int64_t t, int64_t j, V den, V num, V value_scale) const {
     const int64_t at = j * lanes;
     const V g = LoadSome(d, gy + t * p.grad_y.time_stride + at, count(j));
-    const V query = grad_q == nullptr ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, count(j));
+    const V query = grad_q == nullptr ? hn::Zero(d) : LoadSome(d, q + t * p.in.q.time_stride + at, count(j));
     const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
     const auto empty = hn::Eq(den, hn::Zero(d));
     const V ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Div(num, den), value_scale));
@@ -116,7 +116,7 @@ class BackwardTask {
     const T* from =
         index == 0 ? nullptr : p.saved + (task.sequence.boundary + index - 1) * 3 * shape.channels + task.begin;
     for (int64_t j = begin; j < end; ++j) {
-      RunningSum<V> sum = s.initial_sums(p.initial_state, j);
+      RunningSum<V> sum = s.initial_sums(p.in.initial_state, j);
       if (index > 0) {
         const int64_t n = count(j);
         sum.max = LoadSome(d, from + j * lanes, n);
@@ -190,7 +190,7 @@ class BackwardTask {
   }
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

@@ -6,7 +6,7 @@
 #include "aft/ops/window.h"
 #include "ops/window/plan.h"
 
-namespace aft::ops {
+namespace aft::ops::window {
 
 /// What one call does of a task with a band: chunks [first_chunk, last_chunk) of its targets. A task is done from its
 /// last chunk to its first, in one call or several.
@@ -19,6 +19,7 @@ struct BandPart {
   /// targets from first_chunk on, or one for all of them where they share it (conv1d).
   T* sums = nullptr;
   int64_t rows = 0;
+  RedoCount* redone = nullptr;
 };
 
 /// The backward for the targets of this machine: of one task without a band, and of `count` tasks of one sequence with
@@ -31,4 +32,4 @@ void backward_band_tasks(const WindowBackward<E>& p, const WindowTask* tasks, co
 template <typename E>
 size_t band_task_bytes(const WindowBackward<E>& p, const WindowTask& task);
 
-}  // namespace aft::ops
+}  // namespace aft::ops::window

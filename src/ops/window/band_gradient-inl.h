@@ -18,7 +18,7 @@
 #include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 // The sums of the lanes of four vectors, by transposing: a third of the instructions of four separate sums.
 template <class D, class V = hn::Vec<D>, typename T = hn::TFromD<D>>
@@ -179,7 +179,7 @@ class BandGradient {
   }
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

@@ -19,10 +19,7 @@
 #include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
-
-template <typename T>
-constexpr T kRangeLimit = sizeof(T) == 4 ? T(60) : T(900);
+namespace aft::ops::window::HWY_NAMESPACE {
 
 // Targets leave a, b and an exponent, kept for as long as a source may see them; of a panel at a time, what a chunk's
 // sources see is brought to the chunk's scale (cpu_backward_band.cc).
@@ -146,7 +143,7 @@ class BandTargets : public BackwardTask<D, E> {
 
   // A pair's part of a source's sums, from the p and n of its weight and the target's a and b.
   void add_pair(V p_pair, V n, V a, V b, V& sum_a, V& sum_b) const {
-    const V scale = hn::Mul(p_pair, Pow2(d, hn::Min(n, hn::Set(d, T(120)))));
+    const V scale = hn::Mul(p_pair, Pow2(d, hn::Min(n, hn::Set(d, kPairExponentLimit<T>))));
     sum_a = hn::MulAdd(scale, a, sum_a);
     sum_b = hn::MulAdd(scale, b, sum_b);
   }
@@ -155,7 +152,7 @@ class BandTargets : public BackwardTask<D, E> {
   int64_t ring = 0;
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

@@ -21,9 +21,10 @@
 #include "ops/window/plan.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
+using namespace ops::HWY_NAMESPACE;  // what the families share
 
 // Keys and values of one sequence: source s in [first, T), local indices; s < 0 lie in the ring of the state.
 template <typename E>
@@ -78,19 +79,18 @@ class Channels {
     return Scratch::padded<T>(vectors * kSumParts * lanes) + Scratch::padded<T>((s.left + s.right + kRows) * 2);
   }
 
-  // P: a forward, backward or step of E.
-  template <class P>
-  Channels(const WindowShape& s, const WindowTask& t, const P& p, const KeyMask& mask, const State<const T>& state,
-           Scratch& scratch)
+  Channels(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, Scratch& scratch)
       : shape(s), task(t), span(s.left + 1 + s.right), key_per_head(s.key_channels != s.channels) {
     width = t.end - t.begin;
     vectors = (width + lanes - 1) / lanes;
     key_begin = key_per_head ? t.head : t.begin;
-    sources.k = first_row(p.k, t.sequence) + key_begin;
-    sources.v = first_row(p.v, t.sequence) + t.begin;
-    sources.k_stride = p.k.time_stride;
-    sources.v_stride = p.v.time_stride;
+    sources.k = first_row(in.k, t.sequence) + key_begin;
+    sources.v = first_row(in.v, t.sequence) + t.begin;
+    sources.k_stride = in.k.time_stride;
+    sources.v_stride = in.v.time_stride;
+    const KeyMask& mask = in.key_mask;
     if (mask.data != nullptr) sources.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
+    const State<const T>& state = in.initial_state;
     sources.left = s.left;
     if (state.position != nullptr) {
       const int64_t b = t.sequence.index;
@@ -102,8 +102,8 @@ class Channels {
       sources.ring_v_stride = s.channels;
     }
     if (s.has_band && s.time > 0) {
-      band = p.band.data + t.head * p.band.head_stride + sources.position * p.band.row_stride;
-      band_stride = p.band.row_stride;
+      band = in.band.data + t.head * in.band.head_stride + sources.position * in.band.row_stride;
+      band_stride = in.band.row_stride;
     }
     sums = scratch.take<T>(vectors * kSumParts * lanes);
     exact = scratch.take<T>((s.left + s.right + kRows) * 2);
@@ -257,7 +257,7 @@ class Channels {
   }
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

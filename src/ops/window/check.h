@@ -2,14 +2,20 @@
 
 #include "aft/ops/window.h"
 
-namespace aft::ops {
+// What a kernel must not be handed. All throw aft::Error.
 
-/// Throw aft::Error on what a kernel must not be handed: sizes, strides, missing pointers, positions past the table.
-template <typename E>
-void check_forward(const WindowForward<E>& p);
-template <typename E>
-void check_backward(const WindowBackward<E>& p);
-template <typename E>
-void check_step(const WindowStep<E>& p);
+namespace aft::ops::window {
 
-}  // namespace aft::ops
+/// Sizes, strides, missing pointers: reads no memory that a pointer leads to, so it serves every device.
+template <typename E>
+void check_sizes(const WindowForward<E>& p);
+template <typename E>
+void check_sizes(const WindowBackward<E>& p);
+template <typename E>
+void check_sizes(const WindowStep<E>& p);
+
+/// Positions past the table or below 0, cu_seqlens that do not fit: reads both, which must lie in the host's memory.
+template <typename E>
+void check_values(const WindowInputs<E>& in);
+
+}  // namespace aft::ops::window

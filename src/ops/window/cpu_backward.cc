@@ -14,6 +14,7 @@
 #include "ops/window/plan.h"
 
 namespace aft::ops {
+namespace window {
 namespace {
 
 template <typename T>
@@ -32,7 +33,7 @@ struct BandPanel {
 // Adds panels to the band's gradient in their order.
 template <typename E, typename T>
 void add_panels(const WindowBackward<E>& p, const std::vector<BandPanel<T>>& panels, const ParallelFor& parallel) {
-  const int64_t span = p.shape.left + 1 + p.shape.right;
+  const int64_t span = p.in.shape.left + 1 + p.in.shape.right;
   // Rows of the table are independent: split by absolute row, so that sequences at different positions do not meet.
   int64_t first = std::numeric_limits<int64_t>::max();
   int64_t last = 0;
@@ -60,8 +61,9 @@ struct BandTask {
   using T = Accumulate<E>;
   const WindowBackward<E>& p;
   WindowTask task;
-  int64_t chunk = chunk_rows(p.shape);
-  int64_t chunks = chunk_count(p.shape, task.sequence.time);
+  RedoCount* redone;
+  int64_t chunk = chunk_rows(p.in.shape);
+  int64_t chunks = chunk_count(p.in.shape, task.sequence.time);
   int64_t panels = panel_count<E>(task.end - task.begin);
   bool shares_row = p.grad_band.row_stride == 0;
   int64_t step_chunks = 1;
@@ -70,12 +72,12 @@ struct BandTask {
   std::byte* memory = nullptr;
   T* sums = nullptr;
 
-  BandTask(const WindowBackward<E>& params, const WindowTask& window_task, int64_t step_rows)
-      : p(params), task(window_task) {
+  BandTask(const WindowBackward<E>& params, const WindowTask& window_task, int64_t step_rows, RedoCount* redo_count)
+      : p(params), task(window_task), redone(redo_count) {
     step_chunks = std::max<int64_t>(1, shares_row ? chunks : step_rows / chunk);
     steps = std::max<int64_t>(1, (chunks + step_chunks - 1) / step_chunks);
     const int64_t rows = shares_row ? 1 : std::min(task.sequence.time, step_chunks * chunk);
-    panel_size = rows * (p.shape.left + 1 + p.shape.right);
+    panel_size = rows * (p.in.shape.left + 1 + p.in.shape.right);
   }
 
   int64_t size() const { return panels * panel_size; }
@@ -86,14 +88,15 @@ struct BandTask {
     part.last_chunk = std::min(chunks, part.first_chunk + step_chunks);
     part.memory = memory;
     part.sums = sums;
+    part.redone = redone;
     part.rows = shares_row ? 1 : std::min(task.sequence.time, part.last_chunk * chunk) - part.first_chunk * chunk;
     return part;
   }
   void add_to(std::vector<BandPanel<T>>& all, int64_t step) const {
     const BandPart<T> done = part(step);
     const int64_t b = task.sequence.index;
-    const int64_t position = shares_row || p.initial_state.position == nullptr ? 0 : p.initial_state.position[b];
-    const int64_t span = p.shape.left + 1 + p.shape.right;
+    const int64_t position = shares_row || p.in.initial_state.position == nullptr ? 0 : p.in.initial_state.position[b];
+    const int64_t span = p.in.shape.left + 1 + p.in.shape.right;
     for (int64_t panel = 0; panel < panels; ++panel) {
       all.push_back({task.head, shares_row ? 0 : position + done.first_chunk * chunk, done.rows,
                      sums + panel * done.rows * span});
@@ -118,17 +121,18 @@ void run_step(const WindowBackward<E>& p, const BandTask<E>* first, const BandTa
 // they start at the same row of the table, a row adds up sequence by sequence, however they are cut. Else it adds up
 // step by step too, so which sequences go together must not depend on the threads.
 template <typename E>
-void run_with_band(const WindowBackward<E>& p, const ParallelFor& parallel) {
+void run_with_band(const WindowBackward<E>& p, const Cpu& cpu) {
   using T = Accumulate<E>;
-  const WindowShape& shape = p.shape;
+  const ParallelFor& parallel = cpu.parallel;
+  const WindowShape& shape = p.in.shape;
   // Room for the parts of the gradient, in elements: a 32nd of q, k and v, or what is small anyway. Steps are such that
   // it holds some sequences.
-  const int64_t capacity = std::max<int64_t>(262144, 3 * token_count(shape, p.cu_seqlens) * shape.channels / 32);
+  const int64_t capacity = std::max<int64_t>(262144, 3 * token_count(shape) * shape.channels / 32);
   const int64_t row = shape.heads * panel_count<E>(shape.channels / shape.heads) * (shape.left + 1 + shape.right);
   const int64_t step_rows = std::clamp<int64_t>(capacity / (4 * row), 256, 1024);
   std::vector<BandTask<E>> tasks;
-  for (const WindowTask& task : window_tasks(shape, p.cu_seqlens, split_band_channels<E>(shape, parallel.threads))) {
-    tasks.emplace_back(p, task, step_rows);
+  for (const WindowTask& task : window_tasks(shape, p.in.cu_seqlens, split_band_channels<E>(shape, parallel.threads))) {
+    tasks.emplace_back(p, task, step_rows, cpu.redone);
   }
   const size_t count = tasks.size();
   for (size_t begin = 0, end = 0; begin < count; begin = end) {
@@ -169,12 +173,9 @@ void run_with_band(const WindowBackward<E>& p, const ParallelFor& parallel) {
   }
 }
 
-}  // namespace
-
 template <typename E>
-void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
-  check_backward(p);
-  const WindowShape& s = p.shape;
+void backward(const WindowBackward<E>& p, const Cpu& cpu) {
+  const WindowShape& s = p.in.shape;
   const bool wants_band = s.has_band && p.grad_band.data != nullptr;
   zero(p.grad_initial_state.den, s.batch * s.key_channels);
   zero(p.grad_initial_state.num, s.batch * s.channels);
@@ -188,14 +189,15 @@ void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
       }
     }
   }
-  if (s.channels == 0 || (s.time == 0 && p.initial_state.position == nullptr)) return;
+  if (s.channels == 0 || (s.time == 0 && p.in.initial_state.position == nullptr)) return;
   if (wants_band) {
-    run_with_band(p, parallel);
+    run_with_band(p, cpu);
     return;
   }
-  const auto tasks = window_tasks(s, p.cu_seqlens, split_channels<E>(s, parallel.threads));
+  const ParallelFor& parallel = cpu.parallel;
+  const auto tasks = window_tasks(s, p.in.cu_seqlens, split_channels<E>(s, parallel.threads));
   Lengths lengths;
-  for_each_sequence(s, p.cu_seqlens, [&](const Sequence& sequence) { lengths.add(sequence.time); });
+  for_each_sequence(s, p.in.cu_seqlens, [&](const Sequence& sequence) { lengths.add(sequence.time); });
   const int64_t together = tasks_at_once<E>(s, lengths, static_cast<int64_t>(tasks.size()), parallel.threads);
   parallel.run(static_cast<int64_t>(tasks.size()) / together, [&](int64_t i) {
     const WindowTask* first = tasks.data() + i * together;
@@ -204,13 +206,24 @@ void window_backward(const WindowBackward<E>& p, const ParallelFor& parallel) {
       return;
     }
     BandPart<Accumulate<E>> whole;
+    whole.redone = cpu.redone;
     whole.last_chunk = chunk_count(s, first->sequence.time);
     const std::vector<BandPart<Accumulate<E>>> parts(together, whole);
     backward_band_tasks<E>(p, first, parts.data(), together);
   });
 }
 
-#define AFT_INSTANTIATE(E) template void window_backward<E>(const WindowBackward<E>&, const ParallelFor&);
+}  // namespace
+}  // namespace window
+
+template <typename E>
+void window_backward(const WindowBackward<E>& p, const Cpu& cpu) {
+  window::check_sizes(p);
+  window::check_values(p.in);
+  window::backward(p, cpu);
+}
+
+#define AFT_INSTANTIATE(E) template void window_backward<E>(const WindowBackward<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

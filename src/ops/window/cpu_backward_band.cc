@@ -30,7 +30,7 @@
 #include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 template <class D, typename E>
 class BackwardBand : BandTargets<D, E> {
@@ -65,8 +65,7 @@ class BackwardBand : BandTargets<D, E> {
   // Before the first of the part's chunks.
   void enter(Scratch& kept, Scratch for_chunk) {
     // A causal chunk restores the sums it starts from.
-    Stripe<D, E>& s =
-        stripe.emplace(shape, task, p, p.key_mask, p.initial_state, room, shape.causal ? for_chunk : kept);
+    Stripe<D, E>& s = stripe.emplace(shape, task, p.in, room, shape.causal ? for_chunk : kept);
     take(kept, for_chunk);
     s.redo = redo_enabled();
     if (part.last_chunk < chunks) return;
@@ -92,7 +91,7 @@ class BackwardBand : BandTargets<D, E> {
   }
 
   void leave() const {
-    count_redone(RedoFamily::kWindow, stripe->redone,
+    count_redone(part.redone, stripe->redone,
                  (std::min(shape.time, part.last_chunk * chunk) - part.first_chunk * chunk) * stripe->width);
     Base::flush();
   }
@@ -168,7 +167,7 @@ class BackwardBand : BandTargets<D, E> {
          last_source > first_source && source >= first_source; source -= kRows) {
       source_block(s, source, std::min(kRows, last_source - source), begin);
     }
-    if (begin == 0 && p.initial_state.position != nullptr) initial_gradient(s);
+    if (begin == 0 && p.in.initial_state.position != nullptr) initial_gradient(s);
   }
 
   // Not causal, before everything else: first chunk to last, what each will need of the rows before it. The rows' a and
@@ -204,7 +203,7 @@ class BackwardBand : BandTargets<D, E> {
   void prefetch_rows(int64_t j, int64_t t) const {
     stripe->prefetch_sources(j, t);
     stripe->prefetch(gy, p.grad_y.time_stride, j, t);
-    if (q != nullptr) stripe->prefetch(q, p.q.time_stride, j, t);
+    if (q != nullptr) stripe->prefetch(q, p.in.q.time_stride, j, t);
   }
 
   // While a block of sources is done: the rows that the next panel's block at this place will read, and where the
@@ -379,7 +378,7 @@ class BackwardBand : BandTargets<D, E> {
 
   // dk where a head shares its key, once all its channels are in; with the first chunk also of the ring's sources.
   void write_keys(const Stripe<D, E>& s) const {
-    const bool ring_too = first_source == 0 && p.initial_state.position != nullptr;
+    const bool ring_too = first_source == 0 && p.in.initial_state.position != nullptr;
     for (int64_t source = ring_too ? s.sources.first : first_source; source < last_source; ++source) {
       Base::write_key(s, source, 0, hn::Set(d, key_sums[source - first_source + reach]), 1);
     }
@@ -396,14 +395,14 @@ class BackwardBand : BandTargets<D, E> {
   }
 
   void initial_sums_gradient(const Stripe<D, E>& s, int64_t j, const RunningSum<V>& sum) {
-    const RunningSum<V> initial = s.initial_sums(p.initial_state, j);
-    const V seen = Pow2(d, hn::Min(hn::Add(sum.max, initial.max), hn::Set(d, T(120))));
+    const RunningSum<V> initial = s.initial_sums(p.in.initial_state, j);
+    const V seen = Pow2(d, hn::Min(hn::Add(sum.max, initial.max), hn::Set(d, kPairExponentLimit<T>)));
     Base::write_initial_sums(j, hn::Mul(sum.num, seen), hn::Neg(hn::Mul(sum.den, seen)), den_sum);
   }
 
   // T = 0: the final state is the initial one.
   void ring_passes(Stripe<D, E>& s) {
-    if (p.initial_state.position == nullptr) return;
+    if (p.in.initial_state.position == nullptr) return;
     std::fill_n(key_sums, reach, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
       for (int64_t source = s.sources.first; source < 0; ++source) {
@@ -412,7 +411,7 @@ class BackwardBand : BandTargets<D, E> {
       }
       RunningSum<V> sum = no_sum();
       if (has_final) {
-        leave_final(s, j, s.initial_sums(p.initial_state, j).max);
+        leave_final(s, j, s.initial_sums(p.in.initial_state, j).max);
         add_target(sum, j, 0, T(0));
       }
       initial_sums_gradient(s, j, sum);
@@ -454,11 +453,11 @@ size_t BandBytes(const WindowBackward<E>& p, const WindowTask& task) {
   return BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, part).kept_bytes();
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace aft::ops {
+namespace aft::ops::window {
 
 template <typename E>
 void backward_band_tasks(const WindowBackward<E>& p, const WindowTask* tasks, const BandPart<Accumulate<E>>* parts,
@@ -478,5 +477,5 @@ size_t band_task_bytes(const WindowBackward<E>& p, const WindowTask& task) {
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 
-}  // namespace aft::ops
+}  // namespace aft::ops::window
 #endif

@@ -13,7 +13,7 @@
 #include "ops/window/backward-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 template <class D, typename E>
 class BackwardSimple : BackwardTask<D, E> {
@@ -49,7 +49,7 @@ class BackwardSimple : BackwardTask<D, E> {
     constexpr int64_t kKept = 4;  // K, a, b, -M of a row
     const int64_t size = chunk * vectors * kKept * lanes;
     Scratch scratch(bytes(size));
-    Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
+    Channels<D, E> s(shape, task, p.in, scratch);
     later = scratch.take<T>(vectors * kSumParts * lanes);
     T* kept = scratch.take<T>(size);
     const V one = hn::Set(d, T(1));
@@ -79,10 +79,10 @@ class BackwardSimple : BackwardTask<D, E> {
         if (key_per_head) Base::write_key(s, t, 0, hn::Set(d, keys[t - begin]), 1);
       }
     }
-    if (p.initial_state.position == nullptr) return;
+    if (p.in.initial_state.position == nullptr) return;
     T den_sum = 0;
     for (int64_t j = 0; j < vectors; ++j) {
-      const V max = s.initial_sums(p.initial_state, j).max;
+      const V max = s.initial_sums(p.in.initial_state, j).max;
       if (shape.time == 0) start_later(s, j, max);
       RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
       rescale(sum, hn::Neg(max));
@@ -124,7 +124,7 @@ class BackwardSimple : BackwardTask<D, E> {
   // Not causal: every target sees every source, so there is one D, one maximum, and one pair of sums.
   void whole() {
     Scratch scratch(bytes(0));
-    Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
+    Channels<D, E> s(shape, task, p.in, scratch);
     std::vector<T> keys(key_per_head ? shape.time : 0, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
       RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
@@ -155,11 +155,11 @@ void Simple(const WindowBackward<E>& p, const WindowTask& task) {
   BackwardSimple<hn::ScalableTag<Accumulate<E>>, E>(p, task).run();
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
-namespace aft::ops {
+namespace aft::ops::window {
 
 template <typename E>
 void backward_simple_task(const WindowBackward<E>& p, const WindowTask& task) {
@@ -170,5 +170,5 @@ void backward_simple_task(const WindowBackward<E>& p, const WindowTask& task) {
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 
-}  // namespace aft::ops
+}  // namespace aft::ops::window
 #endif

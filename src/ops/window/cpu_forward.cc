@@ -23,7 +23,7 @@
 #include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 template <class D, typename E>
 class ForwardTask {
@@ -31,13 +31,13 @@ class ForwardTask {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
 
-  ForwardTask(const WindowForward<E>& params, const WindowTask& window_task)
-      : p(params), shape(alone(params.shape, window_task.sequence)), task(window_task) {
-    if (shape.gate != Gate::kNone) q = first_row(p.q, task.sequence) + task.begin;
+  ForwardTask(const WindowForward<E>& params, const WindowTask& window_task, RedoCount* redo_count)
+      : p(params), redo_counters(redo_count), shape(alone(params.in.shape, window_task.sequence)), task(window_task) {
+    if (shape.gate != Gate::kNone) q = first_row(p.in.q, task.sequence) + task.begin;
     y = first_row(p.y, task.sequence) + task.begin;
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (task.end - task.begin + lanes - 1) / lanes;
-    streams = streams_past_caches(shape, token_count(p.shape, p.cu_seqlens), y, p.y.time_stride, task.end - task.begin);
+    streams = streams_past_caches(shape, token_count(p.in.shape), y, p.y.time_stride, task.end - task.begin);
   }
 
   // Tasks of one sequence. Causal with a band they are walked together, chunk by chunk: memory then sees whole rows,
@@ -66,6 +66,7 @@ class ForwardTask {
 
  private:
   const WindowForward<E>& p;
+  RedoCount* redo_counters;
   const WindowShape shape;
   const WindowTask& task;
   const E* q = nullptr;
@@ -88,7 +89,7 @@ class ForwardTask {
 
   void write_row(const Channels<D, E>& s, int64_t t, int64_t j, V num, V den, V value_scale) const {
     const int64_t at = j * s.lanes;
-    const V query = shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.q.time_stride + at, s.count(j));
+    const V query = shape.gate == Gate::kNone ? hn::Zero(d) : LoadSome(d, q + t * p.in.q.time_stride + at, s.count(j));
     const V out = GatedRatio(d, shape.gate, query, num, den);
     StoreOut(hn::Mul(out, value_scale), d, y + t * p.y.time_stride + at, s.count(j), streams);
   }
@@ -100,13 +101,13 @@ class ForwardTask {
       for (int64_t r = 0; r < n; ++r) write_row(s, t + r, j, row[r].num, row[r].den, row[r].value_scale);
       return;
     }
-    const E* query = q + t * p.q.time_stride + j * kLanes;
+    const E* query = q + t * p.in.q.time_stride + j * kLanes;
     E* to = y + t * p.y.time_stride + j * kLanes;
     V out[kRows];
 #pragma GCC unroll 4
     for (int64_t r = 0; r < kRows; ++r) {
       const V ratio =
-          GatedRatio(d, Gate::kSigmoid, LoadSome(d, query + r * p.q.time_stride, kLanes), row[r].num, row[r].den);
+          GatedRatio(d, Gate::kSigmoid, LoadSome(d, query + r * p.in.q.time_stride, kLanes), row[r].num, row[r].den);
       out[r] = hn::Mul(ratio, row[r].value_scale);
     }
 #pragma GCC unroll 4
@@ -116,7 +117,7 @@ class ForwardTask {
   // The rows that the next block in the walk reads.
   void prefetch(const Channels<D, E>& s, int64_t j, int64_t t) const {
     s.prefetch_sources(j, t);
-    if (q != nullptr) s.prefetch(q, p.q.time_stride, j, t);
+    if (q != nullptr) s.prefetch(q, p.in.q.time_stride, j, t);
   }
 
   // Before chunk `chunk`; those before the first are the initial state's.
@@ -133,9 +134,9 @@ class ForwardTask {
 
   void simple_causal() {
     Scratch scratch(Channels<D, E>::bytes(shape, task));
-    const Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
+    const Channels<D, E> s(shape, task, p.in, scratch);
     for (int64_t j = 0; j < s.vectors; ++j)
-      s.store_sums(s.initial_sums(p.initial_state, j), s.sums + j * kSumParts * s.lanes);
+      s.store_sums(s.initial_sums(p.in.initial_state, j), s.sums + j * kSumParts * s.lanes);
     const int64_t chunk = chunk_rows(shape);
     // Row by row: blocks of rows would keep the sums in registers, but memory likes one stream a tensor better.
     for (int64_t t = 0; t < shape.time; ++t) {
@@ -153,7 +154,7 @@ class ForwardTask {
 
   void simple_whole() {
     Scratch scratch(Channels<D, E>::bytes(shape, task));
-    const Channels<D, E> s(shape, task, p, p.key_mask, p.initial_state, scratch);
+    const Channels<D, E> s(shape, task, p.in, scratch);
     for (int64_t j = 0; j < s.vectors; ++j) {
       RunningSum<V> sum = s.initial_sums({}, j);
       for (int64_t t = 0; t < shape.time; ++t) {
@@ -168,11 +169,11 @@ class ForwardTask {
   }
 
   void enter(Scratch& scratch) {
-    Stripe<D, E>& s = stripe.emplace(shape, task, p, p.key_mask, p.initial_state, causal_room(), scratch);
+    Stripe<D, E>& s = stripe.emplace(shape, task, p.in, causal_room(), scratch);
     s.redo = redo_enabled();
     s.base = -shape.left;
     for (int64_t j = 0; j < s.vectors; ++j) {
-      const RunningSum<V> sum = s.initial_sums(p.initial_state, j);
+      const RunningSum<V> sum = s.initial_sums(p.in.initial_state, j);
       s.store_sums(sum, s.sums + j * kSumParts * s.lanes);
       s.start_scale(j, sum);
       s.preload(j, s.sources.first, 0);
@@ -205,7 +206,7 @@ class ForwardTask {
   }
 
   void leave() const {
-    count_redone(RedoFamily::kWindow, stripe->redone, shape.time * stripe->width);
+    count_redone(redo_counters, stripe->redone, shape.time * stripe->width);
     write_state(*stripe);
   }
 
@@ -217,7 +218,7 @@ class ForwardTask {
     const typename Stripe<D, E>::Room room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
     const int64_t ends_size = chunks * vectors * kBoundaryParts * static_cast<int64_t>(hn::Lanes(d));
     Scratch scratch(Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(ends_size));
-    Stripe<D, E> s(shape, task, p, p.key_mask, p.initial_state, room, scratch);
+    Stripe<D, E> s(shape, task, p.in, room, scratch);
     T* ends = scratch.take<T>(ends_size);
     s.redo = redo_enabled();
     s.scan_whole(ends);
@@ -242,7 +243,7 @@ class ForwardTask {
       stored = s.after_chunk(index);
       if (end < shape.time) s.move_window(end - s.reach_left(), stored);
     }
-    count_redone(RedoFamily::kWindow, s.redone, shape.time * s.width);
+    count_redone(redo_counters, s.redone, shape.time * s.width);
   }
 
   // The sums stand at sources < T - left; the ring takes the last `left` raw keys and values. Positions are written
@@ -268,48 +269,54 @@ class ForwardTask {
 };
 
 template <typename E>
-void Forward(const WindowForward<E>& p, const WindowTask* first, const WindowTask* last) {
+void Forward(const WindowForward<E>& p, const WindowTask* first, const WindowTask* last, RedoCount* redone) {
   using Task = ForwardTask<hn::ScalableTag<Accumulate<E>>, E>;
   std::vector<Task> tasks;
   tasks.reserve(last - first);
-  for (; first < last; ++first) tasks.emplace_back(p, *first);
+  for (; first < last; ++first) tasks.emplace_back(p, *first, redone);
   Task::run(tasks);
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
+namespace window {
+namespace {
 
 template <typename E>
-void window_forward(const WindowForward<E>& p, const ParallelFor& parallel) {
-  check_forward(p);
-  const WindowShape& shape = p.shape;
+void forward(const WindowForward<E>& p, const Cpu& cpu) {
+  const ParallelFor& parallel = cpu.parallel;
+  const WindowShape& shape = p.in.shape;
   if (shape.channels > 0 && (shape.time > 0 || p.final_state.position != nullptr)) {
-    const auto tasks = window_tasks(shape, p.cu_seqlens, split_channels<E>(shape, parallel.threads));
+    const auto tasks = window_tasks(shape, p.in.cu_seqlens, split_channels<E>(shape, parallel.threads));
     Lengths lengths;
-    for_each_sequence(shape, p.cu_seqlens, [&](const Sequence& s) { lengths.add(s.time); });
+    for_each_sequence(shape, p.in.cu_seqlens, [&](const Sequence& s) { lengths.add(s.time); });
     const int64_t step = tasks_at_once<E>(shape, lengths, static_cast<int64_t>(tasks.size()), parallel.threads);
     parallel.run(static_cast<int64_t>(tasks.size()) / step, [&](int64_t i) {
       const WindowTask* first = tasks.data() + i * step;
-      AFT_DISPATCH(Forward<E>)(p, first, first + step);
+      AFT_DISPATCH(Forward<E>)(p, first, first + step, cpu.redone);
     });
   }
   if (p.final_state.position == nullptr) return;
-  for_each_sequence(shape, p.cu_seqlens, [&](const Sequence& s) {
-    const int64_t position = p.initial_state.position != nullptr ? p.initial_state.position[s.index] : 0;
+  for_each_sequence(shape, p.in.cu_seqlens, [&](const Sequence& s) {
+    const int64_t position = p.in.initial_state.position != nullptr ? p.in.initial_state.position[s.index] : 0;
     p.final_state.position[s.index] = position + s.time;
   });
 }
 
-int64_t window_saved_size(const WindowShape& shape, const int64_t* cu_seqlens) {
-  int64_t boundaries = 0;
-  for_each_sequence(shape, cu_seqlens, [&](const Sequence& s) { boundaries += chunk_boundaries(shape, s.time); });
-  return shape.causal ? boundaries * 3 * shape.channels : 0;
+}  // namespace
+}  // namespace window
+
+template <typename E>
+void window_forward(const WindowForward<E>& p, const Cpu& cpu) {
+  window::check_sizes(p);
+  window::check_values(p.in);
+  window::forward(p, cpu);
 }
 
-#define AFT_INSTANTIATE(E) template void window_forward<E>(const WindowForward<E>&, const ParallelFor&);
+#define AFT_INSTANTIATE(E) template void window_forward<E>(const WindowForward<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

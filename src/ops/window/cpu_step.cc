@@ -22,7 +22,7 @@
 #include "ops/window/channels-inl.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 template <typename E>
 void Step(const WindowStep<E>& p, const WindowTask& task) {
@@ -30,12 +30,11 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
   using D = hn::ScalableTag<T>;
   using V = hn::Vec<D>;
   const D d;
-  const WindowShape& shape = p.shape;
-  const State<const T> before = {p.state.position, p.state.max,      p.state.den,
-                                 p.state.num,      p.state.ring_key, p.state.ring_value};
+  const WindowShape& shape = p.in.shape;
+  const State<const T>& before = p.in.initial_state;  // the state itself
   Scratch scratch(Channels<D, E>::bytes(shape, task));
-  const Channels<D, E> s(shape, task, p, {}, before, scratch);
-  const E* q = shape.gate == Gate::kNone ? nullptr : first_row(p.q, task.sequence) + task.begin;
+  const Channels<D, E> s(shape, task, p.in, scratch);
+  const E* q = shape.gate == Gate::kNone ? nullptr : first_row(p.in.q, task.sequence) + task.begin;
   E* y = first_row(p.y, task.sequence) + task.begin;
   const int64_t first = s.sources.first;
   const int64_t leaving = -shape.left;  // joins the running sums, if it exists
@@ -69,28 +68,42 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
   if (shape.left > 0) s.write_ring(0, p.state);
 }
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #if HWY_ONCE
 namespace aft::ops {
+namespace window {
+namespace {
 
 template <typename E>
-void window_step(const WindowStep<E>& p, const ParallelFor& parallel) {
-  check_step(p);
-  WindowStep<E> one = p;
-  one.shape.time = 1;
-  // As they were checked, whatever else the caller's memory serves.
-  std::vector<int64_t> positions(p.state.position, p.state.position + p.shape.batch);
-  one.state.position = positions.data();
-  if (one.shape.channels > 0) {
-    const auto tasks = window_tasks(one.shape, nullptr, split_channels<E>(one.shape, parallel.threads));
-    parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { AFT_DISPATCH(Step<E>)(one, tasks[i]); });
-  }
-  for (int64_t b = 0; b < p.shape.batch; ++b) p.state.position[b] = positions[b] + 1;
+void step(const WindowStep<E>& p, const Cpu& cpu) {
+  const auto tasks = window_tasks(p.in.shape, nullptr, split_channels<E>(p.in.shape, cpu.parallel.threads));
+  cpu.parallel.run(static_cast<int64_t>(tasks.size()), [&](int64_t i) { AFT_DISPATCH(Step<E>)(p, tasks[i]); });
 }
 
-#define AFT_INSTANTIATE(E) template void window_step<E>(const WindowStep<E>&, const ParallelFor&);
+}  // namespace
+}  // namespace window
+
+template <typename E>
+void window_step(const WindowStep<E>& p, const Cpu& cpu) {
+  WindowStep<E> one = p;
+  one.in.shape.time = 1;
+  one.in.shape.packed = false;
+  one.in.cu_seqlens = nullptr;
+  one.in.key_mask = {};
+  one.in.initial_state = p.state;
+  window::check_sizes(one);
+  window::check_values(one.in);
+  // As they were checked, whatever else the caller's memory serves.
+  std::vector<int64_t> positions(p.state.position, p.state.position + p.in.shape.batch);
+  one.state.position = positions.data();
+  one.in.initial_state = one.state;
+  if (one.in.shape.channels > 0) window::step(one, cpu);
+  for (int64_t b = 0; b < p.in.shape.batch; ++b) p.state.position[b] = positions[b] + 1;
+}
+
+#define AFT_INSTANTIATE(E) template void window_step<E>(const WindowStep<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

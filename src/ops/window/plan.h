@@ -10,7 +10,7 @@
 // except the split of channels in split_channels and what tasks_at_once walks together. Both change no bit: channels
 // never meet outside the band's gradient, which is summed in an order of its own.
 
-namespace aft::ops {
+namespace aft::ops::window {
 
 /// Target rows computed together in registers. 2 and 8 measured slower: 2 is bound by loads, 8 by the rows' staggered
 /// windows and, on AVX2, by registers.
@@ -33,7 +33,8 @@ inline int64_t chunk_count(const WindowShape& s, int64_t time) { return (time + 
 /// Rows of the blocks that cover `rows`.
 inline int64_t whole_blocks(int64_t rows) { return (rows + kRows - 1) / kRows * kRows; }
 
-/// Boundaries between the chunks of a sequence: where the forward saves its sums.
+/// Boundaries between the chunks of a sequence: where the forward saves its sums. Those of packed sequences are no more
+/// than those of one sequence of all tokens: floor((a - 1) / c) + floor((b - 1) / c) <= floor((a + b - 1) / c).
 inline int64_t chunk_boundaries(const WindowShape& s, int64_t time) {
   return std::max<int64_t>(0, chunk_count(s, time) - 1);
 }
@@ -41,19 +42,15 @@ inline int64_t chunk_boundaries(const WindowShape& s, int64_t time) {
 /// One sequence: its rows lie in batch row `row` of the tensors, from position `first` on.
 struct Sequence {
   int64_t index, row, first, time;
-  int64_t boundary;  // chunk boundaries of the sequences before it
+  int64_t boundary;  // where its chunk boundaries are saved, one after another
 };
 
 /// Calls visit(sequence) for every sequence in order.
 template <class Visit>
 void for_each_sequence(const WindowShape& s, const int64_t* cu_seqlens, const Visit& visit) {
-  int64_t boundary = 0;
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Sequence one = cu_seqlens == nullptr
-                             ? Sequence{b, b, 0, s.time, boundary}
-                             : Sequence{b, 0, cu_seqlens[b], cu_seqlens[b + 1] - cu_seqlens[b], boundary};
-    visit(one);
-    boundary += chunk_boundaries(s, one.time);
+    visit(s.packed ? Sequence{b, 0, cu_seqlens[b], cu_seqlens[b + 1] - cu_seqlens[b], cu_seqlens[b] / chunk_rows(s)}
+                   : Sequence{b, b, 0, s.time, b * chunk_boundaries(s, s.time)});
   }
 }
 
@@ -86,6 +83,7 @@ inline std::vector<WindowTask> window_tasks(const WindowShape& s, const int64_t*
 inline WindowShape alone(WindowShape s, const Sequence& sequence) {
   s.batch = 1;
   s.time = sequence.time;
+  s.packed = false;
   return s;
 }
 
@@ -151,9 +149,7 @@ int64_t split_band_channels(const WindowShape& s, int64_t threads) {
 }
 
 /// Tokens of all sequences.
-inline int64_t token_count(const WindowShape& s, const int64_t* cu_seqlens) {
-  return cu_seqlens == nullptr ? s.batch * s.time : s.time;
-}
+inline int64_t token_count(const WindowShape& s) { return s.packed ? s.time : s.batch * s.time; }
 
 /// Whether a task's output rows may be written past the caches: a tensor of this size does not stay in a second-level
 /// cache anyway, and every store is a whole vector on its own boundary, so that no line is fetched to be written.
@@ -168,4 +164,4 @@ bool streams_past_caches(const WindowShape& s, int64_t tokens, const E* first, i
          reinterpret_cast<uintptr_t>(first) % kLine == 0 && whole(stride) && whole(width);
 }
 
-}  // namespace aft::ops
+}  // namespace aft::ops::window

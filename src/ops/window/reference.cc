@@ -29,9 +29,14 @@ struct Row {
   int64_t position = 0;
   int64_t first = 0;
 
-  template <class P>
-  Row(const P& p, int64_t batch)
-      : shape(p.shape), k_rows(p.k), v_rows(p.v), band(p.band), mask(p.key_mask), initial(p.initial_state), b(batch) {
+  Row(const WindowInputs<T>& in, int64_t batch)
+      : shape(in.shape),
+        k_rows(in.k),
+        v_rows(in.v),
+        band(in.band),
+        mask(in.key_mask),
+        initial(in.initial_state),
+        b(batch) {
     if (initial.position != nullptr) position = initial.position[b];
     first = -std::min(position, shape.left);
   }
@@ -167,17 +172,18 @@ void fill(T* data, int64_t size) {
 template <class P>
 P one_of(const P& p, int64_t b) {
   P one = p;
-  one.cu_seqlens = nullptr;
-  one.shape.batch = 1;
-  one.shape.time = p.cu_seqlens[b + 1] - p.cu_seqlens[b];
+  one.in.cu_seqlens = nullptr;
+  one.in.shape.packed = false;
+  one.in.shape.batch = 1;
+  one.in.shape.time = p.in.cu_seqlens[b + 1] - p.in.cu_seqlens[b];
   const auto cut = [&](auto& rows) {
-    if (rows.data != nullptr) rows.data += p.cu_seqlens[b] * rows.time_stride;
+    if (rows.data != nullptr) rows.data += p.in.cu_seqlens[b] * rows.time_stride;
   };
-  cut(one.q);
-  cut(one.k);
-  cut(one.v);
-  if (one.key_mask.data != nullptr) one.key_mask.data += p.cu_seqlens[b];
-  const WindowShape& s = p.shape;
+  cut(one.in.q);
+  cut(one.in.k);
+  cut(one.in.v);
+  if (one.in.key_mask.data != nullptr) one.in.key_mask.data += p.in.cu_seqlens[b];
+  const WindowShape& s = p.in.shape;
   const auto pick = [&](auto& state) {
     if constexpr (requires { state.position; }) {
       if (state.position == nullptr) return;
@@ -192,7 +198,7 @@ P one_of(const P& p, int64_t b) {
     move(state.ring_key, s.left * s.key_channels);
     move(state.ring_value, s.left * s.channels);
   };
-  pick(one.initial_state);
+  pick(one.in.initial_state);
   if constexpr (requires { one.final_state; }) {
     cut(one.y);
     pick(one.final_state);
@@ -211,18 +217,19 @@ P one_of(const P& p, int64_t b) {
 
 template <typename T>
 void window_forward_reference(const WindowForward<T>& p) {
-  const WindowShape& s = p.shape;
-  if (p.cu_seqlens != nullptr) {
+  const WindowShape& s = p.in.shape;
+  if (p.in.cu_seqlens != nullptr) {
     for (int64_t b = 0; b < s.batch; ++b) window_forward_reference(one_of(p, b));
     return;
   }
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Row<T> row(p, b);
+    const Row<T> row(p.in, b);
     for (int64_t t = 0; t < s.time; ++t) {
       for (int64_t c = 0; c < s.channels; ++c) {
         const auto sums = row.row_sums(t, c);
-        const T gate =
-            s.gate == Gate::kNone ? T(1) : gate_value(s.gate, p.q.data[b * p.q.batch_stride + t * p.q.time_stride + c]);
+        const T gate = s.gate == Gate::kNone
+                           ? T(1)
+                           : gate_value(s.gate, p.in.q.data[b * p.in.q.batch_stride + t * p.in.q.time_stride + c]);
         p.y.data[b * p.y.batch_stride + t * p.y.time_stride + c] = sums.den == 0 ? T(0) : gate * (sums.num / sums.den);
       }
     }
@@ -232,9 +239,9 @@ void window_forward_reference(const WindowForward<T>& p) {
 
 template <typename T>
 void window_backward_reference(const WindowBackward<T>& p) {
-  const WindowShape& s = p.shape;
+  const WindowShape& s = p.in.shape;
   const int64_t span = s.left + 1 + s.right;
-  if (p.cu_seqlens != nullptr) {
+  if (p.in.cu_seqlens != nullptr) {
     std::vector<T> total;  // of grad_band, which every sequence overwrites
     const auto each_weight = [&](const auto& visit) {
       if (p.grad_band.data == nullptr) return;
@@ -267,7 +274,7 @@ void window_backward_reference(const WindowBackward<T>& p) {
   fill(p.grad_initial_state.ring_value, s.batch * s.left * s.channels);
 
   for (int64_t b = 0; b < s.batch; ++b) {
-    const Row<T> row(p, b);
+    const Row<T> row(p.in, b);
     // Gradients of every source, ring included: index (s - first) * channels + c.
     const int64_t sources = s.time - row.first;
     std::vector<T> grad_k(sources * s.key_channels, T(0));
@@ -285,7 +292,7 @@ void window_backward_reference(const WindowBackward<T>& p) {
         const T gy = p.grad_y.data[b * p.grad_y.batch_stride + t * p.grad_y.time_stride + c];
         T gated = gy;
         if (s.gate != Gate::kNone) {
-          const T q = p.q.data[b * p.q.batch_stride + t * p.q.time_stride + c];
+          const T q = p.in.q.data[b * p.in.q.batch_stride + t * p.in.q.time_stride + c];
           gated = gy * gate_value(s.gate, q);
           p.grad_q.data[b * p.grad_q.batch_stride + t * p.grad_q.time_stride + c] =
               empty ? T(0) : gy * ratio * gate_slope(s.gate, q);
@@ -369,15 +376,13 @@ void window_backward_reference(const WindowBackward<T>& p) {
 template <typename T>
 void window_step_reference(const WindowStep<T>& p) {
   WindowForward<T> forward;
-  forward.shape = p.shape;
-  forward.shape.time = 1;
-  forward.q = p.q;
-  forward.k = p.k;
-  forward.v = p.v;
+  forward.in = p.in;
+  forward.in.shape.time = 1;
+  forward.in.shape.packed = false;
+  forward.in.key_mask = {};
+  forward.in.cu_seqlens = nullptr;
+  forward.in.initial_state = p.state;
   forward.y = p.y;
-  forward.band = p.band;
-  forward.initial_state = {p.state.position, p.state.max,      p.state.den,
-                           p.state.num,      p.state.ring_key, p.state.ring_value};
   forward.final_state = p.state;
   window_forward_reference(forward);
 }

@@ -31,14 +31,9 @@
 #include "ops/window/plan.h"
 
 HWY_BEFORE_NAMESPACE();
-namespace aft::ops::HWY_NAMESPACE {
+namespace aft::ops::window::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
-
-template <typename T>
-constexpr T kCertificate = sizeof(T) == 4 ? T(0x1p-52) : T(0x1p-800);
-template <typename T>
-constexpr T kHeadroom = T(8);
 
 // Weights of the rows of a chunk. The rows of a block see windows that are shifted against each other; so that a block
 // can walk the union of them, each row is padded by what lies next to its window: 2^-W, or 0 for a future source.
@@ -99,10 +94,8 @@ class Stripe : public Channels<D, E> {
            2 * Scratch::padded<T>(room.weight_rows);
   }
 
-  template <class P>
-  Stripe(const WindowShape& s, const WindowTask& t, const P& p, const KeyMask& mask, const State<const T>& state,
-         const Room& room, Scratch& scratch)
-      : Base(s, t, p, mask, state, scratch), capacity(room.window_rows), window_vectors(room.window_vectors) {
+  Stripe(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, const Room& room, Scratch& scratch)
+      : Base(s, t, in, scratch), capacity(room.window_rows), window_vectors(room.window_vectors) {
     window = scratch.take<T>(window_vectors * capacity * 2 * lanes);
     scale = scratch.take<T>(vectors * 2 * lanes);
     after = scratch.take<T>(room.blocks * window_vectors * kSumParts * lanes);
@@ -126,8 +119,8 @@ class Stripe : public Channels<D, E> {
     const V floor = hn::Set(d, kExponentFloor<T>);
     const V headroom = hn::Set(d, kHeadroom<T>);
     hn::Store(hn::IfThenElse(hn::Gt(s.max, floor), hn::Add(s.max, headroom), floor), d, at);
-    const V exponent = hn::Min(ExponentOf(d, s.num), hn::Set(d, T(118)));
-    hn::Store(hn::Max(hn::Set(d, T(-100)), hn::Add(exponent, headroom)), d, at + lanes);
+    const V exponent = hn::Min(ExponentOf(d, s.num), hn::Set(d, kValueExponentLimit<T>));
+    hn::Store(hn::Max(hn::Set(d, kLeastValueExponent<T>), hn::Add(exponent, headroom)), d, at + lanes);
   }
 
   // Weights of local rows [begin, end); row i of the arrays is local row begin + i. Rows past the last are the virtual
@@ -199,7 +192,7 @@ class Stripe : public Channels<D, E> {
     const V x0 = hn::Load(d, at + lanes);
     const V headroom = hn::Set(d, kHeadroom<T>);
     const V m1 = hn::IfThenElse(hn::Gt(n, m0), hn::Add(n, headroom), m0);
-    const V exponent = hn::Min(ExponentOf(d, value), hn::Set(d, T(118)));
+    const V exponent = hn::Min(ExponentOf(d, value), hn::Set(d, kValueExponentLimit<T>));
     const V x1 = hn::IfThenElse(hn::Gt(exponent, x0), hn::Add(exponent, headroom), x0);
     const V k_scale = Pow2(d, hn::Sub(m0, m1));
     const V v_scale = Pow2(d, hn::Sub(x0, x1));
@@ -237,7 +230,7 @@ class Stripe : public Channels<D, E> {
     for (int64_t j = 0; j < vectors; ++j) {
       store_sums(StartSum(d, floor), sums + j * kSumParts * lanes);
       hn::Store(floor, d, scale + j * 2 * lanes);
-      hn::Store(hn::Set(d, T(-100)), d, scale + j * 2 * lanes + lanes);
+      hn::Store(hn::Set(d, kLeastValueExponent<T>), d, scale + j * 2 * lanes + lanes);
     }
     int64_t next = shape.time;
     for (int64_t index = (shape.time - 1) / chunk_rows(shape); index >= -1; --index) {
@@ -253,7 +246,7 @@ class Stripe : public Channels<D, E> {
           const V value = MaskAbsent(d, key, own_value(s, j));
           const SplitExp<V> e = Split(d, key);
           m = hn::Max(e.n, m);
-          x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, T(118))), x);
+          x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, kValueExponentLimit<T>)), x);
           if (index >= 0) AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, value));
         }
         hn::Store(m, d, at);
@@ -535,7 +528,7 @@ class Stripe : public Channels<D, E> {
   }
 };
 
-}  // namespace aft::ops::HWY_NAMESPACE
+}  // namespace aft::ops::window::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
 
 #endif  // include guard

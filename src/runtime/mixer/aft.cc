@@ -47,28 +47,20 @@ class Aft final : public Mixer {
     const int64_t width = 2 * d + keys;
     const auto part = [&](int64_t offset) { return ops::Rows<const float>{qkv + offset, time * width, width}; };
     shape_.time = time;
+    ops::WindowInputs<float> in;
+    in.shape = shape_;
+    in.q = part(0);
+    in.k = part(d);
+    in.v = part(d + keys);
+    in.band = band_;
+    const ops::Rows<float> out = {y, time * d, d};
+    const ops::Cpu cpu = {pool.parallel()};
     if (time == 1) {
-      ops::WindowStep<float> step;
-      step.shape = shape_;
-      step.q = part(0);
-      step.k = part(d);
-      step.v = part(d + keys);
-      step.y = {y, d, d};
-      step.band = band_;
-      step.state = state_;
-      ops::window_step(step, pool.parallel());
-      return;
+      ops::window_step(ops::WindowStep<float>{.in = in, .y = out, .state = state_}, cpu);
+    } else {
+      in.initial_state = state_;
+      ops::window_forward(ops::WindowForward<float>{.in = in, .y = out, .final_state = state_}, cpu);
     }
-    ops::WindowForward<float> forward;
-    forward.shape = shape_;
-    forward.q = part(0);
-    forward.k = part(d);
-    forward.v = part(d + keys);
-    forward.y = {y, time * d, d};
-    forward.band = band_;
-    forward.initial_state = {state_.position, state_.max, state_.den, state_.num, state_.ring_key, state_.ring_value};
-    forward.final_state = state_;
-    ops::window_forward(forward, pool.parallel());
   }
 
   void reset() override { ops::window_state_init(shape_, state_); }

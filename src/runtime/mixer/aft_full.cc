@@ -37,27 +37,21 @@ class AftFull final : public Mixer {
   void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {
     const int64_t d = shape_.channels;
     const auto part = [&](int64_t offset) { return ops::Rows<const float>{qkv + offset, time * 3 * d, 3 * d}; };
-    const auto fill = [&](auto& p) {
-      p.shape = shape_;
-      p.q = part(0);
-      p.k = part(d);
-      p.v = part(2 * d);
-      p.y = {y, time * d, d};
-      p.weights = weights_;
-    };
+    ops::FullInputs<float> in;
+    in.shape = shape_;
+    in.shape.targets = in.shape.sources = time;
+    in.q = part(0);
+    in.k = part(d);
+    in.v = part(2 * d);
+    in.weights = weights_;
+    const ops::Rows<float> out = {y, time * d, d};
+    const ops::Cpu cpu = {pool.parallel()};
     if (time == 1) {
-      ops::FullStep<float> step;
-      fill(step);
-      step.state = state_;
-      ops::full_step(step, pool.parallel());
-      return;
+      ops::full_step(ops::FullStep<float>{.in = in, .y = out, .state = state_}, cpu);
+    } else {
+      in.initial_state = state_;
+      ops::full_forward(ops::FullForward<float>{.in = in, .y = out, .final_state = state_}, cpu);
     }
-    ops::FullForward<float> forward;
-    fill(forward);
-    forward.shape.targets = forward.shape.sources = time;
-    forward.initial_state = {state_.position, state_.max, state_.den, state_.num, state_.ring_key, state_.ring_value};
-    forward.final_state = state_;
-    ops::full_forward(forward, pool.parallel());
   }
 
   // What the ring holds beyond the position is never read.

@@ -6,8 +6,8 @@ int main() {
   const float k = 3, v = 2;
   float y = 0;
   aft::ops::WindowForward<float> p;
-  p.shape = {.batch = 1, .time = 1, .channels = 1, .key_channels = 1, .gate = aft::ops::Gate::kNone};
-  p.k = {&k, 1, 1}, p.v = {&v, 1, 1}, p.y = {&y, 1, 1};
+  p.in.shape = {.batch = 1, .time = 1, .channels = 1, .key_channels = 1, .gate = aft::ops::Gate::kNone};
+  p.in.k = {&k, 1, 1}, p.in.v = {&v, 1, 1}, p.y = {&y, 1, 1};
   aft::ops::window_forward(p);
   return y == 2 && aft::model_config_from_json(aft::to_json({})).layers == aft::ModelConfig{}.layers ? 0 : 1;
 }
