@@ -58,11 +58,7 @@ class BackwardEntries {
         sources(params.in),
         wants_weights(params.grad_weights.table != nullptr || params.grad_weights.u != nullptr ||
                       params.grad_weights.v != nullptr),
-        saved_stride(sequences.target_rows * params.in.shape.channels),
-        workspace(Scratch::padded<T>(target_size()) + Scratch::padded<T>(source_size()) +
-                  Scratch::padded<T>(target_chunks() * kEntryScale<D>) + Scratch::padded<T>(source_scale_size()) +
-                  Scratch::padded<T>(target_chunks() * kLanes) + Scratch::padded<T>(exponent_count()) +
-                  Scratch::padded<uint8_t>(target_chunks())) {
+        saved_stride(sequences.target_rows * params.in.shape.channels) {
     targets = workspace.take<T>(target_size());
     source_entries = workspace.take<T>(source_size());
     target_scales = workspace.take<T>(target_chunks() * kEntryScale<D>);
@@ -185,7 +181,7 @@ class BackwardEntries {
     parallel.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
       const Sequence& x = sequences.all[pieces[i].sequence];
       const int64_t chunk = pieces[i].chunk;
-      Scratch scratch(Scratch::padded<T>(kChunk * kVectors));
+      Scratch scratch;
       T* room = scratch.take<T>(kChunk * kVectors);
       for (int64_t j = 0; j < static_cast<int64_t>(panels.size()); ++j) {
         const Panel& c = panels[j];
@@ -242,7 +238,7 @@ class BackwardEntries {
   }
 
   const int64_t saved_stride;
-  Workspace workspace;
+  Scratch workspace;
   T* targets = nullptr;         // [panels][targets of all sequences][2 vectors]
   T* source_entries = nullptr;  // [panels][sources of all sequences][2 vectors]
   T* target_scales = nullptr;   // [panels][chunks of all sequences][kEntryScale]

@@ -98,10 +98,7 @@ class SourceGradient {
               ? 1
               : 0;
     }
-    Scratch scratch(Tiles<D>::bytes(p.in.weights) + Scratch::padded<T>(kTileSize) +
-                    Scratch::padded<T>(kRowBlock * kVectors) + Scratch::padded<T>(columns * Sums<D>::kSize) +
-                    Scratch::padded<T>(columns * Sums<D>::kExponents) + Scratch::padded<Exact>(kChunk) +
-                    Scratch::padded<T>(extras * kExtraSize) + Scratch::padded<T>(task_sequences * kChunk));
+    Scratch scratch;
     const Tiles<D> tiles(p.in.weights, set, shape.causal, scratch);
     T* tile = scratch.take<T>(kTileSize);
     T* block = scratch.take<T>(kRowBlock * kVectors);

@@ -54,8 +54,7 @@ class Forward {
     // A block of rows may take entries past the last.
     const int64_t entry_size = (panel_count * sequences.source_rows + kRowBlock) * 2 * kLanes;
     const int64_t scale_size = panel_count * sequences.source_chunks * kEntryScale<D>;
-    Workspace workspace(Scratch::padded<T>(entry_size) + Scratch::padded<T>(scale_size) +
-                        Scratch::padded<T>(exponent_count));
+    Scratch workspace;
     entries = workspace.take<T>(entry_size);
     entry_scales = workspace.take<T>(scale_size);
     exponents = workspace.take<T>(exponent_count);
@@ -128,10 +127,7 @@ class Forward {
     const WeightSet& set = sets[task.set];
     const int64_t begin = task.chunk * kChunk;
     const int64_t columns = task.last_column - task.first_column;
-    Scratch scratch(Tiles<D>::bytes(p.in.weights) + Scratch::padded<T>(kTileSize) +
-                    Scratch::padded<T>(kRowBlock * 2 * kLanes) +
-                    Scratch::padded<typename Tiles<D>::Exact>(set.columns) +
-                    Scratch::padded<T>(columns * Sums<D>::kSize) + Scratch::padded<T>(columns * Sums<D>::kExponents));
+    Scratch scratch;
     const Tiles<D> tiles(p.in.weights, set, shape.causal, scratch);
     Room room;
     room.tile = scratch.take<T>(kTileSize);

@@ -28,7 +28,7 @@ void FindExponents(D /*d*/, const PairWeights<const T>& weights, const std::vect
   }
   run_tasks(parallel, std::move(tasks), [&](const FullTask& task) {
     const WeightSet& set = sets[task.set];
-    Scratch scratch(Tiles<D>::bytes(weights));
+    Scratch scratch;
     const Tiles<D> tiles(weights, set, causal, scratch);
     const int64_t begin = task.chunk * kChunk;
     const int64_t rows = std::min(kChunk, set.rows - begin);

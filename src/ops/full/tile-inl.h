@@ -63,11 +63,6 @@ class Tiles {
       table = w.table + set.batch * w.batch_stride + set.head * w.head_stride;
     }
   }
-  static size_t bytes(const PairWeights<const T>& w) {
-    return w.u == nullptr ? 0
-                          : 2 * Scratch::padded<T>(kTileSize) + Scratch::padded<T>(kChunk * 2 * kLanes) +
-                                Scratch::padded<T>(kRowBlock * 2 * kLanes);
-  }
 
   TileView<T> view(const TileRange& at) const {
     if (table != nullptr) return {table + at.row * w.row_stride + at.column, w.row_stride};

@@ -74,10 +74,12 @@ class WeightGradient {
         tasks.push_back({i, j, 0, 0, cost * static_cast<double>(m.work + 1)});
       }
     }
-    std::vector<T> stripes(stripe_size);
+    Scratch scratch;
+    T* const stripes = scratch.take<T>(stripe_size);
+    std::fill_n(stripes, stripe_size, T(0));
     run_tasks(parallel, std::move(tasks), [&](const FullTask& task) {
       const Matrix& m = sizes[task.set];
-      T* stripe = factors ? stripes.data() + m.stripes_at + task.chunk * m.rows * padded : nullptr;
+      T* stripe = factors ? stripes + m.stripes_at + task.chunk * m.rows * padded : nullptr;
       for (int64_t j = task.chunk; j < chunks_of(m.columns); j += factors ? kStripes : chunks_of(m.columns)) {
         for (const WeightSet* set : matrices[task.set]) weights_task(*set, j, stripe, padded);
       }
@@ -87,7 +89,7 @@ class WeightGradient {
       const int64_t used = std::min(chunks_of(sizes[i].columns), kStripes);
       T* to = p.grad_weights.u + matrices[i][0]->head * p.grad_weights.u_head_stride;
       for (int64_t stripe = 0; stripe < used; ++stripe) {
-        const T* from = stripes.data() + sizes[i].stripes_at + stripe * sizes[i].rows * padded;
+        const T* from = stripes + sizes[i].stripes_at + stripe * sizes[i].rows * padded;
         for (int64_t t = 0; t < sizes[i].rows; ++t) {
           for (int64_t c = 0; c < width; ++c) to[t * width + c] += from[t * padded + c];
         }
@@ -134,10 +136,7 @@ class WeightGradient {
     int64_t rows_end = 0;  // of the groups: later rows of the set are none of theirs
     for (const Group& g : groups) rows_end = std::max(rows_end, g.x->end());
     constexpr int64_t kSide = kChunk / kVectors;  // groups of sources that fill two vectors
-    Scratch scratch(Tiles<D>::bytes(p.in.weights) + 2 * Scratch::padded<T>(kTileSize) +
-                    Scratch::padded<T>(static_cast<int64_t>(groups.size()) * kTileSize) +
-                    Scratch::padded<T>(kRowBlock * kVectors) + Scratch::padded<Exact>(kChunk) +
-                    Scratch::padded<T>(kChunk + kVectors) + Scratch::padded<T>(kChunk * kVectors));
+    Scratch scratch;
     const Tiles<D> tiles(p.in.weights, set, shape.causal, scratch);
     T* left = scratch.take<T>(kTileSize);
     T* product = scratch.take<T>(kTileSize);

@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <vector>
 
 #include "aft/ops/grid.h"
 #include "ops/common/for_each_element.h"
@@ -45,7 +44,6 @@ class BackwardTask {
         out_kernel(kernel_sums),
         counters(redo_count),
         gated(params.in.shape.gate != Gate::kNone),
-        scratch(bytes()),
         panel(params.in, grid_task, true, scratch) {
     const int64_t padded = panel.reach.rows() * kernel_row();
     targets = scratch.take<T>(panel.time * 2 * lanes);
@@ -85,16 +83,6 @@ class BackwardTask {
 
   int64_t heads() const { return (task.end - task.begin) / (p.in.shape.channels / p.in.shape.heads); }
   int64_t kernel_row() const { return (2 * Panel<D, E>::kPad + panel.reach.columns()) * lanes; }
-
-  size_t bytes() const {
-    const GridReach reach = grid_reach(p.in.shape);
-    const int64_t vectors = (task.end - task.begin + lanes - 1) / lanes;
-    const int64_t time = p.in.shape.time();
-    return Panel<D, E>::bytes(p.in.shape, task, true) + Scratch::padded<T>(time * 2 * lanes) +
-           Scratch::padded<T>(time * 3 * lanes) +
-           Scratch::padded<T>(reach.rows() * (2 * Panel<D, E>::kPad + reach.columns()) * lanes) +
-           Scratch::padded<T>(vectors * reach.size() * lanes) + Scratch::padded<T>(time * heads());
-  }
 
   // a = g gate / D, b = a (N/D less the centre), and dq; for D and N under any common scale. 0 where nothing was seen.
   struct TargetGrad {
@@ -366,12 +354,13 @@ void backward(const GridBackward<E>& p, const Cpu& cpu) {
   if (s.batch * s.time() * s.channels == 0) return;
   const GridPlan<T> plan(s);
   const int64_t chunk_size = grid_reach(s).size() * s.channels;
-  std::vector<T> sums(wants_kernel ? plan.chunks() * chunk_size : 0);
+  Scratch scratch;
+  T* const sums = wants_kernel ? scratch.take<T>(plan.chunks() * chunk_size) : nullptr;
   cpu.parallel.run(plan.tasks(), [&](int64_t i) {
-    T* chunk_sums = wants_kernel ? sums.data() + plan.chunk_of(i) * chunk_size : nullptr;
+    T* chunk_sums = wants_kernel ? sums + plan.chunk_of(i) * chunk_size : nullptr;
     AFT_DISPATCH(RunBackward<E>)(p, plan.task(i), chunk_sums, cpu.redone);
   });
-  if (wants_kernel) add_kernel_sums(s, plan.chunks(), sums.data(), p.grad_kernel, cpu.parallel);
+  if (wants_kernel) add_kernel_sums(s, plan.chunks(), sums, p.grad_kernel, cpu.parallel);
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ void ForwardTask(const GridForward<E>& p, const GridTask& task, RedoCount* count
   using D = hn::ScalableTag<Accumulate<E>>;
   using V = hn::Vec<D>;
   const D d;
-  Scratch scratch(Panel<D, E>::bytes(p.in.shape, task, false));
+  Scratch scratch;
   Panel<D, E> panel(p.in, task, false, scratch);
   const bool redo = redo_enabled();
   const bool gated = p.in.shape.gate != Gate::kNone;

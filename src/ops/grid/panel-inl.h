@@ -109,17 +109,6 @@ class Panel {
   // kernel's rows are padded by what lies next to them: 2^-W.
   static constexpr int64_t kPad = kTargets - 1;
 
-  static size_t bytes(const GridShape& s, const GridTask& t, bool with_flipped) {
-    constexpr int64_t n = lanes;
-    const GridReach r = grid_reach(s);
-    const int64_t vectors = (t.end - t.begin + n - 1) / n;
-    const int64_t blocks = (s.width + kTargets - 1) / kTargets;
-    return (with_flipped ? 2 : 1) * Scratch::padded<T>(vectors * r.rows() * row_size(r)) +
-           Scratch::padded<T>(vectors * r.size() * 2 * n) + Scratch::padded<T>(vectors * n) +
-           Scratch::padded<T>(s.time() * 2 * n) + Scratch::padded<T>(s.height * blocks * 2 * n) +
-           2 * Scratch::padded<T>((s.height + 1) * 2 * n) + Scratch::padded<T>(s.time() * 3 * n);
-  }
-
   Panel(const GridInputs<E>& in, const GridTask& t, bool with_flipped, Scratch& scratch)
       : shape(in.shape),
         reach(grid_reach(in.shape)),

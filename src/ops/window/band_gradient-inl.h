@@ -59,10 +59,10 @@ class BandGradient {
   bool wanted() const { return part.sums != nullptr; }
 
   static size_t bytes(const Targets& of) {
-    return Scratch::padded<T>(of.panel_vectors * kRows * 2 * of.lanes) +
-           Scratch::padded<T>(of.shape.left + 1 + of.shape.right);
+    return Room::padded<T>(of.panel_vectors * kRows * 2 * of.lanes) +
+           Room::padded<T>(of.shape.left + 1 + of.shape.right);
   }
-  void take(const Targets& of, Scratch& scratch) {
+  void take(const Targets& of, Room& scratch) {
     rows = scratch.take<T>(of.panel_vectors * kRows * 2 * of.lanes);
     chunk_sums = scratch.take<T>(of.shape.left + 1 + of.shape.right);
   }

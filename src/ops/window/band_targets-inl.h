@@ -40,11 +40,11 @@ class BandTargets : public BackwardTask<D, E> {
     ring = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows_capacity)));
   }
 
-  size_t kept_bytes() const { return Scratch::padded<T>(vectors * ring * 3 * lanes); }
+  size_t kept_bytes() const { return Room::padded<T>(vectors * ring * 3 * lanes); }
   size_t chunk_bytes() const {
-    return Scratch::padded<T>(panel_vectors * rows_capacity * 2 * lanes) + Scratch::padded<bool>(panel_vectors);
+    return Room::padded<T>(panel_vectors * rows_capacity * 2 * lanes) + Room::padded<bool>(panel_vectors);
   }
-  void take(Scratch& kept, Scratch& for_chunk) {
+  void take(Room& kept, Room& for_chunk) {
     target = kept.take<T>(vectors * ring * 3 * lanes);
     scaled = for_chunk.take<T>(panel_vectors * rows_capacity * 2 * lanes);
     exact = for_chunk.take<bool>(panel_vectors);

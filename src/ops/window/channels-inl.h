@@ -19,6 +19,7 @@
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
 #include "ops/window/plan.h"
+#include "ops/window/room.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::window::HWY_NAMESPACE {
@@ -76,10 +77,11 @@ class Channels {
   static size_t bytes(const WindowShape& s, const WindowTask& t) {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
     const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
-    return Scratch::padded<T>(vectors * kSumParts * lanes) + Scratch::padded<T>((s.left + s.right + kRows) * 2);
+    return Room::padded<T>(vectors * kSumParts * lanes) + Room::padded<T>((s.left + s.right + kRows) * 2);
   }
 
-  Channels(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, Scratch& scratch)
+  template <class Memory>
+  Channels(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, Memory& scratch)
       : shape(s), task(t), span(s.left + 1 + s.right), key_per_head(s.key_channels != s.channels) {
     width = t.end - t.begin;
     vectors = (width + lanes - 1) / lanes;
@@ -105,8 +107,8 @@ class Channels {
       band = in.band.data + t.head * in.band.head_stride + sources.position * in.band.row_stride;
       band_stride = in.band.row_stride;
     }
-    sums = scratch.take<T>(vectors * kSumParts * lanes);
-    exact = scratch.take<T>((s.left + s.right + kRows) * 2);
+    sums = scratch.template take<T>(vectors * kSumParts * lanes);
+    exact = scratch.template take<T>((s.left + s.right + kRows) * 2);
   }
 
   int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }

@@ -145,17 +145,14 @@ void run_with_band(const WindowBackward<E>& p, const Cpu& cpu) {
       lengths.add(sequence.time);
       end = next;
     }
-    size_t bytes = 0;
     int64_t steps = 0;
+    Scratch scratch;
     for (size_t i = begin; i < end; ++i) {
       steps = std::max(steps, tasks[i].steps);
-      bytes += Scratch::padded<T>(tasks[i].size());
-      if (tasks[i].steps > 1) bytes += Scratch::padded<std::byte>(band_task_bytes<E>(p, tasks[i].task));
-    }
-    Workspace workspace(bytes);
-    for (size_t i = begin; i < end; ++i) {
-      tasks[i].sums = workspace.take<T>(tasks[i].size());
-      if (tasks[i].steps > 1) tasks[i].memory = workspace.take<std::byte>(band_task_bytes<E>(p, tasks[i].task));
+      tasks[i].sums = scratch.take<T>(tasks[i].size());
+      if (tasks[i].steps > 1) {
+        tasks[i].memory = scratch.take<std::byte>(static_cast<int64_t>(band_task_bytes<E>(p, tasks[i].task)));
+      }
     }
     const int64_t together = tasks_at_once<E>(shape, lengths, static_cast<int64_t>(end - begin), parallel.threads);
     for (int64_t step = steps - 1; step >= 0; --step) {

@@ -53,17 +53,16 @@ class BackwardBand : BandTargets<D, E> {
   size_t kept_bytes() const {
     const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
     return (shape.causal ? 0 : Stripe<D, E>::bytes(shape, task, room)) + Base::kept_bytes() +
-           2 * Scratch::padded<T>(vectors * kSumParts * lanes) + 3 * Scratch::padded<T>(boundary);
+           2 * Room::padded<T>(vectors * kSumParts * lanes) + 3 * Room::padded<T>(boundary);
   }
   // What serves one chunk: tasks that walk together share it.
   size_t chunk_bytes() const {
     return (shape.causal ? Stripe<D, E>::bytes(shape, task, room) : 0) + Base::chunk_bytes() + gradient.bytes(*this) +
-           Scratch::padded<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes) +
-           Scratch::padded<T>(rows_capacity);
+           Room::padded<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes) + Room::padded<T>(rows_capacity);
   }
 
   // Before the first of the part's chunks.
-  void enter(Scratch& kept, Scratch for_chunk) {
+  void enter(Room& kept, Room for_chunk) {
     // A causal chunk restores the sums it starts from.
     Stripe<D, E>& s = stripe.emplace(shape, task, p.in, room, shape.causal ? for_chunk : kept);
     take(kept, for_chunk);
@@ -100,7 +99,7 @@ class BackwardBand : BandTargets<D, E> {
   const BandPart<T>& part;
   BandGradient<D, E> gradient;
   int64_t chunks = 0;
-  typename Stripe<D, E>::Room room;
+  typename Stripe<D, E>::Sizes room;
   std::optional<Stripe<D, E>> stripe;
   const BackwardBand* follower = nullptr;  // walks next, follower_rows before this one
   int64_t follower_rows = 0;
@@ -125,7 +124,7 @@ class BackwardBand : BandTargets<D, E> {
     return before + ((sb - first_source) / kRows * panel_vectors + j - first) * kSumParts * lanes;
   }
 
-  void take(Scratch& kept, Scratch& for_chunk) {
+  void take(Room& kept, Room& for_chunk) {
     const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
     Base::take(kept, for_chunk);
     gradient.take(*this, for_chunk);
@@ -432,11 +431,12 @@ void Banded(const WindowBackward<E>& p, const WindowTask* tasks, const BandPart<
     if (parts[i].memory == nullptr) kept += bands[i].kept_bytes();
     for_chunk = std::max(for_chunk, bands[i].chunk_bytes());
   }
-  Scratch scratch(kept + Scratch::padded<std::byte>(static_cast<int64_t>(for_chunk)));
+  Scratch scratch;
+  Room all(scratch.take<std::byte>(static_cast<int64_t>(kept)));
   auto* const room = scratch.take<std::byte>(static_cast<int64_t>(for_chunk));
   for (int64_t i = 0; i < count; ++i) {
-    Scratch own(parts[i].memory);
-    bands[i].enter(parts[i].memory == nullptr ? scratch : own, Scratch(room));
+    Room own(parts[i].memory);
+    bands[i].enter(parts[i].memory == nullptr ? all : own, Room(room));
   }
   for (int64_t index = parts->last_chunk - 1; index >= parts->first_chunk; --index) {
     for (int64_t i = 0; i < count; ++i) {

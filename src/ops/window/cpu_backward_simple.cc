@@ -38,17 +38,12 @@ class BackwardSimple : BackwardTask<D, E> {
  private:
   T* later = nullptr;  // [vectors][kSumParts][lanes]: sums of b and a over later targets
 
-  size_t bytes(int64_t kept) const {
-    return Channels<D, E>::bytes(shape, task) + Scratch::padded<T>(vectors * kSumParts * lanes) +
-           Scratch::padded<T>(kept);
-  }
-
   // Everything stands under the maximum M[t] of the running sums at its row: K = e^k 2^-M, a = gy gate / den. Going
   // back in time M falls, so the sums of a and b are rescaled by 2^(M[t] - M[t+1]), mostly 1.
   void causal() {
     constexpr int64_t kKept = 4;  // K, a, b, -M of a row
     const int64_t size = chunk * vectors * kKept * lanes;
-    Scratch scratch(bytes(size));
+    Scratch scratch;
     Channels<D, E> s(shape, task, p.in, scratch);
     later = scratch.take<T>(vectors * kSumParts * lanes);
     T* kept = scratch.take<T>(size);
@@ -123,7 +118,7 @@ class BackwardSimple : BackwardTask<D, E> {
 
   // Not causal: every target sees every source, so there is one D, one maximum, and one pair of sums.
   void whole() {
-    Scratch scratch(bytes(0));
+    Scratch scratch;
     Channels<D, E> s(shape, task, p.in, scratch);
     std::vector<T> keys(key_per_head ? shape.time : 0, T(0));
     for (int64_t j = 0; j < vectors; ++j) {

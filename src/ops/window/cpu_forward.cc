@@ -45,9 +45,7 @@ class ForwardTask {
   static void run(std::vector<ForwardTask>& tasks) {
     const ForwardTask& any = tasks.front();
     if (any.shape.has_band && any.shape.causal) {
-      size_t bytes = 0;
-      for (const ForwardTask& task : tasks) bytes += Stripe<D, E>::bytes(task.shape, task.task, task.causal_room());
-      Scratch scratch(bytes);
+      Scratch scratch;
       for (ForwardTask& task : tasks) task.enter(scratch);
       const int64_t chunk = chunk_rows(any.shape);
       for (int64_t begin = 0; begin < any.shape.time; begin += chunk) {
@@ -133,7 +131,7 @@ class ForwardTask {
   }
 
   void simple_causal() {
-    Scratch scratch(Channels<D, E>::bytes(shape, task));
+    Scratch scratch;
     const Channels<D, E> s(shape, task, p.in, scratch);
     for (int64_t j = 0; j < s.vectors; ++j)
       s.store_sums(s.initial_sums(p.in.initial_state, j), s.sums + j * kSumParts * s.lanes);
@@ -153,7 +151,7 @@ class ForwardTask {
   }
 
   void simple_whole() {
-    Scratch scratch(Channels<D, E>::bytes(shape, task));
+    Scratch scratch;
     const Channels<D, E> s(shape, task, p.in, scratch);
     for (int64_t j = 0; j < s.vectors; ++j) {
       RunningSum<V> sum = s.initial_sums({}, j);
@@ -164,7 +162,7 @@ class ForwardTask {
     }
   }
 
-  typename Stripe<D, E>::Room causal_room() const {
+  typename Stripe<D, E>::Sizes causal_room() const {
     return {vectors, shape.left + chunk_rows(shape) + kRows, chunk_rows(shape), 0};
   }
 
@@ -215,9 +213,9 @@ class ForwardTask {
     const int64_t chunk = chunk_rows(shape);
     const int64_t chunks = chunk_count(shape, shape.time);
     const int64_t reach = std::min(shape.left, shape.time) + std::min(shape.right, shape.time);
-    const typename Stripe<D, E>::Room room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
+    const typename Stripe<D, E>::Sizes room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
     const int64_t ends_size = chunks * vectors * kBoundaryParts * static_cast<int64_t>(hn::Lanes(d));
-    Scratch scratch(Stripe<D, E>::bytes(shape, task, room) + Scratch::padded<T>(ends_size));
+    Scratch scratch;
     Stripe<D, E> s(shape, task, p.in, room, scratch);
     T* ends = scratch.take<T>(ends_size);
     s.redo = redo_enabled();

@@ -32,7 +32,7 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
   const D d;
   const WindowShape& shape = p.in.shape;
   const State<const T>& before = p.in.initial_state;  // the state itself
-  Scratch scratch(Channels<D, E>::bytes(shape, task));
+  Scratch scratch;
   const Channels<D, E> s(shape, task, p.in, scratch);
   const E* q = shape.gate == Gate::kNone ? nullptr : first_row(p.in.q, task.sequence) + task.begin;
   E* y = first_row(p.y, task.sequence) + task.begin;

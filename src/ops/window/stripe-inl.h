@@ -77,32 +77,33 @@ class Stripe : public Channels<D, E> {
   int64_t redone = 0;
 
   // What a stripe takes from its scratch.
-  struct Room {
+  struct Sizes {
     int64_t window_vectors = 0;  // vectors whose window is held at a time
     int64_t window_rows = 0;
     int64_t weight_rows = 0;
     int64_t blocks = 0;  // not causal: blocks of targets
   };
 
-  static size_t bytes(const WindowShape& s, const WindowTask& t, const Room& room) {
+  static size_t bytes(const WindowShape& s, const WindowTask& t, const Sizes& room) {
     const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
     const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
-    return Base::bytes(s, t) + Scratch::padded<T>(room.window_vectors * room.window_rows * 2 * lanes) +
-           Scratch::padded<T>(vectors * 2 * lanes) +
-           Scratch::padded<T>(room.blocks * room.window_vectors * kSumParts * lanes) +
-           Scratch::padded<T>(room.weight_rows * Weights<T>::stride_of(s.left + 1 + s.right)) +
-           2 * Scratch::padded<T>(room.weight_rows);
+    return Base::bytes(s, t) + Room::padded<T>(room.window_vectors * room.window_rows * 2 * lanes) +
+           Room::padded<T>(vectors * 2 * lanes) +
+           Room::padded<T>(room.blocks * room.window_vectors * kSumParts * lanes) +
+           Room::padded<T>(room.weight_rows * Weights<T>::stride_of(s.left + 1 + s.right)) +
+           2 * Room::padded<T>(room.weight_rows);
   }
 
-  Stripe(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, const Room& room, Scratch& scratch)
+  template <class Memory>
+  Stripe(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, const Sizes& room, Memory& scratch)
       : Base(s, t, in, scratch), capacity(room.window_rows), window_vectors(room.window_vectors) {
-    window = scratch.take<T>(window_vectors * capacity * 2 * lanes);
-    scale = scratch.take<T>(vectors * 2 * lanes);
-    after = scratch.take<T>(room.blocks * window_vectors * kSumParts * lanes);
+    window = scratch.template take<T>(window_vectors * capacity * 2 * lanes);
+    scale = scratch.template take<T>(vectors * 2 * lanes);
+    after = scratch.template take<T>(room.blocks * window_vectors * kSumParts * lanes);
     weights.span = Base::span;
-    weights.padded = scratch.take<T>(room.weight_rows * weights.stride());
-    weights.exponent = scratch.take<T>(room.weight_rows);
-    weights.outside = scratch.take<T>(room.weight_rows);
+    weights.padded = scratch.template take<T>(room.weight_rows * weights.stride());
+    weights.exponent = scratch.template take<T>(room.weight_rows);
+    weights.outside = scratch.template take<T>(room.weight_rows);
   }
 
   T* slot(int64_t j, int64_t source) const {
