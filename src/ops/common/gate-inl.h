@@ -52,6 +52,22 @@ HWY_INLINE V TimesGate(const GateSlope<V>& gate, V num, V den) {
   return hn::Div(hn::Mul(num, gate.top), hn::MulAdd(den, gate.rest, den));
 }
 
+// What a target leaves for its sources, a = g gate / D and b = a N/D, and the gradient of its query, g N/D gate'.
+template <class V>
+struct TargetGrad {
+  V a, b, query;
+};
+
+// ratio: N/D, and g the gradient of y, each in the scale that a and b are wanted in and, for the query, as they are.
+// All three are 0 where den is 0, whatever q and g hold: nothing was seen.
+template <class D, class V = hn::Vec<D>>
+HWY_INLINE TargetGrad<V> GradOfTarget(D d, const GateSlope<V>& gate, V den, V g, V ratio, V query_g, V query_ratio) {
+  const auto empty = hn::Eq(den, hn::Zero(d));
+  const V a = hn::IfThenZeroElse(empty, TimesGate(gate, g, den));
+  return {a, hn::Mul(a, hn::IfThenZeroElse(empty, ratio)),
+          hn::IfThenZeroElse(empty, hn::Mul(hn::Mul(query_g, query_ratio), gate.slope))};
+}
+
 // gate(q) * num / den; 0 where den is 0: nothing was seen.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V GatedRatio(D d, Gate gate, V q, V num, V den) {

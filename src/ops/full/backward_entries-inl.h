@@ -103,12 +103,12 @@ class BackwardEntries {
     return {std::max(x.first, chunk * kChunk), std::min(x.end(), (chunk + 1) * kChunk)};
   }
 
-  // What one target leaves for its sources: a = gy gate / D and b = a N / D, D = den 2^exponent; and grad_q.
+  // What one target leaves for its sources, where D = den 2^exponent, and the gradient of its query.
   struct Target {
-    V a, b, exponent;
+    V a, b, query, exponent;
     hn::Mask<D> redone;
   };
-  HWY_INLINE Target target(const Sequence& x, const Panel& c, int64_t t, V& grad_q) const {
+  HWY_INLINE Target target(const Sequence& x, const Panel& c, int64_t t) const {
     const D d;
     const V zero = hn::Zero(d);
     const int64_t row = t - x.first;
@@ -123,13 +123,11 @@ class BackwardEntries {
             ? zero
             : LoadSome(d, p.in.q.data + x.batch * p.in.q.batch_stride + in * p.in.q.time_stride + c.begin, c.count);
     const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
-    const auto empty = hn::Eq(signed_den, zero);  // nothing was seen: no gradient, whatever q and gy hold
-    const V a = hn::IfThenZeroElse(empty, TimesGate(gate, gy, hn::Abs(signed_den)));
-    grad_q = hn::IfThenZeroElse(empty, hn::Mul(hn::Mul(gy, ratio), gate.slope));
-    const V b = hn::Mul(a, ratio);
+    const auto [a, b, grad_q] = GradOfTarget(d, gate, hn::Abs(signed_den), gy, ratio, gy, ratio);
     // What is not finite must not meet the weight 0 of a pair that is not seen.
     const auto finite = hn::And(hn::Eq(hn::Sub(a, a), zero), hn::Eq(hn::Sub(b, b), zero));
-    return {a, b, LoadSome(d, saved + saved_stride, c.count), hn::Or(hn::Lt(signed_den, zero), hn::Not(finite))};
+    return {a, b, grad_q, LoadSome(d, saved + saved_stride, c.count),
+            hn::Or(hn::Lt(signed_den, zero), hn::Not(finite))};
   }
 
   // e^(k + w) / D of one pair, times gy gate: what a redone target gives the source in dv, and in dk.
@@ -208,10 +206,9 @@ class BackwardEntries {
     const int64_t n = rows.second - begin;
     ExponentRange<D> range;
     for (int64_t i = 0; i < n; ++i) {
-      V grad_q;
-      const Target t = target(x, c, begin + i, grad_q);
+      const Target t = target(x, c, begin + i);
       if (shape.gate != Gate::kNone) {
-        StoreSome(grad_q, d,
+        StoreSome(t.query, d,
                   p.grad_q.data + x.batch * p.grad_q.batch_stride +
                       (x.token + begin + i - x.first) * p.grad_q.time_stride + c.begin,
                   c.count);

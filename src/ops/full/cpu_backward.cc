@@ -192,8 +192,7 @@ class SourceGradient {
           const V zero = hn::Zero(d);
           const V floor = hn::Set(d, 2 * kExponentFloor<T>);
           if (t < c.x->first || t >= c.x->end()) return Entry<D>{zero, zero, floor, floor};
-          V unused;
-          const Target target_at = entries.target(*c.x, panels[c.panel], t, unused);
+          const Target target_at = entries.target(*c.x, panels[c.panel], t);
           const V under = hn::Sub(hn::Set(d, weight_exponents[t]), target_at.exponent);
           return entries.entry_of(target_at, under, hn::Or(target_at.redone, hn::Eq(target_at.a, zero)));
         };
@@ -230,40 +229,35 @@ class SourceGradient {
       dv = hn::Add(dv, hn::Load(d, extra));
       dk = hn::Add(dk, hn::Load(d, extra + kVectors));
     }
-    const bool in_ring = s < x.first;
-    const int64_t ring = x.batch * shape.capacity + s;
-    const int64_t row = x.token + s - x.first;
-    if (p.grad_final_state.ring_value != nullptr) {
-      dv = hn::Add(dv, LoadSome(d, p.grad_final_state.ring_value + ring * shape.channels + panel.begin, panel.count));
-    }
-    const bool masked = sources.masked(x, s);  // the ring knows nothing of it
-    if (HWY_UNLIKELY(masked)) dv = hn::Zero(d);
-    if (!in_ring) {
-      StoreSome(dv, d, p.grad_v.data + x.batch * p.grad_v.batch_stride + row * p.grad_v.time_stride + panel.begin,
-                panel.count);
-    } else if (p.grad_initial_state.ring_value != nullptr) {
-      StoreSome(dv, d, p.grad_initial_state.ring_value + ring * shape.channels + panel.begin, panel.count);
-    }
-    const int64_t channel = sources.key_channel(panel);
+    const SourceRows<E> rows = sources.rows(x);
+    const SourceGradRows<E> to = gradient_rows(x);
+    const ChannelVector at = sources.at(panel);
+    WriteValueGrad(d, rows, to, at, s - x.first, dv);
     if (sources.key_per_head) {
-      const V mine =
-          panel.count < kLanes ? hn::IfThenElseZero(hn::FirstN(d, static_cast<size_t>(panel.count)), dk) : dk;
-      const T sum = hn::GetLane(hn::SumOfLanes(d, mine));
+      const T sum = SumOfChannels(d, dk, at);
       const bool first_of_head = panel.begin % (shape.channels / shape.heads) == 0;
       *key_sum = first_of_head ? sum : *key_sum + sum;
       if (!panel.last_of_head) return;
       dk = hn::Set(d, *key_sum);
     }
-    const int64_t count = sources.key_count(panel);
-    if (p.grad_final_state.ring_key != nullptr) {
-      dk = hn::Add(dk, LoadSome(d, p.grad_final_state.ring_key + ring * shape.key_channels + channel, count));
-    }
-    if (HWY_UNLIKELY(masked)) dk = hn::Zero(d);
-    if (!in_ring) {
-      StoreSome(dk, d, p.grad_k.data + x.batch * p.grad_k.batch_stride + row * p.grad_k.time_stride + channel, count);
-    } else if (p.grad_initial_state.ring_key != nullptr) {
-      StoreSome(dk, d, p.grad_initial_state.ring_key + ring * shape.key_channels + channel, count);
-    }
+    WriteKeyGrad(d, rows, to, at, s - x.first, dk);
+  }
+
+  SourceGradRows<E> gradient_rows(const Sequence& x) const {
+    SourceGradRows<E> r;
+    r.k = p.grad_k.data + x.batch * p.grad_k.batch_stride + x.token * p.grad_k.time_stride;
+    r.v = p.grad_v.data + x.batch * p.grad_v.batch_stride + x.token * p.grad_v.time_stride;
+    r.k_stride = p.grad_k.time_stride;
+    r.v_stride = p.grad_v.time_stride;
+    r.ring_begin = x.targets - shape.capacity;  // the ring holds every source
+    const auto ring = [&](auto* data, int64_t channels) {
+      return data == nullptr ? nullptr : data + x.batch * shape.capacity * channels;
+    };
+    r.final_ring_k = ring(p.grad_final_state.ring_key, shape.key_channels);
+    r.final_ring_v = ring(p.grad_final_state.ring_value, shape.channels);
+    r.initial_ring_k = ring(p.grad_initial_state.ring_key, shape.key_channels);
+    r.initial_ring_v = ring(p.grad_initial_state.ring_value, shape.channels);
+    return r;
   }
 
   // To a sum and its error, [2 vectors].
@@ -284,8 +278,7 @@ class SourceGradient {
       return;
     const auto [low, high] = entries.rows_of(*c.x, chunk);
     for (int64_t t = low; t < high; ++t) {
-      V unused;
-      const Target at = entries.target(*c.x, panels[c.panel], t, unused);
+      const Target at = entries.target(*c.x, panels[c.panel], t);
       if (hn::AllFalse(d, at.redone)) continue;
       const int64_t seen = std::min(c.count, shape.causal ? t + 1 - begin : c.count);
       tiles.exact_row(t, begin, begin + seen, exact);

@@ -69,7 +69,7 @@ void StepTask(const FullStep<E>& p, const std::vector<Panel>& panels, int64_t b,
     std::copy_n(lanes, c.count, p.state.ring_value + slot * shape.channels + c.begin);
     if (sources.key_per_head && c.begin % (shape.channels / shape.heads) != 0) continue;
     hn::Store(sources.key(x, c, position), d, lanes);
-    std::copy_n(lanes, sources.key_count(c), p.state.ring_key + slot * shape.key_channels + sources.key_channel(c));
+    std::copy_n(lanes, sources.at(c).key_count(), p.state.ring_key + slot * shape.key_channels + sources.at(c).key);
   }
 }
 

@@ -10,13 +10,12 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include "aft/ops/full.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
-#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
+#include "ops/common/sources-inl.h"
 #include "ops/full/dense-inl.h"
 #include "ops/full/plan.h"
 #include "ops/full/tile-inl.h"
@@ -69,7 +68,7 @@ struct ExponentRange {
   V most0, most1, least0, least1;
 };
 
-// Keys and values of the sources, wherever they lie.
+// Keys and values of the sources by absolute position, wherever they lie.
 template <class D, typename E>
 class Sources {
  public:
@@ -77,47 +76,41 @@ class Sources {
   using V = hn::Vec<D>;
   static constexpr int64_t kLanes = hn::MaxLanes(D());
 
-  explicit Sources(const FullInputs<E>& in)
-      : shape(in.shape),
-        k(in.k),
-        v(in.v),
-        mask(in.key_mask),
-        ring_key(in.initial_state.ring_key),
-        ring_value(in.initial_state.ring_value),
-        key_per_head(in.shape.key_channels != in.shape.channels) {}
+  explicit Sources(const FullInputs<E>& inputs)
+      : key_per_head(inputs.shape.key_channels != inputs.shape.channels), in(inputs) {}
 
-  int64_t key_channel(const Panel& c) const { return key_per_head ? c.head : c.begin; }
-  int64_t key_count(const Panel& c) const { return key_per_head ? 1 : c.count; }
-
-  bool masked(const Sequence& x, int64_t s) const {
-    return HWY_UNLIKELY(mask.data != nullptr) && s >= x.first &&
-           !mask.data[x.batch * mask.batch_stride + x.token + s - x.first];
+  // Of a sequence, whose first target's source is source 0.
+  SourceRows<E> rows(const Sequence& x) const {
+    SourceRows<E> r;
+    r.k = in.k.data + x.batch * in.k.batch_stride + x.token * in.k.time_stride;
+    r.v = in.v.data + x.batch * in.v.batch_stride + x.token * in.v.time_stride;
+    r.k_stride = in.k.time_stride;
+    r.v_stride = in.v.time_stride;
+    if (in.key_mask.data != nullptr) r.mask = in.key_mask.data + x.batch * in.key_mask.batch_stride + x.token;
+    r.position = x.first;
+    r.capacity = in.shape.capacity;
+    r.ring_k_stride = in.shape.key_channels;
+    r.ring_v_stride = in.shape.channels;
+    if (x.first > 0) {
+      r.ring_k = in.initial_state.ring_key + x.batch * r.capacity * r.ring_k_stride;
+      r.ring_v = in.initial_state.ring_value + x.batch * r.capacity * r.ring_v_stride;
+    }
+    return r;
   }
+  ChannelVector at(const Panel& c) const { return {c.begin, c.count, key_per_head ? c.head : c.begin, key_per_head}; }
 
   HWY_INLINE V key(const Sequence& x, const Panel& c, int64_t s) const {
-    V key;
-    if (s < x.first) {
-      key = LoadSome(d, ring_key + (x.batch * shape.capacity + s) * shape.key_channels + key_channel(c), key_count(c));
-    } else {
-      const int64_t row = x.token + s - x.first;
-      if (masked(x, s)) return hn::Set(d, -std::numeric_limits<T>::infinity());
-      key = LoadSome(d, k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c), key_count(c));
-    }
-    return key_per_head ? hn::Set(d, hn::GetLane(key)) : key;
+    return SourceKey(d, rows(x), at(c), s - x.first);
   }
-
   HWY_INLINE V value(const Sequence& x, const Panel& c, int64_t s) const {
-    if (s < x.first) {
-      return LoadSome(d, ring_value + (x.batch * shape.capacity + s) * shape.channels + c.begin, c.count);
-    }
-    return LoadSome(d, v.data + x.batch * v.batch_stride + (x.token + s - x.first) * v.time_stride + c.begin, c.count);
+    return SourceValue(d, rows(x), at(c), s - x.first);
   }
 
   HWY_INLINE void prefetch(const Sequence& x, const Panel& c, int64_t s) const {
     if (s < x.first || s >= x.end()) return;
-    const int64_t row = x.token + s - x.first;
-    hwy::Prefetch(k.data + x.batch * k.batch_stride + row * k.time_stride + key_channel(c));
-    hwy::Prefetch(v.data + x.batch * v.batch_stride + row * v.time_stride + c.begin);
+    const SourceRows<E> r = rows(x);
+    hwy::Prefetch(r.k + (s - x.first) * r.k_stride + at(c).key);
+    hwy::Prefetch(r.v + (s - x.first) * r.v_stride + c.begin);
   }
 
   HWY_INLINE Entry<D> entry(const Sequence& x, const Panel& c, int64_t s) const {
@@ -148,12 +141,10 @@ class Sources {
   }
 
   D d;
-  const FullShape& shape;
-  Rows<const E> k, v;
-  KeyMask mask;
-  const T* ring_key;
-  const T* ring_value;
-  bool key_per_head;
+  const bool key_per_head;
+
+ private:
+  const FullInputs<E>& in;
 };
 
 // One pair more of a row's sums, whatever its exponent.

@@ -293,8 +293,7 @@ class WeightGradient {
       const Panel& c = panels[panel];
       const auto real = hn::FirstN(d, static_cast<size_t>(c.count));
       for (int64_t t = low; t < high; ++t) {
-        V unused;
-        const Target at = entries.target(*g.x, c, t, unused);
+        const Target at = entries.target(*g.x, c, t);
         const auto wanted = hn::And(real, hn::Or(at.redone, apart));
         if (hn::AllFalse(d, wanted)) continue;
         const int64_t sees = std::min({count, g.x->sources - begin, shape.causal ? t + 1 - begin : count});

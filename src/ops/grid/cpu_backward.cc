@@ -84,19 +84,13 @@ class BackwardTask {
   int64_t heads() const { return (task.end - task.begin) / (p.in.shape.channels / p.in.shape.heads); }
   int64_t kernel_row() const { return (2 * Panel<D, E>::kPad + panel.reach.columns()) * lanes; }
 
-  // a = g gate / D, b = a (N/D less the centre), and dq; for D and N under any common scale. 0 where nothing was seen.
-  struct TargetGrad {
-    V a, b, query;
-  };
-  HWY_INLINE TargetGrad target_grad(int64_t b, int64_t t, int64_t j, V to_g, V den, V num) const {
+  // For D and N under any common scale; N/D less the centre in b.
+  HWY_INLINE TargetGrad<V> target_grad(int64_t b, int64_t t, int64_t j, V to_g, V den, V num) const {
     const V g = panel.load(p.grad_y, b, t, j);
     const V query = gated ? panel.load(p.in.q, b, t, j) : hn::Zero(d);
-    const GateSlope<V> gate = EvaluateGate(d, p.in.shape.gate, query);
-    const auto empty = hn::Eq(den, hn::Zero(d));
-    const V ratio = hn::IfThenZeroElse(empty, hn::Div(num, den));
-    const V whole_ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Add(ratio, panel.centre), panel.from_x));
-    const V a = hn::IfThenZeroElse(empty, TimesGate(gate, hn::Mul(g, to_g), den));
-    return {a, hn::Mul(a, ratio), hn::IfThenZeroElse(empty, hn::Mul(hn::Mul(g, whole_ratio), gate.slope))};
+    const V ratio = hn::Div(num, den);
+    return GradOfTarget(d, EvaluateGate(d, p.in.shape.gate, query), den, hn::Mul(g, to_g), ratio, g,
+                        hn::Mul(hn::Add(ratio, panel.centre), panel.from_x));
   }
 
   HWY_INLINE void write_query(int64_t b, int64_t t, int64_t j, V dq) const {
@@ -148,7 +142,7 @@ class BackwardTask {
     };
     panel.for_each_sum(panel.sources, panel.weights(j), j, before, [&](int64_t t, V den, V num) {
       failed = hn::Or(failed, panel.failed(den));
-      const TargetGrad grad = target_grad(b, t, j, to_g, den, num);
+      const TargetGrad<V> grad = target_grad(b, t, j, to_g, den, num);
       hn::Store(grad.a, d, targets + t * 2 * lanes);
       hn::Store(grad.b, d, targets + t * 2 * lanes + lanes);
       write_query(b, t, j, grad.query);
@@ -274,7 +268,7 @@ class BackwardTask {
   HWY_NOINLINE void exact_image(int64_t b, int64_t j, const Scale& scale) {
     for (int64_t t = 0; t < panel.time; ++t) {
       const ExactRow<V> row = panel.exact_row(b, j, t);
-      const TargetGrad grad = target_grad(b, t, j, scale.to_g, row.den, row.num);
+      const TargetGrad<V> grad = target_grad(b, t, j, scale.to_g, row.den, row.num);
       const V den_exponent = ExponentOf(d, row.den);
       const V normal = Pow2(d, den_exponent);
       const auto empty = hn::Eq(row.den, hn::Zero(d));

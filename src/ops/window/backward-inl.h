@@ -23,12 +23,6 @@
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::window::HWY_NAMESPACE {
 
-// With a[t] = gy gate / D and b[t] = a N/D, what a target leaves for its sources; and what it asks of its query.
-template <class V>
-struct TargetGrad {
-  V a, b, grad_q;
-};
-
 template <class D, typename E>
 class BackwardTask {
  public:
@@ -45,21 +39,31 @@ class BackwardTask {
     gy = first_row(p.grad_y, one) + task.begin;
     key_per_head = shape.key_channels != shape.channels;
     key_begin = key_per_head ? task.head : task.begin;
-    grad_k = first_row(p.grad_k, one) + key_begin;
-    grad_v = first_row(p.grad_v, one) + task.begin;
     width = task.end - task.begin;
     lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (width + lanes - 1) / lanes;
     chunk = chunk_rows(shape);
     const int64_t tokens = token_count(p.in.shape);
     streams_q = grad_q != nullptr && streams_past_caches(shape, tokens, grad_q, p.grad_q.time_stride, width);
-    streams_k = !key_per_head && streams_past_caches(shape, tokens, grad_k, p.grad_k.time_stride, width);
-    streams_v = streams_past_caches(shape, tokens, grad_v, p.grad_v.time_stride, width);
+    grads.k = first_row(p.grad_k, one) + key_begin;
+    grads.v = first_row(p.grad_v, one) + task.begin;
+    grads.k_stride = p.grad_k.time_stride;
+    grads.v_stride = p.grad_v.time_stride;
+    grads.streams_k = !key_per_head && streams_past_caches(shape, tokens, grads.k, grads.k_stride, width);
+    grads.streams_v = streams_past_caches(shape, tokens, grads.v, grads.v_stride, width);
+    grads.ring_begin = shape.time - shape.left;
+    const auto ring = [&](auto* data, int64_t channels, int64_t begin) {
+      return data == nullptr ? nullptr : data + one.index * shape.left * channels + begin;
+    };
+    grads.final_ring_k = ring(p.grad_final_state.ring_key, shape.key_channels, key_begin);
+    grads.final_ring_v = ring(p.grad_final_state.ring_value, shape.channels, task.begin);
+    grads.initial_ring_k = ring(p.grad_initial_state.ring_key, shape.key_channels, key_begin);
+    grads.initial_ring_v = ring(p.grad_initial_state.ring_value, shape.channels, task.begin);
     has_final = p.grad_final_state.num != nullptr || p.grad_final_state.den != nullptr;
   }
 
   void flush() const {
-    if (streams_q || streams_k || streams_v) hwy::FlushStream();
+    if (streams_q || grads.streams_k || grads.streams_v) hwy::FlushStream();
   }
 
   const WindowBackward<E>& p;
@@ -68,13 +72,12 @@ class BackwardTask {
   const E* q = nullptr;
   E* grad_q = nullptr;
   const E* gy = nullptr;
-  E* grad_k = nullptr;
-  E* grad_v = nullptr;
+  SourceGradRows<E> grads;
   bool key_per_head = false;
   int64_t key_begin = 0;
   D d;
   int64_t width = 0, lanes = 0, vectors = 0, chunk = 0;
-  bool streams_q = false, streams_k = false, streams_v = false;
+  bool streams_q = false;
   bool has_final = false;  // the final sums have a gradient
 
   int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
@@ -85,11 +88,8 @@ class BackwardTask {
     const int64_t at = j * lanes;
     const V g = LoadSome(d, gy + t * p.grad_y.time_stride + at, count(j));
     const V query = grad_q == nullptr ? hn::Zero(d) : LoadSome(d, q + t * p.in.q.time_stride + at, count(j));
-    const GateSlope<V> gate = EvaluateGate(d, shape.gate, query);
-    const auto empty = hn::Eq(den, hn::Zero(d));
-    const V ratio = hn::IfThenZeroElse(empty, hn::Mul(hn::Div(num, den), value_scale));
-    const V a = hn::IfThenZeroElse(empty, TimesGate(gate, g, den));
-    return {a, hn::Mul(a, ratio), hn::IfThenZeroElse(empty, hn::Mul(hn::Mul(g, ratio), gate.slope))};
+    const V ratio = hn::Mul(hn::Div(num, den), value_scale);
+    return GradOfTarget(d, EvaluateGate(d, shape.gate, query), den, g, ratio, g, ratio);
   }
 
   HWY_INLINE void write_query(int64_t t, int64_t j, V dq) const {
@@ -130,46 +130,22 @@ class BackwardTask {
   // dv = k a, dk = k (v a - b), plus the gradient of the final state's ring, which is a copy. A key that serves its
   // whole head gathers dk in key_sum; write_key writes it.
   HWY_INLINE void write_source(const Channels<D, E>& s, int64_t j, int64_t source, V k, V a, V b, T& key_sum) const {
-    const int64_t n = count(j);
     const V key = s.source_key(source, j);
     // A value that no target sees may be infinite.
     const V value = hn::IfThenZeroElse(hn::Eq(a, hn::Zero(d)), MaskAbsent(d, key, s.source_value(source, j)));
-    V dv = hn::Mul(k, a);
+    const V dv = hn::Mul(k, a);
     const V dk = hn::Mul(k, hn::MulSub(value, a, b));
-    const bool in_ring = source >= shape.time - shape.left;
-    if (in_ring && p.grad_final_state.ring_value != nullptr) {
-      const int64_t row = (task.sequence.index * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
-      dv = hn::Add(dv, s.load_value(p.grad_final_state.ring_value + row, j));
-    }
-    if (HWY_UNLIKELY(s.sources.masked(source))) dv = hn::Zero(d);
-    const int64_t at = j * lanes;
-    if (source >= 0) {
-      StoreOut(dv, d, grad_v + source * p.grad_v.time_stride + at, n, streams_v);
-    } else if (p.grad_initial_state.ring_value != nullptr) {
-      const int64_t row = (task.sequence.index * shape.left + s.sources.slot(source)) * shape.channels + task.begin;
-      StoreSome(dv, d, p.grad_initial_state.ring_value + row + at, n);
-    }
+    WriteValueGrad(d, s.sources, grads, s.at(j), source, dv);
     if (key_per_head) {
-      key_sum += hn::GetLane(hn::SumOfLanes(d, dk));
+      key_sum += SumOfChannels(d, dk, s.at(j));
     } else {
-      write_key(s, source, at, dk, n);
+      WriteKeyGrad(d, s.sources, grads, s.at(j), source, dk);
     }
   }
 
-  HWY_INLINE void write_key(const Channels<D, E>& s, int64_t source, int64_t at, V dk, int64_t n) const {
-    const int64_t row =
-        shape.left == 0
-            ? 0
-            : (task.sequence.index * shape.left + s.sources.slot(source)) * shape.key_channels + key_begin + at;
-    if (source >= shape.time - shape.left && p.grad_final_state.ring_key != nullptr) {
-      dk = hn::Add(dk, LoadSome(d, p.grad_final_state.ring_key + row, n));
-    }
-    if (HWY_UNLIKELY(s.sources.masked(source))) dk = hn::Zero(d);
-    if (source >= 0) {
-      StoreOut(dk, d, grad_k + source * p.grad_k.time_stride + at, n, streams_k);
-    } else if (p.grad_initial_state.ring_key != nullptr) {
-      StoreSome(dk, d, p.grad_initial_state.ring_key + row, n);
-    }
+  // dk of a head that shares its key.
+  void write_key(const Channels<D, E>& s, int64_t source, T key_sum) const {
+    WriteKeyGrad(d, s.sources, grads, s.at(0), source, hn::Set(d, key_sum));
   }
 
   // The gradient of the initial sums. den_sum gathers the den of a head whose channels share their key; complete with

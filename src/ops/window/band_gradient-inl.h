@@ -96,7 +96,7 @@ class BandGradient {
           hn::Store(used ? hn::Load(d, from + lanes) : hn::Zero(d), d, to + lanes);
         }
       }
-      const int64_t low = std::max(s.sources.first, tb - of.shape.left);
+      const int64_t low = std::max(s.first_source, tb - of.shape.left);
       const int64_t high = std::min(of.shape.time, tb + count + of.shape.right);
       for (int64_t source = low; source < high; source += kRows) add_pairs(of, s, tb, count, begin, source, high);
       for (int64_t j = of.first; j < of.last; ++j) {
@@ -162,7 +162,7 @@ class BandGradient {
       const V a = hn::Load(d, from);
       const V b = hn::Load(d, from + lanes);
       const V exponent = hn::Sub(hn::Load(d, from + 2 * lanes), hn::Set(d, s.weights.exponent[t - begin]));
-      const int64_t low = std::max(s.sources.first, t - of.shape.left);
+      const int64_t low = std::max(s.first_source, t - of.shape.left);
       const int64_t high = std::min(of.shape.time, t + 1 + of.shape.right);
       for (int64_t source = low; source < high; ++source) {
         const int64_t at = source - t + of.shape.left;

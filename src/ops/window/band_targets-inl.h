@@ -75,7 +75,7 @@ class BandTargets : public BackwardTask<D, E> {
     hn::Store(hn::Mul(grad.a, normal), d, to);
     hn::Store(hn::Mul(grad.b, normal), d, to + lanes);
     hn::Store(hn::IfThenElse(empty, hn::Set(d, kExponentFloor<T>), exponent), d, to + 2 * lanes);
-    if (writes_query) Base::write_query(t, j, grad.grad_q);
+    if (writes_query) Base::write_query(t, j, grad.query);
   }
 
   // The virtual target at T: what the gradient of the final sums, whose maximum is `max`, asks of every source before

@@ -15,9 +15,9 @@
 #include "aft/ops/window.h"
 #include "hwy/cache_control.h"
 #include "hwy/highway.h"
-#include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
+#include "ops/common/sources-inl.h"
 #include "ops/window/plan.h"
 #include "ops/window/room.h"
 
@@ -26,23 +26,6 @@ namespace aft::ops::window::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace ops::HWY_NAMESPACE;  // what the families share
-
-// Keys and values of one sequence: source s in [first, T), local indices; s < 0 lie in the ring of the state.
-template <typename E>
-struct Sources {
-  const E* k = nullptr;  // of source 0, at the first key channel of the task
-  const E* v = nullptr;  // of source 0, at the first channel
-  int64_t k_stride = 0, v_stride = 0;
-  const bool* mask = nullptr;  // of source 0; null: all are seen
-  const Accumulate<E>* ring_k = nullptr;
-  const Accumulate<E>* ring_v = nullptr;
-  int64_t ring_k_stride = 0, ring_v_stride = 0;
-  int64_t left = 0, position = 0;
-  int64_t first = 0;
-
-  int64_t slot(int64_t s) const { return (position + s) % left; }
-  bool masked(int64_t s) const { return mask != nullptr && s >= 0 && !mask[s]; }
-};
 
 // What a row comes to in one vector of channels: D = den 2^exponent, N = num 2^exponent value_scale.
 template <class V>
@@ -63,8 +46,9 @@ class Channels {
   int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
   WindowShape shape;  // of the sequence alone
   WindowTask task;
-  Sources<E> sources;
-  const T* band = nullptr;  // row of position 0 (local t = 0) of the head
+  SourceRows<E> sources;
+  int64_t first_source = 0;  // sources [first_source, T) are read one by one, those below 0 from the ring
+  const T* band = nullptr;   // row of position 0 (local t = 0) of the head
   int64_t band_stride = 0;
   int64_t span = 0;  // J, columns of the band
   bool key_per_head = false;
@@ -93,11 +77,11 @@ class Channels {
     const KeyMask& mask = in.key_mask;
     if (mask.data != nullptr) sources.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
     const State<const T>& state = in.initial_state;
-    sources.left = s.left;
+    sources.capacity = s.left;
     if (state.position != nullptr) {
       const int64_t b = t.sequence.index;
       sources.position = state.position[b];
-      sources.first = -std::min(sources.position, s.left);
+      first_source = -std::min(sources.position, s.left);
       sources.ring_k = state.ring_key + b * s.left * s.key_channels + key_begin;
       sources.ring_v = state.ring_value + b * s.left * s.channels + t.begin;
       sources.ring_k_stride = s.key_channels;
@@ -113,30 +97,23 @@ class Channels {
 
   int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
 
+  // Vector j, counted from the task's first channel.
+  ChannelVector at(int64_t j) const { return {j * lanes, count(j), key_per_head ? 0 : j * lanes, key_per_head}; }
+
   template <typename X>
   V load_key(const X* row, int64_t j) const {
-    return key_per_head ? LoadBroadcast(d, row) : LoadSome(d, row + j * lanes, count(j));
+    return LoadKey(d, row, at(j));
   }
   template <typename X>
   V load_value(const X* row, int64_t j) const {
     return LoadSome(d, row + j * lanes, count(j));
   }
   // A source of this call, s >= 0.
-  V own_key(int64_t s, int64_t j) const {
-    if (HWY_UNLIKELY(sources.mask != nullptr) && !sources.mask[s]) {
-      return hn::Set(d, -std::numeric_limits<T>::infinity());
-    }
-    return load_key(sources.k + s * sources.k_stride, j);
-  }
-  V own_value(int64_t s, int64_t j) const { return load_value(sources.v + s * sources.v_stride, j); }
+  V own_key(int64_t s, int64_t j) const { return OwnKey(d, sources, at(j), s); }
+  V own_value(int64_t s, int64_t j) const { return OwnValue(d, sources, at(j), s); }
   // Any source.
-  V source_key(int64_t s, int64_t j) const {
-    return HWY_LIKELY(s >= 0) ? own_key(s, j) : load_key(sources.ring_k + sources.slot(s) * sources.ring_k_stride, j);
-  }
-  V source_value(int64_t s, int64_t j) const {
-    return HWY_LIKELY(s >= 0) ? own_value(s, j)
-                              : load_value(sources.ring_v + sources.slot(s) * sources.ring_v_stride, j);
-  }
+  V source_key(int64_t s, int64_t j) const { return SourceKey(d, sources, at(j), s); }
+  V source_value(int64_t s, int64_t j) const { return SourceValue(d, sources, at(j), s); }
 
   // Source s as the ring of a state keeps it. Where that is the ring it lies in, it lies in the same slot already.
   void write_ring(int64_t s, const State<T>& state) const {
@@ -212,7 +189,7 @@ class Channels {
   HWY_NOINLINE RowSums<V> exact_row(int64_t j, int64_t tb, int64_t r, const RunningSum<V>& outside,
                                     const RunningSum<V>* later) const {
     const int64_t t = tb + r;
-    const int64_t begin = std::max(sources.first, tb - shape.left);
+    const int64_t begin = std::max(first_source, tb - shape.left);
     const int64_t end = shape.causal ? t + 1 : std::min(shape.time, tb + kRows + shape.right);
     exact_weights(t, begin, end);
     return exact_sums(j, begin, end, outside, later);

@@ -214,14 +214,15 @@ class BackwardBand : BandTargets<D, E> {
       follower->prefetch_rows(j - first, sb - follower_rows);
     }
     if (sb < kRows) return;
-    if (!Base::streams_v) s.prefetch_to_write(Base::grad_v, p.grad_v.time_stride, j, sb - kRows);
-    if (!Base::streams_k && !key_per_head) s.prefetch_to_write(Base::grad_k, p.grad_k.time_stride, j, sb - kRows);
+    if (!Base::grads.streams_v) s.prefetch_to_write(Base::grads.v, p.grad_v.time_stride, j, sb - kRows);
+    if (!Base::grads.streams_k && !key_per_head)
+      s.prefetch_to_write(Base::grads.k, p.grad_k.time_stride, j, sb - kRows);
   }
 
   // Phase 1: the forward of the chunk's rows, from the sums at its start.
   void recompute(Stripe<D, E>& s, int64_t index, int64_t begin, int64_t end, bool writes_query) {
     for (int64_t j = first; j < last; ++j) {
-      const int64_t from = std::max(s.sources.first, begin - reach);
+      const int64_t from = std::max(s.first_source, begin - reach);
       if (shape.causal) {
         s.keep_from = from;
         s.start_scale(j, s.load_sums(s.sums + j * kSumParts * lanes));
@@ -291,14 +292,14 @@ class BackwardBand : BandTargets<D, E> {
         const Beyond later_sums = scale_beyond(after, m);
         const Beyond earlier_sums = scale_beyond(sooner, m);
         for (int64_t r = 0; r < rows; ++r) {
-          if (sb + r < s.sources.first) continue;
+          if (sb + r < s.first_source) continue;
           const V a = hn::Add(hn::Add(sum_a[r], later_sums.a), earlier_sums.a);
           const V b = hn::Add(hn::Add(sum_b[r], later_sums.b), earlier_sums.b);
           Base::write_source(s, j, sb + r, hn::Load(d, s.slot(j, sb + r)), a, b, key_sum(r));
         }
       } else {
         for (int64_t r = 0; r < rows; ++r) {
-          if (sb + r >= s.sources.first) exact_source(s, j, sb + r, begin, low, high, after, sooner, key_sum(r));
+          if (sb + r >= s.first_source) exact_source(s, j, sb + r, begin, low, high, after, sooner, key_sum(r));
         }
       }
     }
@@ -378,14 +379,14 @@ class BackwardBand : BandTargets<D, E> {
   // dk where a head shares its key, once all its channels are in; with the first chunk also of the ring's sources.
   void write_keys(const Stripe<D, E>& s) const {
     const bool ring_too = first_source == 0 && p.in.initial_state.position != nullptr;
-    for (int64_t source = ring_too ? s.sources.first : first_source; source < last_source; ++source) {
-      Base::write_key(s, source, 0, hn::Set(d, key_sums[source - first_source + reach]), 1);
+    for (int64_t source = ring_too ? s.first_source : first_source; source < last_source; ++source) {
+      Base::write_key(s, source, key_sums[source - first_source + reach]);
     }
   }
 
   // Gradient of the initial state: its ring are sources before 0, its sums are seen by every target.
   void initial_gradient(Stripe<D, E>& s) {
-    for (int64_t sb = -kRows; sb + kRows > s.sources.first; sb -= kRows) source_block(s, sb, kRows, 0);
+    for (int64_t sb = -kRows; sb + kRows > s.first_source; sb -= kRows) source_block(s, sb, kRows, 0);
     for (int64_t j = first; j < last; ++j) {
       RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
       for (int64_t t = later_from - 1; t >= 0; --t) add_target(sum, j, t, s.weights.exponent[t]);
@@ -404,7 +405,7 @@ class BackwardBand : BandTargets<D, E> {
     if (p.in.initial_state.position == nullptr) return;
     std::fill_n(key_sums, reach, T(0));
     for (int64_t j = 0; j < vectors; ++j) {
-      for (int64_t source = s.sources.first; source < 0; ++source) {
+      for (int64_t source = s.first_source; source < 0; ++source) {
         T zero = 0;
         Base::write_source(s, j, source, hn::Zero(d), hn::Zero(d), hn::Zero(d), zero);
       }

@@ -71,7 +71,7 @@ class BackwardSimple : BackwardTask<D, E> {
           s.store_sums(sum, later + j * kSumParts * lanes);
           Base::write_source(s, j, t, hn::Load(d, row), sum.num, sum.den, key_per_head ? keys[t - begin] : unused);
         }
-        if (key_per_head) Base::write_key(s, t, 0, hn::Set(d, keys[t - begin]), 1);
+        if (key_per_head) Base::write_key(s, t, keys[t - begin]);
       }
     }
     if (p.in.initial_state.position == nullptr) return;
@@ -97,7 +97,7 @@ class BackwardSimple : BackwardTask<D, E> {
     hn::Store(grad.a, d, row + lanes);
     hn::Store(grad.b, d, row + 2 * lanes);
     hn::Store(hn::Neg(sum.max), d, row + 3 * lanes);
-    Base::write_query(t, j, grad.grad_q);
+    Base::write_query(t, j, grad.query);
   }
 
   // The sums over later targets begin with what the gradient of the final sums asks.
@@ -130,7 +130,7 @@ class BackwardSimple : BackwardTask<D, E> {
       const V one = hn::Set(d, T(1));
       for (int64_t t = 0; t < shape.time; ++t) {
         const TargetGrad<V> grad = Base::target_grad(t, j, sum.den, sum.num, one);
-        Base::write_query(t, j, grad.grad_q);
+        Base::write_query(t, j, grad.query);
         AddCompensated(grad.a, one, targets.num, targets.num_low);
         AddCompensated(grad.b, one, targets.den, targets.den_low);
       }
@@ -141,7 +141,7 @@ class BackwardSimple : BackwardTask<D, E> {
         Base::write_source(s, j, t, k, targets.num, targets.den, key_per_head ? keys[t] : unused);
       }
     }
-    for (int64_t t = 0; key_per_head && t < shape.time; ++t) Base::write_key(s, t, 0, hn::Set(d, keys[t]), 1);
+    for (int64_t t = 0; key_per_head && t < shape.time; ++t) Base::write_key(s, t, keys[t]);
   }
 };
 

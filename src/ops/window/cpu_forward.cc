@@ -174,7 +174,7 @@ class ForwardTask {
       const RunningSum<V> sum = s.initial_sums(p.in.initial_state, j);
       s.store_sums(sum, s.sums + j * kSumParts * s.lanes);
       s.start_scale(j, sum);
-      s.preload(j, s.sources.first, 0);
+      s.preload(j, s.first_source, 0);
     }
   }
 
@@ -260,7 +260,7 @@ class ForwardTask {
       StoreSome(max, d, out.max + key_row + j * s.lanes, n);
       StoreSome(sum.den, d, out.den + key_row + j * s.lanes, n);
     }
-    for (int64_t source = std::max(s.sources.first, shape.time - shape.left); source < shape.time; ++source) {
+    for (int64_t source = std::max(s.first_source, shape.time - shape.left); source < shape.time; ++source) {
       s.write_ring(source, out);
     }
   }

@@ -36,7 +36,7 @@ void Step(const WindowStep<E>& p, const WindowTask& task) {
   const Channels<D, E> s(shape, task, p.in, scratch);
   const E* q = shape.gate == Gate::kNone ? nullptr : first_row(p.in.q, task.sequence) + task.begin;
   E* y = first_row(p.y, task.sequence) + task.begin;
-  const int64_t first = s.sources.first;
+  const int64_t first = s.first_source;
   const int64_t leaving = -shape.left;  // joins the running sums, if it exists
   const int64_t key_row = task.sequence.index * shape.key_channels + s.key_begin;
   if (shape.has_band) s.exact_weights(0, first, 1);

@@ -58,9 +58,9 @@ class Stripe : public Channels<D, E> {
   using Base = Channels<D, E>;
 
  public:
-  using Base::band, Base::band_stride, Base::d, Base::initial_sums, Base::lanes, Base::load_sums, Base::own_key,
-      Base::own_value, Base::shape, Base::source_key, Base::source_value, Base::sources, Base::span, Base::store_sums,
-      Base::sums, Base::vectors;
+  using Base::band, Base::band_stride, Base::d, Base::first_source, Base::initial_sums, Base::lanes, Base::load_sums,
+      Base::own_key, Base::own_value, Base::shape, Base::source_key, Base::source_value, Base::sources, Base::span,
+      Base::store_sums, Base::sums, Base::vectors;
   using typename Base::T;
   using typename Base::V;
 
@@ -131,7 +131,7 @@ class Stripe : public Channels<D, E> {
     for (int64_t t = begin; t < end; ++t) {
       T* to = weights.at(t - begin, 0);
       // Sources that exist: first <= t - left + j < T.
-      const int64_t low = t < shape.time ? std::max<int64_t>(0, sources.first - (t - shape.left)) : span;
+      const int64_t low = t < shape.time ? std::max<int64_t>(0, first_source - (t - shape.left)) : span;
       const int64_t high = std::max(low, std::min(span, shape.time - (t - shape.left)));
       const bool whole = low == 0 && high == span;
       if (whole && repeats) {
@@ -292,7 +292,7 @@ class Stripe : public Channels<D, E> {
   template <class Emit>
   void causal_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, const Emit& emit) {
     T* sum_at = sums + j * kSumParts * lanes;
-    const int64_t begin = std::max(sources.first, tb - shape.left);
+    const int64_t begin = std::max(first_source, tb - shape.left);
     HWY_ALIGN T block[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
     if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, tb, kRows) : take_sources<0>(j, tb, rows))) {
       causal_sums(j, tb, begin, prepared, block);
@@ -377,7 +377,7 @@ class Stripe : public Channels<D, E> {
   // 2 ulp at most: the compensation then keeps the whole sum to that.
   HWY_NOINLINE void pass_out(int64_t j, int64_t begin, int64_t rows, T* sum_at) const {
     RunningSum<V> sum = load_sums(sum_at);
-    if (HWY_LIKELY(rows == kRows && begin >= sources.first)) {
+    if (HWY_LIKELY(rows == kRows && begin >= first_source)) {
       const V m = hn::Load(d, scale + j * 2 * lanes);
       const T* x = slot(j, begin);
       const V k0 = hn::Load(d, x), k1 = hn::Load(d, x + 2 * lanes);
@@ -398,7 +398,7 @@ class Stripe : public Channels<D, E> {
         return;
       }
     }
-    for (int64_t s = std::max(begin, sources.first); s < begin + rows; ++s) {
+    for (int64_t s = std::max(begin, first_source); s < begin + rows; ++s) {
       AddSource(d, sum, source_key(s, j), source_value(s, j));
     }
     store_sums(sum, sum_at);
