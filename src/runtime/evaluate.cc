@@ -52,6 +52,17 @@ double window_bits(Session& session, const uint8_t* text, int64_t length, int64_
 
 }  // namespace
 
+int64_t predicted_bytes(int64_t bytes, int64_t context) {
+  return bytes / context * (context - 1) + std::max<int64_t>(0, bytes % context - 1);
+}
+
+int64_t require_predicted_bytes(int64_t bytes, int64_t context) {
+  const int64_t predicted = predicted_bytes(bytes, context);
+  if (predicted > 0) return predicted;
+  throw Error("text: expected at least 2 bytes in a window, so that one is predicted; got " + std::to_string(bytes) +
+              " bytes and a context of " + std::to_string(context));
+}
+
 Evaluation evaluate(const Model& model, std::span<const uint8_t> text, const std::shared_ptr<ThreadPool>& pool,
                     const std::function<void(int64_t)>& progress) {
   const int64_t context = model.config().context;
@@ -60,11 +71,7 @@ Evaluation evaluate(const Model& model, std::span<const uint8_t> text, const std
   result.bytes = static_cast<int64_t>(text.size());
   const int64_t windows = result.bytes / context;
   const int64_t rest = result.bytes % context;
-  result.predicted = windows * (context - 1) + std::max<int64_t>(0, rest - 1);
-  if (result.predicted == 0) {
-    throw Error("text: expected at least 2 bytes in a window, so that one is predicted; got " +
-                std::to_string(result.bytes) + " bytes and a context of " + std::to_string(context));
-  }
+  result.predicted = require_predicted_bytes(result.bytes, context);
   double total = 0;
   int64_t done = 0;
   const auto read = [&](Session& session, int64_t length) {

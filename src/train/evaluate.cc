@@ -5,7 +5,7 @@
 #include <chrono>
 #include <numbers>
 
-#include "aft/error.h"
+#include "aft/runtime/evaluate.h"
 #include "runtime/allowed_cpus.h"
 #include "train/plain_errors.h"
 
@@ -37,20 +37,12 @@ double negative_log_likelihood(ByteLM& model, std::vector<uint8_t> text, int64_t
 
 }  // namespace
 
-int64_t predicted_bytes(int64_t bytes, int64_t context) {
-  return bytes / context * (context - 1) + std::max<int64_t>(0, bytes % context - 1);
-}
-
 std::optional<Evaluation> evaluate(ByteLM& model, const Bytes& text, const std::atomic<bool>* stop) {
   const int64_t bytes = text.size();
   const int64_t context = model->config.context;
   Evaluation result;
   result.bytes = bytes;
-  result.predicted = predicted_bytes(bytes, context);
-  if (result.predicted == 0) {
-    throw Error("text: expected at least 2 bytes in a window, so that one is predicted; got " + std::to_string(bytes) +
-                " bytes and a context of " + std::to_string(context));
-  }
+  result.predicted = runtime::require_predicted_bytes(bytes, context);
   const torch::NoGradGuard no_grad;
   const bool was_training = model->is_training();
   model->eval();

@@ -11,9 +11,6 @@ namespace aft {
 /// evaluate_checkpoint() for a model in memory; leaves it in training mode if it was. Nothing if *stop became true.
 std::optional<Evaluation> evaluate(ByteLM& model, const Bytes& text, const std::atomic<bool>* stop = nullptr);
 
-/// How many bytes of a text evaluate() predicts: all but the first of each window.
-int64_t predicted_bytes(int64_t bytes, int64_t context);
-
 /// The model of the recipe as it is before training: drawn from train.seed, then, if `with_init`, with the weights of
 /// train.init.
 ByteLM make_model(const Recipe& recipe, bool with_init);

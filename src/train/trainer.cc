@@ -7,6 +7,7 @@
 
 #include "aft/error.h"
 #include "aft/models.h"
+#include "aft/runtime/evaluate.h"
 #include "aft/runtime/model_file.h"
 #include "aft/runtime/safetensors.h"
 #include "train/checkpoint.h"
@@ -96,7 +97,7 @@ Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
 }
 
 void Trainer::Run::require_measurable(const Bytes& split, const std::string& name) const {
-  if (split.size() == 0 || predicted_bytes(split.size(), recipe.model.context) > 0) return;
+  if (split.size() == 0 || runtime::predicted_bytes(split.size(), recipe.model.context) > 0) return;
   throw Error((recipe.data.path.empty() ? "data." + name : "data.split") + ": expected " + name +
               " data of at least 2 bytes in a window, so that one is predicted; got " + std::to_string(split.size()) +
               " bytes and model.context = " + std::to_string(recipe.model.context) +

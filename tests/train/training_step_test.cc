@@ -13,6 +13,7 @@
 
 #include "../data/scratch.h"
 #include "aft/error.h"
+#include "aft/runtime/evaluate.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 
@@ -296,12 +297,12 @@ TEST(Evaluate, ATextInWhichNothingIsPredictedIsRefused) {
   recipe.model.window = 0;
   ByteLM short_sighted(recipe.model);
   EXPECT_THROW(evaluate(short_sighted, Bytes(text(100))), Error);
-  EXPECT_EQ(predicted_bytes(0, 24), 0);
-  EXPECT_EQ(predicted_bytes(1, 24), 0);
-  EXPECT_EQ(predicted_bytes(24, 24), 23);
-  EXPECT_EQ(predicted_bytes(25, 24), 23);
-  EXPECT_EQ(predicted_bytes(26, 24), 24);
-  EXPECT_EQ(predicted_bytes(100, 1), 0);
+  EXPECT_EQ(runtime::predicted_bytes(0, 24), 0);
+  EXPECT_EQ(runtime::predicted_bytes(1, 24), 0);
+  EXPECT_EQ(runtime::predicted_bytes(24, 24), 23);
+  EXPECT_EQ(runtime::predicted_bytes(25, 24), 23);
+  EXPECT_EQ(runtime::predicted_bytes(26, 24), 24);
+  EXPECT_EQ(runtime::predicted_bytes(100, 1), 0);
 }
 
 TEST(UseThreads, AsManyAsTheProcessHasCpus) {

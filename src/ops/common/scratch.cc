@@ -33,7 +33,7 @@ struct Block {
 Block allocate(size_t bytes) {
   // In huge pages, where the system has them: with small ones half the time of reading rows far apart goes into finding
   // their pages. What one task takes for itself fits the caches, and threads are many.
-  const size_t page = bytes >= kHugePage / 8 ? kHugePage : kPage;
+  const size_t page = bytes >= kHugePage ? kHugePage : kPage;
   Block block;
   block.bytes = (bytes + page - 1) / page * page;
   block.data.reset(static_cast<std::byte*>(std::aligned_alloc(page, block.bytes)));

@@ -28,21 +28,16 @@ void require_data(const Rows<T>& rows, int64_t elements, const char* name) {
   require(rows.data != nullptr || elements == 0, std::string(name) + ": expected a tensor, got null");
 }
 
-template <typename T>
-void require_data(const PairWeights<const T>& w) {
-  require(w.table != nullptr || (w.u != nullptr && w.v != nullptr),
-          "weights: expected a matrix or both factors, got null");
-}
-
 // Weights for the targets up to `rows` and the sources up to `columns`.
 template <typename T>
 void require_positions(const PairWeights<const T>& w, int64_t rows, int64_t columns) {
   if (rows == 0 || columns == 0) return;
-  require_data(w);
   require(w.rows >= rows, "weights: expected a row for every target up to " + std::to_string(rows) + got(w.rows) +
                               " rows; use a larger table or a shorter sequence");
   require(w.columns >= columns, "weights: expected a column for every source up to " + std::to_string(columns) +
                                     got(w.columns) + " columns; use a larger table or a shorter sequence");
+  require(w.table != nullptr || (w.u != nullptr && w.v != nullptr),
+          "weights: expected a matrix or both factors, got null");
 }
 
 template <typename T>
@@ -50,7 +45,6 @@ void require_weights(const PairWeights<const T>& w, const FullShape& s) {
   require(w.width >= 0, "weights: expected a width of at least 0" + got(w.width));
   require(w.u == nullptr || s.heads == 1 || (w.u_head_stride == 0) == (w.v_head_stride == 0),
           "weights: expected both factors to be shared by all heads or neither, got one of each");
-  require_data(w);
 }
 
 // Gradients of the weights that there are, in their sizes; shared only where the weights are.

@@ -78,14 +78,14 @@ class Channels {
     if (mask.data != nullptr) sources.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
     const State<const T>& state = in.initial_state;
     sources.capacity = s.left;
+    sources.ring_k_stride = s.key_channels;
+    sources.ring_v_stride = s.channels;
     if (state.position != nullptr) {
       const int64_t b = t.sequence.index;
       sources.position = state.position[b];
       first_source = -std::min(sources.position, s.left);
       sources.ring_k = state.ring_key + b * s.left * s.key_channels + key_begin;
       sources.ring_v = state.ring_value + b * s.left * s.channels + t.begin;
-      sources.ring_k_stride = s.key_channels;
-      sources.ring_v_stride = s.channels;
     }
     if (s.has_band && s.time > 0) {
       band = in.band.data + t.head * in.band.head_stride + sources.position * in.band.row_stride;

@@ -82,16 +82,17 @@ void check_inputs(const WindowInputs<E>& in) {
 
 void check_packing(const int64_t* cu_seqlens, const WindowShape& s, int64_t longest) {
   require(cu_seqlens[0] == 0, "cu_seqlens[0]: expected 0" + got(cu_seqlens[0]));
+  int64_t end = 0;
   for (int64_t b = 0; b < s.batch; ++b) {
-    const std::string name = "cu_seqlens[" + std::to_string(b + 1) + "]";
-    require(cu_seqlens[b] <= cu_seqlens[b + 1],
-            name + ": expected at least the one before, " + std::to_string(cu_seqlens[b]) + got(cu_seqlens[b + 1]));
-    require(cu_seqlens[b + 1] - cu_seqlens[b] <= longest,
-            name + ": expected a sequence of at most longest = " + std::to_string(longest) + " tokens" +
-                got(cu_seqlens[b + 1] - cu_seqlens[b]));
+    require(cu_seqlens[b] <= cu_seqlens[b + 1], "cu_seqlens[" + std::to_string(b + 1) +
+                                                    "]: expected at least the one before, " +
+                                                    std::to_string(cu_seqlens[b]) + got(cu_seqlens[b + 1]));
+    end = std::max(end, cu_seqlens[b + 1] - cu_seqlens[b]);
   }
   require(cu_seqlens[s.batch] == s.time, "cu_seqlens[" + std::to_string(s.batch) + "]: expected all " +
                                              std::to_string(s.time) + " tokens" + got(cu_seqlens[s.batch]));
+  require(end <= longest,
+          "cu_seqlens: expected sequences of at most longest = " + std::to_string(longest) + " tokens" + got(end));
 }
 
 }  // namespace
