@@ -40,7 +40,6 @@ class BackwardTask {
     key_per_head = shape.key_channels != shape.channels;
     key_begin = key_per_head ? task.head : task.begin;
     width = task.end - task.begin;
-    lanes = static_cast<int64_t>(hn::Lanes(d));
     vectors = (width + lanes - 1) / lanes;
     chunk = chunk_rows(shape);
     const int64_t tokens = token_count(p.in.shape);
@@ -76,7 +75,8 @@ class BackwardTask {
   bool key_per_head = false;
   int64_t key_begin = 0;
   D d;
-  int64_t width = 0, lanes = 0, vectors = 0, chunk = 0;
+  static constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));
+  int64_t width = 0, vectors = 0, chunk = 0;
   bool streams_q = false;
   bool has_final = false;  // the final sums have a gradient
 

@@ -13,8 +13,9 @@
 
 #include "hwy/highway.h"
 #include "ops/common/scratch.h"
-#include "ops/window/backward.h"
-#include "ops/window/band_targets-inl.h"
+#include "ops/common/vector_view.h"
+#include "ops/window/band_plan.h"
+#include "ops/window/band_task-inl.h"
 #include "ops/window/stripe-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -46,88 +47,85 @@ HWY_INLINE void SumLanesOf4(D d, V v0, V v1, V v2, V v3, T* sums) {
   sums[3] = hn::GetLane(hn::SumOfLanes(d, v3));
 }
 
-// Summed over the channels of a panel; panels are added up by the caller.
+// Of one chunk, panel by panel: each is summed over its channels; the panels are added up by the caller.
 template <class D, typename E>
 class BandGradient {
-  using Targets = BandTargets<D, E>;
-  using T = typename Targets::T;
-  using V = typename Targets::V;
+  using T = hn::TFromD<D>;
+  using V = hn::Vec<D>;
+  static constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));
 
  public:
-  BandGradient(const BandPart<T>& band_part, bool one_row) : part(band_part), shares_row(one_row) {}
+  // Adds to `sums`.
+  BandGradient(const BandChunk<D, E>& chunk, const BandSums<T>& sums, Scratch& scratch)
+      : of(chunk),
+        out(sums),
+        rows(of.task.panel_vectors, kRows, scratch),
+        chunk_row(scratch.take<T>(sums.shares_row ? sums.span : 0)) {}
 
-  bool wanted() const { return part.sums != nullptr; }
-
-  static size_t bytes(const Targets& of) {
-    return Room::padded<T>(of.panel_vectors * kRows * 2 * of.lanes) +
-           Room::padded<T>(of.shape.left + 1 + of.shape.right);
-  }
-  void take(const Targets& of, Room& scratch) {
-    rows = scratch.take<T>(of.panel_vectors * kRows * 2 * of.lanes);
-    chunk_sums = scratch.take<T>(of.shape.left + 1 + of.shape.right);
-  }
-
-  // dw of the chunk [begin, end), for the panel at hand.
-  void add_chunk(const Targets& of, const Stripe<D, E>& s, int64_t begin, int64_t end) const {
-    if (shares_row) std::fill_n(chunk_sums, s.weights.span, T(0));
-    add_targets(of, s, begin, end);
-    if (shares_row) add_chunk_sums(of, s.weights.span);
+  // dw of the chunk's targets, summed over the channels of the panel.
+  void add(Range panel) {
+    rows.first_row = panel.begin;
+    const int64_t index = panel.begin / of.task.panel_vectors;
+    if (!out.shares_row) {
+      add_targets(panel, index);
+      return;
+    }
+    // Chunk by chunk: one long sum over all positions would lose more to rounding.
+    std::fill_n(chunk_row, out.span, T(0));
+    add_targets(panel, index);
+    T* to = out.row(index, 0);
+    for (int64_t i = 0; i < out.span; ++i) to[i] += chunk_row[i];
   }
 
  private:
-  const BandPart<T>& part;
-  bool shares_row;  // all targets: one row of weights
+  const BandChunk<D, E>& of;
+  const BandSums<T> out;
   D d;
-  T* rows = nullptr;        // [panel][kRows][2][lanes]: a' 2^X, b' of a block of targets
-  T* chunk_sums = nullptr;  // [J]: the chunk's part of the gradient of a shared row
+  VectorMatrix<T, 2, lanes> rows;  // [panel][kRows]: a' 2^X, b' of a block of targets
+  T* chunk_row;                    // [J]: the chunk's part of the gradient of a row that all targets share
 
-  // The targets [begin, end).
-  void add_targets(const Targets& of, const Stripe<D, E>& s, int64_t begin, int64_t end) const {
-    const int64_t lanes = of.lanes;
-    for (int64_t tb = begin; tb < end; tb += kRows) {
-      const int64_t count = std::min(kRows, end - tb);
-      for (int64_t j = of.first; j < of.last; ++j) {
-        const V x = Pow2(d, hn::Load(d, s.scale + j * 2 * lanes + lanes));
-        const T* from = of.scaled_row(j, tb - begin);
-        T* to = rows + (j - of.first) * kRows * 2 * lanes;
-        for (int64_t r = 0; r < kRows; ++r, from += 2 * lanes, to += 2 * lanes) {
-          const bool used = r < count && !of.exact[j - of.first];
+  // Target t's row of a panel's gradient.
+  T* row(int64_t panel_index, int64_t t) const {
+    return out.shares_row ? chunk_row : out.row(panel_index, t - out.first_target);
+  }
+
+  void add_targets(Range panel, int64_t panel_index) {
+    const Stripe<D, E>& s = of.stripe;
+    const Range targets = of.chunk.targets;
+    for (int64_t tb = targets.begin; tb < targets.end; tb += kRows) {
+      const Range block = {tb, std::min(tb + kRows, targets.end)};
+      rows.first_column = tb;
+      for (int64_t j = panel.begin; j < panel.end; ++j) {
+        const V x = Pow2(d, hn::Load(d, s.scale.at(j, 1)));
+        const T* from = of.scaled.at(j, tb);
+        T* to = rows.at(j, tb);
+        for (int64_t t = tb; t < tb + kRows; ++t, from += 2 * lanes, to += 2 * lanes) {
+          const bool used = t < block.end && !of.scaled.exact(j);
           hn::Store(used ? hn::Mul(hn::Load(d, from), x) : hn::Zero(d), d, to);
           hn::Store(used ? hn::Load(d, from + lanes) : hn::Zero(d), d, to + lanes);
         }
       }
-      const int64_t low = std::max(s.first_source, tb - of.shape.left);
-      const int64_t high = std::min(of.shape.time, tb + count + of.shape.right);
-      for (int64_t source = low; source < high; source += kRows) add_pairs(of, s, tb, count, begin, source, high);
-      for (int64_t j = of.first; j < of.last; ++j) {
-        if (of.exact[j - of.first]) add_exact(of, s, j, tb, count, begin);
+      const int64_t low = std::max(s.first_source, tb - s.shape.left);
+      const int64_t high = std::min(s.shape.time, block.end + s.shape.right);
+      for (int64_t source = low; source < high; source += kRows) {
+        add_pairs(panel, panel_index, block, {source, std::min(source + kRows, high)});
+      }
+      for (int64_t j = panel.begin; j < panel.end; ++j) {
+        if (of.scaled.exact(j)) add_exact(j, panel_index, block);
       }
     }
   }
 
-  // Row t of the panel's gradient; where all positions share a row, the chunk's part of it.
-  T* row(const Targets& of, const Stripe<D, E>& s, int64_t t) const {
-    if (shares_row) return chunk_sums;
-    return part.sums + (of.first / of.panel_vectors * part.rows + t - part.first_chunk * of.chunk) * s.weights.span;
-  }
-
-  // Chunk by chunk: one long sum over all positions would lose more to rounding.
-  void add_chunk_sums(const Targets& of, int64_t span) const {
-    T* to = part.sums + of.first / of.panel_vectors * span;
-    for (int64_t i = 0; i < span; ++i) to[i] += chunk_sums[i];
-  }
-
-  // dw of targets tb .. tb + count - 1 against the kRows sources from `source` on, of which those before `high` count.
-  HWY_INLINE void add_pairs(const Targets& of, const Stripe<D, E>& s, int64_t tb, int64_t count, int64_t begin,
-                            int64_t source, int64_t high) const {
-    const int64_t lanes = of.lanes;
+  // A block of targets against a block of sources.
+  HWY_INLINE void add_pairs(Range panel, int64_t panel_index, Range targets, Range sources) const {
+    const Stripe<D, E>& s = of.stripe;
     V sum[kRows][kRows];
     for (int64_t r = 0; r < kRows; ++r) {
       for (int64_t i = 0; i < kRows; ++i) sum[r][i] = hn::Zero(d);
     }
-    for (int64_t j = of.first; j < of.last; ++j) {
-      const T* x = s.slot(j, source);
-      const T* g = rows + (j - of.first) * kRows * 2 * lanes;
+    for (int64_t j = panel.begin; j < panel.end; ++j) {
+      const T* x = s.window.at(j, sources.begin);
+      const T* g = rows.at(j, targets.begin);
       for (int64_t r = 0; r < kRows; ++r) {
         const V a = hn::Load(d, g + r * 2 * lanes);
         const V b = hn::Load(d, g + r * 2 * lanes + lanes);
@@ -137,43 +135,41 @@ class BandGradient {
         }
       }
     }
-    for (int64_t r = 0; r < count; ++r) {
+    for (int64_t r = 0; r < targets.size(); ++r) {
+      const int64_t t = targets.begin + r;
       T total[kRows];
       SumLanesOf4(d, sum[r][0], sum[r][1], sum[r][2], sum[r][3], total);
-      const int64_t at = source - tb - r + of.shape.left;
-      const T* HWY_RESTRICT w = s.weights.at(tb + r - begin, 0);
-      T* HWY_RESTRICT to = row(of, s, tb + r);
-      if (HWY_LIKELY(at >= 0 && at + kRows <= s.weights.span && source + kRows <= high)) {
+      const int64_t at = sources.begin - t + s.shape.left;
+      const T* HWY_RESTRICT w = s.weights.row(t);
+      T* HWY_RESTRICT to = row(panel_index, t);
+      if (HWY_LIKELY(at >= 0 && at + kRows <= s.span && sources.size() == kRows)) {
         for (int64_t i = 0; i < kRows; ++i) to[at + i] += w[at + i] * total[i];
       } else {
         const int64_t from = std::max<int64_t>(0, -at);
-        const int64_t until = std::min({kRows, s.weights.span - at, high - source});
+        const int64_t until = std::min(s.span - at, sources.size());
         for (int64_t i = from; i < until; ++i) to[at + i] += w[at + i] * total[i];
       }
     }
   }
 
-  // The same with every pair from its p and n.
-  HWY_NOINLINE void add_exact(const Targets& of, const Stripe<D, E>& s, int64_t j, int64_t tb, int64_t count,
-                              int64_t begin) const {
-    const int64_t lanes = of.lanes;
-    for (int64_t t = tb; t < tb + count; ++t) {
-      const T* from = of.target_row(j, t);
-      const V a = hn::Load(d, from);
-      const V b = hn::Load(d, from + lanes);
-      const V exponent = hn::Sub(hn::Load(d, from + 2 * lanes), hn::Set(d, s.weights.exponent[t - begin]));
-      const int64_t low = std::max(s.first_source, t - of.shape.left);
-      const int64_t high = std::min(of.shape.time, t + 1 + of.shape.right);
+  // A block of targets with every pair from its p and n.
+  HWY_NOINLINE void add_exact(int64_t j, int64_t panel_index, Range targets) const {
+    const Stripe<D, E>& s = of.stripe;
+    for (int64_t t = targets.begin; t < targets.end; ++t) {
+      const auto target = of.task.targets.load(j, t);
+      const V exponent = hn::Sub(target.exponent, hn::Set(d, *s.weights.exponent(t)));
+      const int64_t low = std::max(s.first_source, t - s.shape.left);
+      const int64_t high = std::min(s.shape.time, t + 1 + s.shape.right);
       for (int64_t source = low; source < high; ++source) {
-        const int64_t at = source - t + of.shape.left;
+        const int64_t at = source - t + s.shape.left;
         const V key = s.source_key(source, j);
         const V value = MaskAbsent(d, key, s.source_value(source, j));
         const SplitExp<V> e = Split(d, key);
         const SplitExp<V> w = Split(d, hn::Set(d, s.band[t * s.band_stride + at]));
         V sum_a = hn::Zero(d), sum_b = sum_a;
-        of.add_pair(hn::Mul(e.p, w.p), hn::Add(hn::Add(e.n, w.n), exponent), a, b, sum_a, sum_b);
+        AddPair(d, hn::Mul(e.p, w.p), hn::Add(hn::Add(e.n, w.n), exponent), target.a, target.b, sum_a, sum_b);
         const V terms = hn::MulSub(value, sum_a, sum_b);
-        row(of, s, t)[at] += hn::GetLane(hn::SumOfLanes(d, terms));
+        row(panel_index, t)[at] += hn::GetLane(hn::SumOfLanes(d, terms));
       }
     }
   }

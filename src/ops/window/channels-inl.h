@@ -19,7 +19,6 @@
 #include "ops/common/scratch.h"
 #include "ops/common/sources-inl.h"
 #include "ops/window/plan.h"
-#include "ops/window/room.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::window::HWY_NAMESPACE {
@@ -36,6 +35,30 @@ struct RowSums {
 constexpr int64_t kSumParts = 5;       // vectors of a RunningSum in memory
 constexpr int64_t kBoundaryParts = 3;  // of one between chunks: max, den, num
 
+// Where the sources of a task's sequence lie, at the task's first channel; `s` is the shape of the sequence alone.
+template <typename E>
+SourceRows<E> SourceRowsOf(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in) {
+  const int64_t key_begin = s.key_channels != s.channels ? t.head : t.begin;
+  SourceRows<E> rows;
+  rows.k = first_row(in.k, t.sequence) + key_begin;
+  rows.v = first_row(in.v, t.sequence) + t.begin;
+  rows.k_stride = in.k.time_stride;
+  rows.v_stride = in.v.time_stride;
+  const KeyMask& mask = in.key_mask;
+  if (mask.data != nullptr) rows.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
+  rows.capacity = s.left;
+  rows.ring_k_stride = s.key_channels;
+  rows.ring_v_stride = s.channels;
+  const auto& state = in.initial_state;
+  if (state.position != nullptr) {
+    const int64_t b = t.sequence.index;
+    rows.position = state.position[b];
+    rows.ring_k = state.ring_key + b * s.left * s.key_channels + key_begin;
+    rows.ring_v = state.ring_value + b * s.left * s.channels + t.begin;
+  }
+  return rows;
+}
+
 template <class D, typename E>
 class Channels {
  public:
@@ -43,8 +66,8 @@ class Channels {
   using V = hn::Vec<D>;
 
   D d;
-  int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-  WindowShape shape;  // of the sequence alone
+  static constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));  // a constant: strides of the loops
+  WindowShape shape;                                                         // of the sequence alone
   WindowTask task;
   SourceRows<E> sources;
   int64_t first_source = 0;  // sources [first_source, T) are read one by one, those below 0 from the ring
@@ -58,41 +81,19 @@ class Channels {
   T* sums = nullptr;      // [vectors][kSumParts][lanes]: running sums of the sources before the window
   T* exact = nullptr;     // [left + right + kRows][2]: p, n of a row's weights
 
-  static size_t bytes(const WindowShape& s, const WindowTask& t) {
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-    const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
-    return Room::padded<T>(vectors * kSumParts * lanes) + Room::padded<T>((s.left + s.right + kRows) * 2);
-  }
-
-  template <class Memory>
-  Channels(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, Memory& scratch)
+  Channels(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, Scratch& scratch)
       : shape(s), task(t), span(s.left + 1 + s.right), key_per_head(s.key_channels != s.channels) {
     width = t.end - t.begin;
     vectors = (width + lanes - 1) / lanes;
     key_begin = key_per_head ? t.head : t.begin;
-    sources.k = first_row(in.k, t.sequence) + key_begin;
-    sources.v = first_row(in.v, t.sequence) + t.begin;
-    sources.k_stride = in.k.time_stride;
-    sources.v_stride = in.v.time_stride;
-    const KeyMask& mask = in.key_mask;
-    if (mask.data != nullptr) sources.mask = mask.data + t.sequence.row * mask.batch_stride + t.sequence.first;
-    const State<const T>& state = in.initial_state;
-    sources.capacity = s.left;
-    sources.ring_k_stride = s.key_channels;
-    sources.ring_v_stride = s.channels;
-    if (state.position != nullptr) {
-      const int64_t b = t.sequence.index;
-      sources.position = state.position[b];
-      first_source = -std::min(sources.position, s.left);
-      sources.ring_k = state.ring_key + b * s.left * s.key_channels + key_begin;
-      sources.ring_v = state.ring_value + b * s.left * s.channels + t.begin;
-    }
+    sources = SourceRowsOf(s, t, in);
+    first_source = -std::min(sources.position, s.left);
     if (s.has_band && s.time > 0) {
       band = in.band.data + t.head * in.band.head_stride + sources.position * in.band.row_stride;
       band_stride = in.band.row_stride;
     }
-    sums = scratch.template take<T>(vectors * kSumParts * lanes);
-    exact = scratch.template take<T>((s.left + s.right + kRows) * 2);
+    sums = scratch.take<T>(vectors * kSumParts * lanes);
+    exact = scratch.take<T>((s.left + s.right + kRows) * 2);
   }
 
   int64_t count(int64_t j) const { return std::min(lanes, width - j * lanes); }
@@ -134,12 +135,12 @@ class Channels {
 
   // Rows [t, t + kRows) of a tensor that starts at `rows`: fetched a block ahead or more, since a block walks several
   // rows at once in strides that hardware prefetchers follow badly (measured: a third of the time was spent waiting).
-  void prefetch(const E* rows, int64_t stride, int64_t j, int64_t t) const {
+  HWY_INLINE static void prefetch(const E* rows, int64_t stride, int64_t j, int64_t t) {
     for (int64_t r = 0; r < kRows; ++r) hwy::Prefetch(rows + (t + r) * stride + j * lanes);
   }
   // The same for rows about to be written, so that a store does not wait for its line (measured: a fifth of the
   // backward).
-  void prefetch_to_write(E* rows, int64_t stride, int64_t j, int64_t t) const {
+  HWY_INLINE static void prefetch_to_write(E* rows, int64_t stride, int64_t j, int64_t t) {
     for (int64_t r = 0; r < kRows; ++r) __builtin_prefetch(rows + (t + r) * stride + j * lanes, 1);
   }
   void prefetch_sources(int64_t j, int64_t t) const {
@@ -147,11 +148,13 @@ class Channels {
     prefetch(sources.v, sources.v_stride, j, t);
   }
 
-  RunningSum<V> load_sums(const T* at) const {
+  static RunningSum<V> load_sums(const T* at) {
+    const D d;
     return {hn::Load(d, at), hn::Load(d, at + lanes), hn::Load(d, at + 2 * lanes), hn::Load(d, at + 3 * lanes),
             hn::Load(d, at + 4 * lanes)};
   }
-  void store_sums(const RunningSum<V>& s, T* at) const {
+  static void store_sums(const RunningSum<V>& s, T* at) {
+    const D d;
     hn::Store(s.max, d, at);
     hn::Store(s.den, d, at + lanes);
     hn::Store(s.num, d, at + 2 * lanes);
@@ -159,10 +162,9 @@ class Channels {
     hn::Store(s.num_low, d, at + 4 * lanes);
   }
 
-  // Running sums between chunks, [chunks][vectors][kBoundaryParts][lanes]: what rounding added too much is left out.
-  T* boundary_row(T* rows, int64_t index, int64_t j) const {
-    return rows + (index * vectors + j) * kBoundaryParts * lanes;
-  }
+  T* sums_at(int64_t j) const { return sums + j * kSumParts * lanes; }
+
+  // Running sums between chunks: what rounding added too much is left out.
   void store_boundary(const RunningSum<V>& s, T* at) const {
     hn::Store(s.max, d, at);
     hn::Store(s.den, d, at + lanes);
@@ -185,10 +187,10 @@ class Channels {
     return s;
   }
 
-  // A row from p and n of every pair under the row's own maximum, the sources in the same order as on the fast path.
-  HWY_NOINLINE RowSums<V> exact_row(int64_t j, int64_t tb, int64_t r, const RunningSum<V>& outside,
+  // The row of target t, of a block that begins at tb, from p and n of every pair under the row's own maximum, the
+  // sources in the same order as on the fast path.
+  HWY_NOINLINE RowSums<V> exact_row(int64_t j, int64_t tb, int64_t t, const RunningSum<V>& outside,
                                     const RunningSum<V>* later) const {
-    const int64_t t = tb + r;
     const int64_t begin = std::max(first_source, tb - shape.left);
     const int64_t end = shape.causal ? t + 1 : std::min(shape.time, tb + kRows + shape.right);
     exact_weights(t, begin, end);

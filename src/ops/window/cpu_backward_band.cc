@@ -13,12 +13,15 @@
 // Without `causal` the sums at the chunks' starts, of sources and of targets, come from a walk over all chunks before.
 
 #include <algorithm>
-#include <optional>
+#include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "ops/common/for_each_element.h"
 #include "ops/common/redo.h"
+#include "ops/common/scratch.h"
 #include "ops/window/backward.h"
+#include "ops/window/band_plan.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/window/cpu_backward_band.cc"
@@ -26,432 +29,232 @@
 #include "hwy/highway.h"
 #include "ops/common/dispatch.h"
 #include "ops/window/band_gradient-inl.h"
-#include "ops/window/band_targets-inl.h"
-#include "ops/window/stripe-inl.h"
+#include "ops/window/band_sources-inl.h"
+#include "ops/window/band_task-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace aft::ops::window::HWY_NAMESPACE {
 
+// Not causal, before everything else: first chunk to last, what each will need of the rows before it. The rows' a and b
+// are formed here a first time: to keep them would take three tensors. Returns how many pairs were redone.
 template <class D, typename E>
-class BackwardBand : BandTargets<D, E> {
-  using Base = BandTargets<D, E>;
-  using Base::add_pair, Base::add_target, Base::add_targets, Base::chunk, Base::d, Base::exact, Base::first, Base::gy,
-      Base::has_final, Base::key_per_head, Base::lag, Base::lanes, Base::last, Base::leave_final, Base::leave_row,
-      Base::p, Base::panel_vectors, Base::q, Base::reach, Base::rows_capacity, Base::scaled_row, Base::shape,
-      Base::target_end, Base::target_row, Base::task, Base::vectors;
-  using typename Base::T;
-  using typename Base::V;
+int64_t SumBoundaries(const BandTask<D, E>& task) {
+  using Task = BandTask<D, E>;
+  Scratch scratch;
+  Stripe<D, E> s = task.stripe(scratch);
+  const VectorView<typename Task::T, kSumParts, Task::lanes> targets_before(task.vectors, scratch);
+  s.scan_whole(task.boundaries->whole);
+  for (int64_t j = 0; j < task.vectors; ++j) {
+    s.store_sums(task.no_sum(), s.sums_at(j));
+    s.store_sums(task.no_sum(), targets_before.at(j));
+  }
+  for (int64_t index = 0; index < task.chunks.count; ++index) {
+    for (int64_t j = 0; j < task.vectors; ++j) {
+      s.store_boundary(s.load_sums(s.sums_at(j)), task.boundaries->sources_before.at(index, j));
+      s.store_boundary(s.load_sums(targets_before.at(j)), task.boundaries->targets_before.at(index, j));
+    }
+    if (index + 1 == task.chunks.count) break;  // the last chunk is before no other
+    const Chunk chunk = task.chunks.chunk(index);
+    s.prepare_targets(chunk.targets);
+    for (int64_t first = 0; first < task.vectors; first += task.panel_vectors) {
+      const Range panel = task.panel(first);
+      task.recompute(s, chunk, panel, false);
+      for (int64_t j = panel.begin; j < panel.end; ++j) {
+        RunningSum<typename Task::V> sum = s.load_sums(targets_before.at(j));
+        for (int64_t t = chunk.targets.begin; t < chunk.targets.end; t += kRows) {
+          task.targets.add_block(sum, j, t, s.weights.exponent(t));
+        }
+        s.store_sums(sum, targets_before.at(j));
+      }
+    }
+  }
+  return s.redone;
+}
 
+// Before a task's chunks. Returns how many pairs were redone.
+template <class D, typename E>
+int64_t StartTask(const BandTask<D, E>& task) {
+  if (task.chunks.count == 0 && task.tensors.p.in.initial_state.position != nullptr) {
+    Scratch scratch;
+    const BandChunk<D, E> chunk(task, 0, scratch);
+    BandSources<D, E>(chunk, {task, 0}, scratch).pass_state();
+  }
+  return task.shape.causal ? 0 : SumBoundaries(task);
+}
+
+// Chunk `index` of a task, the later ones being done. Adds to `sums`; returns how many pairs were redone.
+template <class D, typename E>
+int64_t WalkChunk(const BandTask<D, E>& task, int64_t index, const Follower<D, E>& follower,
+                  const BandSums<Accumulate<E>>& sums) {
+  Scratch scratch;
+  BandChunk<D, E> of(task, index, scratch);
+  BandGradient<D, E> gradient(of, sums, scratch);
+  BandSources<D, E> sources(of, follower, scratch);
+  Stripe<D, E>& s = of.stripe;
+  int64_t out_of_range = 0;
+  for (int64_t first = 0; first < task.vectors; first += task.panel_vectors) {
+    const Range panel = task.panel(first);
+    if (task.shape.causal) {
+      task.tensors.restore_sums(s, index, panel.begin, panel.end);
+    } else {
+      for (int64_t j = panel.begin; j < panel.end; ++j) {
+        s.store_sums(s.load_boundary(task.boundaries->sources_before.at(index, j)), s.sums_at(j));
+      }
+    }
+    task.recompute(s, of.chunk, panel, true);
+    if (of.chunk.targets.end == task.shape.time && task.tensors.has_final) {
+      for (int64_t j = panel.begin; j < panel.end; ++j) task.leave_final(s, j, hn::Load(task.d, s.sums_at(j)));
+    }
+    out_of_range += of.scaled.fill(task.targets, s, of.seen, of.chunk.targets, panel);
+    if (sums.data != nullptr) gradient.add(panel);
+    sources.run(panel);
+  }
+  if (task.tensors.key_per_head) sources.write_keys();
+  return s.redone + out_of_range;
+}
+
+// Tasks of one sequence that are walked together, chunk by chunk: memory then sees whole rows, however few channels a
+// head has.
+template <class D, typename E>
+class Walk {
  public:
-  BackwardBand(const WindowBackward<E>& params, const WindowTask& window_task, const BandPart<T>& band_part)
-      : Base(params, window_task), part(band_part), gradient(band_part, params.grad_band.row_stride == 0) {
-    chunks = chunk_count(shape, shape.time);
-    room = {panel_vectors, rows_capacity, rows_capacity, shape.causal ? 0 : chunk / kRows};
+  using T = Accumulate<E>;
+
+  // The sums lie in `scratch`, and tasks of more than one stage too; those of one live only while they are walked.
+  Walk(const WindowBackward<E>& params, const BandPlan<E>& band_plan, const WindowTask* first_task, int64_t tasks,
+       Scratch& scratch)
+      : p(params), plan(band_plan), first(first_task), count(tasks), chunks(alone(p.in.shape, first->sequence)) {
+    sums.reserve(count);
+    for (int64_t i = 0; i < count; ++i) sums.push_back(scratch.take<T>(plan.size(chunks, first[i])));
+    if (stages() > 1) kept = make_tasks(scratch);
   }
 
-  // What the task must remember from chunk to chunk.
-  size_t kept_bytes() const {
-    const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
-    return (shape.causal ? 0 : Stripe<D, E>::bytes(shape, task, room)) + Base::kept_bytes() +
-           2 * Room::padded<T>(vectors * kSumParts * lanes) + 3 * Room::padded<T>(boundary);
-  }
-  // What serves one chunk: tasks that walk together share it.
-  size_t chunk_bytes() const {
-    return (shape.causal ? Stripe<D, E>::bytes(shape, task, room) : 0) + Base::chunk_bytes() + gradient.bytes(*this) +
-           Room::padded<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes) + Room::padded<T>(rows_capacity);
+  int64_t stages() const { return plan.stages(chunks); }
+
+  void run(int64_t stage, RedoCount* counter) const {
+    if (!kept.empty()) {
+      run(kept, stage, counter);
+    } else {
+      Scratch scratch;
+      run(make_tasks(scratch), stage, counter);
+    }
   }
 
-  // Before the first of the part's chunks.
-  void enter(Room& kept, Room for_chunk) {
-    // A causal chunk restores the sums it starts from.
-    Stripe<D, E>& s = stripe.emplace(shape, task, p.in, room, shape.causal ? for_chunk : kept);
-    take(kept, for_chunk);
-    s.redo = redo_enabled();
-    if (part.last_chunk < chunks) return;
-    for (int64_t j = 0; j < vectors; ++j) s.store_sums(no_sum(), later + j * kSumParts * lanes);
-    if (shape.time == 0) ring_passes(s);
-    if (!shape.causal) sum_boundaries(s);
+  // What task i adds to the band's gradient in a stage.
+  BandSums<T> sums_of(int64_t i, int64_t stage) const {
+    if (!plan.wanted) return {};
+    const WindowTask& task = first[i];
+    const Range targets = chunks.targets(plan.stage(chunks, stage));
+    const int64_t* positions = p.in.initial_state.position;
+    const int64_t position = positions == nullptr ? 0 : positions[task.sequence.index];
+    return {.data = sums[i],
+            .panels = panel_count<E>(task.end - task.begin),
+            .rows = plan.shares_row ? 1 : targets.size(),
+            .span = plan.span,
+            .shares_row = plan.shares_row,
+            .first_target = targets.begin,
+            .head = task.head,
+            .table_row = plan.shares_row ? 0 : position + targets.begin};
   }
 
-  // Afterwards `next`, of as many vectors, walks: the same chunk or, `wraps`, the one before.
-  void walk_chunk(int64_t index, const BackwardBand& next, bool wraps) {
-    Stripe<D, E>& s = *stripe;
-    follower = &next;
-    follower_rows = wraps ? chunk : 0;
-    const int64_t begin = index * chunk;
-    const int64_t end = std::min(begin + chunk, shape.time);
-    s.base = begin - reach;
-    s.prepare_rows(begin, std::min(shape.time + kRows, begin + rows_capacity));
-    first_source = source_begin(index);
-    last_source = source_begin(index + 1);
-    if (key_per_head) std::fill_n(key_sums, rows_capacity, T(0));
-    for (int64_t panel = 0; panel < vectors; panel += panel_vectors) run_panel(s, panel, index, begin, end);
-    if (key_per_head) write_keys(s);
-  }
-
-  void leave() const {
-    count_redone(part.redone, stripe->redone,
-                 (std::min(shape.time, part.last_chunk * chunk) - part.first_chunk * chunk) * stripe->width);
-    Base::flush();
-  }
+  int64_t tasks() const { return count; }
 
  private:
-  const BandPart<T>& part;
-  BandGradient<D, E> gradient;
-  int64_t chunks = 0;
-  typename Stripe<D, E>::Sizes room;
-  std::optional<Stripe<D, E>> stripe;
-  const BackwardBand* follower = nullptr;  // walks next, follower_rows before this one
-  int64_t follower_rows = 0;
-  T* later = nullptr;     // [vectors][kSumParts][lanes]: sums of b and a of the targets after the window
-  T* earlier = nullptr;   // not causal: the same of those before a chunk
-  T* before = nullptr;    // not causal: [blocks][panel][kSumParts][lanes], those before each block's window
-  T* key_sums = nullptr;  // [rows_capacity]: dk of source first_source - reach + i where a head shares its key
-  // Not causal, boundaries of every chunk: the sources after its windows, the sources before its first window, the
-  // targets before it.
-  T* ends = nullptr;
-  T* starts = nullptr;
-  T* targets_before = nullptr;
-  int64_t first_source = 0, last_source = 0;  // the chunk's sources
-  int64_t later_from = 0;                     // targets >= this are in `later`
-  T den_sum = 0;                              // gradient of the initial den where a head shares it
-
-  // First source done with chunk `index`; later ones are done.
-  int64_t source_begin(int64_t index) const {
-    return index == 0 ? 0 : index == chunks ? shape.time : std::min(shape.time, index * chunk + lag);
-  }
-  T* before_row(int64_t sb, int64_t j) const {
-    return before + ((sb - first_source) / kRows * panel_vectors + j - first) * kSumParts * lanes;
+  std::vector<BandTask<D, E>> make_tasks(Scratch& scratch) const {
+    std::vector<BandTask<D, E>> tasks;
+    tasks.reserve(count);
+    for (int64_t i = 0; i < count; ++i) tasks.emplace_back(p, first[i], scratch);
+    return tasks;
   }
 
-  void take(Room& kept, Room& for_chunk) {
-    const int64_t boundary = shape.causal ? 0 : chunks * vectors * kBoundaryParts * lanes;
-    Base::take(kept, for_chunk);
-    gradient.take(*this, for_chunk);
-    later = kept.take<T>(vectors * kSumParts * lanes);
-    earlier = kept.take<T>(vectors * kSumParts * lanes);
-    ends = kept.take<T>(boundary);
-    starts = kept.take<T>(boundary);
-    targets_before = kept.take<T>(boundary);
-    before = for_chunk.take<T>(rows_capacity / kRows * panel_vectors * kSumParts * lanes);
-    key_sums = for_chunk.take<T>(rows_capacity);
-  }
-
-  RunningSum<V> no_sum() const { return StartSum(d, hn::Set(d, kExponentFloor<T>)); }
-
-  void take_panel(Stripe<D, E>& s, int64_t panel) {
-    first = panel;
-    last = std::min(panel + panel_vectors, vectors);
-    s.first_vector = panel;
-  }
-
-  void run_panel(Stripe<D, E>& s, int64_t panel, int64_t index, int64_t begin, int64_t end) {
-    take_panel(s, panel);
-    later_from = std::min(target_end(), last_source + reach + kRows);
-    if (shape.causal) {
-      Base::restore_sums(s, index, first, last);
-    } else {
-      for (int64_t j = first; j < last; ++j) {
-        s.store_sums(s.load_boundary(s.boundary_row(starts, index, j)), s.sums + j * kSumParts * lanes);
+  void run(const std::vector<BandTask<D, E>>& tasks, int64_t stage, RedoCount* counter) const {
+    const Range walked = plan.stage(chunks, stage);
+    std::vector<BandSums<T>> to;
+    to.reserve(count);
+    int64_t redone = 0;
+    int64_t width = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      to.push_back(sums_of(i, stage));
+      std::fill_n(to[i].data, to[i].size(), T(0));
+      if (walked.end == chunks.count) redone += StartTask(tasks[i]);
+      width += tasks[i].tensors.width;
+    }
+    for (int64_t index = walked.end - 1; index >= walked.begin; --index) {
+      for (int64_t i = 0; i < count; ++i) {
+        const bool wraps = i + 1 == count;
+        redone += WalkChunk(tasks[i], index, {tasks[wraps ? 0 : i + 1], wraps ? chunks.rows : 0}, to[i]);
       }
     }
-    recompute(s, index, begin, end, true);
-    if (end == shape.time && has_final) {
-      for (int64_t j = first; j < last; ++j) leave_final(s, j, hn::Load(d, s.sums + j * kSumParts * lanes));
-    }
-    Base::scale_targets(s, begin, end);
-    if (!shape.causal) sum_before(s, index, begin);
-    if (gradient.wanted()) gradient.add_chunk(*this, s, begin, end);
-    for (int64_t source = first_source + (last_source - first_source - 1) / kRows * kRows;
-         last_source > first_source && source >= first_source; source -= kRows) {
-      source_block(s, source, std::min(kRows, last_source - source), begin);
-    }
-    if (begin == 0 && p.in.initial_state.position != nullptr) initial_gradient(s);
+    for (const BandTask<D, E>& task : tasks) task.tensors.flush();
+    count_redone(counter, redone, width * chunks.targets(walked).size());
   }
 
-  // Not causal, before everything else: first chunk to last, what each will need of the rows before it. The rows' a and
-  // b are formed here a first time: to keep them would take three tensors.
-  void sum_boundaries(Stripe<D, E>& s) {
-    s.scan_whole(ends);
-    for (int64_t j = 0; j < vectors; ++j) {
-      s.store_sums(no_sum(), s.sums + j * kSumParts * lanes);
-      s.store_sums(no_sum(), earlier + j * kSumParts * lanes);
-    }
-    for (int64_t index = 0; index < chunks; ++index) {
-      for (int64_t j = 0; j < vectors; ++j) {
-        s.store_boundary(s.load_sums(s.sums + j * kSumParts * lanes), s.boundary_row(starts, index, j));
-        s.store_boundary(s.load_sums(earlier + j * kSumParts * lanes), s.boundary_row(targets_before, index, j));
-      }
-      if (index + 1 == chunks) break;  // the last chunk is before no other
-      const int64_t begin = index * chunk;
-      const int64_t end = begin + chunk;
-      s.base = begin - reach;
-      s.prepare_rows(begin, end);
-      for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
-        take_panel(s, panel);
-        recompute(s, index, begin, end, false);
-        for (int64_t j = first; j < last; ++j) {
-          RunningSum<V> sum = s.load_sums(earlier + j * kSumParts * lanes);
-          for (int64_t t = begin; t < end; t += kRows) add_targets(sum, j, t, s.weights.exponent + t - begin);
-          s.store_sums(sum, earlier + j * kSumParts * lanes);
-        }
-      }
-    }
-  }
-
-  void prefetch_rows(int64_t j, int64_t t) const {
-    stripe->prefetch_sources(j, t);
-    stripe->prefetch(gy, p.grad_y.time_stride, j, t);
-    if (q != nullptr) stripe->prefetch(q, p.in.q.time_stride, j, t);
-  }
-
-  // While a block of sources is done: the rows that the next panel's block at this place will read, and where the
-  // block below will write.
-  void prefetch_block(const Stripe<D, E>& s, int64_t j, int64_t sb) const {
-    if (shape.causal && sb >= 0 && last < vectors) {
-      prefetch_rows(j + panel_vectors, sb);
-    } else if (shape.causal && sb >= follower_rows) {
-      follower->prefetch_rows(j - first, sb - follower_rows);
-    }
-    if (sb < kRows) return;
-    if (!Base::grads.streams_v) s.prefetch_to_write(Base::grads.v, p.grad_v.time_stride, j, sb - kRows);
-    if (!Base::grads.streams_k && !key_per_head)
-      s.prefetch_to_write(Base::grads.k, p.grad_k.time_stride, j, sb - kRows);
-  }
-
-  // Phase 1: the forward of the chunk's rows, from the sums at its start.
-  void recompute(Stripe<D, E>& s, int64_t index, int64_t begin, int64_t end, bool writes_query) {
-    for (int64_t j = first; j < last; ++j) {
-      const int64_t from = std::max(s.first_source, begin - reach);
-      if (shape.causal) {
-        s.keep_from = from;
-        s.start_scale(j, s.load_sums(s.sums + j * kSumParts * lanes));
-        s.preload(j, from, begin);
-      } else {
-        s.enter_chunk(j, index, from, std::min(shape.time, begin + chunk + lag), ends);
-      }
-    }
-    for (int64_t tb = begin; tb < end; tb += kRows) {
-      const int64_t rows = std::min(kRows, end - tb);
-      for (int64_t j = first; j < last; ++j) {
-        if (writes_query && Base::grad_q != nullptr && !Base::streams_q) {
-          s.prefetch_to_write(Base::grad_q, p.grad_q.time_stride, j, tb + kRows);
-        }
-        const auto leave = [&](int64_t r, int64_t n, const RowSums<V>* row) {
-          for (int64_t t = tb + r; t < tb + r + n; ++t, ++row) {
-            leave_row(t, j, *row, s.weights.exponent[t - begin], writes_query);
-          }
-        };
-        if (shape.causal) {
-          s.causal_block(j, tb, rows, begin, leave);
-        } else {
-          s.whole_block(j, tb, rows, begin, (tb - begin) / kRows, leave);
-        }
-      }
-    }
-  }
-
-  // Not causal: the targets before each source block's window.
-  void sum_before(const Stripe<D, E>& s, int64_t index, int64_t begin) const {
-    for (int64_t j = first; j < last; ++j) {
-      RunningSum<V> sum = s.load_boundary(s.boundary_row(targets_before, index, j));
-      int64_t next = begin;
-      for (int64_t sb = first_source; sb < last_source; sb += kRows) {
-        for (; next < sb - shape.right; ++next) add_target(sum, j, next, s.weights.exponent[next - begin]);
-        s.store_sums(sum, before_row(sb, j));
-      }
-    }
-  }
-
-  // Phase 2: dk and dv of the sources sb .. sb + rows - 1; negative ones are in the ring of the initial state. They see
-  // the targets [low, high) one by one; what lies beyond is in the running sums.
-  void source_block(Stripe<D, E>& s, int64_t sb, int64_t rows, int64_t begin) {
-    const int64_t beyond = sb + kRows + shape.left;
-    const int64_t low = std::max<int64_t>(0, shape.causal ? sb : sb - shape.right);
-    const int64_t high = std::min(target_end(), beyond);
-    T unused = 0;
-    for (int64_t j = first; j < last; ++j) {
-      prefetch_block(s, j, sb);
-      RunningSum<V> after = s.load_sums(later + j * kSumParts * lanes);
-      if (HWY_LIKELY(later_from - beyond == kRows && beyond >= 0)) {
-        add_targets(after, j, beyond, s.weights.exponent + beyond - begin);
-      } else {
-        for (int64_t t = later_from - 1; t >= beyond; --t) add_target(after, j, t, s.weights.exponent[t - begin]);
-      }
-      s.store_sums(after, later + j * kSumParts * lanes);
-      const RunningSum<V> sooner = shape.causal ? no_sum() : s.load_sums(before_row(sb, j));
-      const V m = hn::Load(d, s.scale + j * 2 * lanes);
-      const V outside = hn::Add(hn::Max(after.max, sooner.max), m);
-      const bool in_range = hn::AllFalse(d, hn::Gt(outside, hn::Set(d, kRangeLimit<T>)));
-      const auto key_sum = [&](int64_t r) -> T& {
-        return key_per_head ? key_sums[sb + r - first_source + reach] : unused;
-      };
-      if (HWY_LIKELY((!exact[j - first] && in_range) || !s.redo)) {
-        V sum_a[kRows], sum_b[kRows];
-        window_sums(s, j, sb, begin, low, high, sum_a, sum_b);
-        const Beyond later_sums = scale_beyond(after, m);
-        const Beyond earlier_sums = scale_beyond(sooner, m);
-        for (int64_t r = 0; r < rows; ++r) {
-          if (sb + r < s.first_source) continue;
-          const V a = hn::Add(hn::Add(sum_a[r], later_sums.a), earlier_sums.a);
-          const V b = hn::Add(hn::Add(sum_b[r], later_sums.b), earlier_sums.b);
-          Base::write_source(s, j, sb + r, hn::Load(d, s.slot(j, sb + r)), a, b, key_sum(r));
-        }
-      } else {
-        for (int64_t r = 0; r < rows; ++r) {
-          if (sb + r >= s.first_source) exact_source(s, j, sb + r, begin, low, high, after, sooner, key_sum(r));
-        }
-      }
-    }
-    later_from = std::min(later_from, std::max<int64_t>(0, beyond));
-  }
-
-  // What lies beyond the window, under the chunk's scale.
-  struct Beyond {
-    V a, b;
-  };
-  Beyond scale_beyond(const RunningSum<V>& sum, V m) const {
-    const V scale = Pow2(d, hn::Min(hn::Add(sum.max, m), hn::Set(d, kRangeLimit<T>)));
-    return {hn::Mul(sum.num, scale), hn::Mul(sum.den, scale)};
-  }
-
-  // sum over the targets [low, high) of w~ a' and w~ b' for the kRows sources of the block.
-  HWY_NOINLINE void window_sums(const Stripe<D, E>& s, int64_t j, int64_t sb, int64_t begin, int64_t low, int64_t high,
-                                V* out_a, V* out_b) const {
-    V sum_a[kRows], sum_b[kRows];
-    const auto put = [&] {
-      for (int64_t r = 0; r < kRows; ++r) out_a[r] = sum_a[r], out_b[r] = sum_b[r];
-    };
-    // Weight of target t on source sb + r: weights.at(t - begin, sb - t + left)[r].
-    const int64_t own = shape.causal ? std::min(high, std::max(low, sb + kRows)) : low;
-    s.accumulate(s.weights.at(own - begin, sb - own + shape.left), 1, s.weights.next_row(), scaled_row(j, own - begin),
-                 high - own, sum_a, sum_b);
-    // Causal: the block's own targets. Target sb + m is seen by the sources r <= m, and must not touch the others.
-    if (HWY_LIKELY(own - low == kRows && own <= shape.time)) {
-      const T* x = scaled_row(j, low - begin);
-      const T* w = s.weights.at(low - begin, shape.left);
-      for (int64_t m = 0; m < kRows; ++m, x += 2 * lanes, w += s.weights.next_row()) {
-        const V a = hn::Load(d, x);
-        const V b = hn::Load(d, x + lanes);
-        for (int64_t r = 0; r <= m; ++r) add_own(w[r], a, b, sum_a[r], sum_b[r]);
-      }
-      put();
-      return;
-    }
-    for (int64_t t = low; t < own; ++t) {
-      const T* x = scaled_row(j, t - begin);
-      const T* w = s.weights.at(t - begin, sb - t + shape.left);
-      const int64_t seen = t == shape.time ? kRows - 1 : t - sb;
-      for (int64_t r = 0; r <= seen; ++r) add_own(w[r], hn::Load(d, x), hn::Load(d, x + lanes), sum_a[r], sum_b[r]);
-    }
-    put();
-  }
-
-  HWY_INLINE void add_own(T w, V a, V b, V& sum_a, V& sum_b) const {
-    const V weight = hn::Set(d, w);
-    sum_a = hn::MulAdd(weight, a, sum_a);
-    sum_b = hn::MulAdd(weight, b, sum_b);
-  }
-
-  // dv = e^k sum a and e^k sum b of one source, every pair from its p and n.
-  HWY_NOINLINE void exact_source(const Stripe<D, E>& s, int64_t j, int64_t source, int64_t begin, int64_t low,
-                                 int64_t high, const RunningSum<V>& after, const RunningSum<V>& sooner,
-                                 T& key_sum) const {
-    const SplitExp<V> e = Split(d, s.source_key(source, j));
-    V a = hn::Zero(d);
-    V b = a;
-    for (int64_t t = low; t < high; ++t) {
-      const int64_t at = source - t + shape.left;
-      const bool is_final = t == shape.time;
-      if (is_final ? source >= shape.time - shape.left : (shape.causal && source > t)) continue;
-      const bool inside = !is_final && at >= 0 && at < s.weights.span;
-      const SplitExp<V> w = Split(d, hn::Set(d, inside ? s.band[t * s.band_stride + at] : T(0)));
-      const T* from = target_row(j, t);
-      const V exponent = hn::Sub(hn::Load(d, from + 2 * lanes), hn::Set(d, s.weights.exponent[t - begin]));
-      add_pair(hn::Mul(e.p, w.p), hn::Add(hn::Add(e.n, w.n), exponent), hn::Load(d, from), hn::Load(d, from + lanes), a,
-               b);
-    }
-    add_pair(e.p, hn::Add(e.n, after.max), after.num, after.den, a, b);
-    add_pair(e.p, hn::Add(e.n, sooner.max), sooner.num, sooner.den, a, b);
-    Base::write_source(s, j, source, hn::Set(d, T(1)), a, b, key_sum);
-  }
-
-  // dk where a head shares its key, once all its channels are in; with the first chunk also of the ring's sources.
-  void write_keys(const Stripe<D, E>& s) const {
-    const bool ring_too = first_source == 0 && p.in.initial_state.position != nullptr;
-    for (int64_t source = ring_too ? s.first_source : first_source; source < last_source; ++source) {
-      Base::write_key(s, source, key_sums[source - first_source + reach]);
-    }
-  }
-
-  // Gradient of the initial state: its ring are sources before 0, its sums are seen by every target.
-  void initial_gradient(Stripe<D, E>& s) {
-    for (int64_t sb = -kRows; sb + kRows > s.first_source; sb -= kRows) source_block(s, sb, kRows, 0);
-    for (int64_t j = first; j < last; ++j) {
-      RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
-      for (int64_t t = later_from - 1; t >= 0; --t) add_target(sum, j, t, s.weights.exponent[t]);
-      initial_sums_gradient(s, j, sum);
-    }
-  }
-
-  void initial_sums_gradient(const Stripe<D, E>& s, int64_t j, const RunningSum<V>& sum) {
-    const RunningSum<V> initial = s.initial_sums(p.in.initial_state, j);
-    const V seen = Pow2(d, hn::Min(hn::Add(sum.max, initial.max), hn::Set(d, kPairExponentLimit<T>)));
-    Base::write_initial_sums(j, hn::Mul(sum.num, seen), hn::Neg(hn::Mul(sum.den, seen)), den_sum);
-  }
-
-  // T = 0: the final state is the initial one.
-  void ring_passes(Stripe<D, E>& s) {
-    if (p.in.initial_state.position == nullptr) return;
-    std::fill_n(key_sums, reach, T(0));
-    for (int64_t j = 0; j < vectors; ++j) {
-      for (int64_t source = s.first_source; source < 0; ++source) {
-        T zero = 0;
-        Base::write_source(s, j, source, hn::Zero(d), hn::Zero(d), hn::Zero(d), zero);
-      }
-      RunningSum<V> sum = no_sum();
-      if (has_final) {
-        leave_final(s, j, s.initial_sums(p.in.initial_state, j).max);
-        add_target(sum, j, 0, T(0));
-      }
-      initial_sums_gradient(s, j, sum);
-    }
-    first_source = last_source = 0;
-    if (key_per_head) write_keys(s);
-  }
+  const WindowBackward<E>& p;
+  const BandPlan<E>& plan;
+  const WindowTask* first;
+  int64_t count;
+  ChunkPlan chunks;
+  std::vector<T*> sums;  // of each task
+  std::vector<BandTask<D, E>> kept;
 };
 
-template <typename E>
-void Banded(const WindowBackward<E>& p, const WindowTask* tasks, const BandPart<Accumulate<E>>* parts, int64_t count) {
-  std::vector<BackwardBand<hn::ScalableTag<Accumulate<E>>, E>> bands;
-  bands.reserve(count);
-  size_t kept = 0;
-  size_t for_chunk = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    bands.emplace_back(p, tasks[i], parts[i]);
-    if (parts[i].memory == nullptr) kept += bands[i].kept_bytes();
-    for_chunk = std::max(for_chunk, bands[i].chunk_bytes());
+// Adds what a stage came to, in the order of `all`.
+template <typename E, typename T>
+void AddSums(const WindowBackward<E>& p, const std::vector<BandSums<T>>& all, const ParallelFor& parallel) {
+  // Rows of the table are independent: split by absolute row, so that sequences at different positions do not meet.
+  Range table = {std::numeric_limits<int64_t>::max(), 0};
+  for (const BandSums<T>& sums : all) {
+    table = {std::min(table.begin, sums.table_row), std::max(table.end, sums.table_row + sums.rows)};
   }
-  Scratch scratch;
-  Room all(scratch.take<std::byte>(static_cast<int64_t>(kept)));
-  auto* const room = scratch.take<std::byte>(static_cast<int64_t>(for_chunk));
-  for (int64_t i = 0; i < count; ++i) {
-    Room own(parts[i].memory);
-    bands[i].enter(parts[i].memory == nullptr ? all : own, Room(room));
-  }
-  for (int64_t index = parts->last_chunk - 1; index >= parts->first_chunk; --index) {
-    for (int64_t i = 0; i < count; ++i) {
-      const bool wraps = i + 1 == count;
-      bands[i].walk_chunk(index, bands[wraps ? 0 : i + 1], wraps);
+  constexpr int64_t kTableRows = 256;
+  parallel.run((std::max<int64_t>(0, table.size()) + kTableRows - 1) / kTableRows, [&](int64_t i) {
+    const int64_t begin = table.begin + i * kTableRows;
+    for (const BandSums<T>& sums : all) {
+      for (int64_t panel = 0; panel < sums.panels; ++panel) {
+        const int64_t end = std::min(sums.table_row + sums.rows, begin + kTableRows);
+        for (int64_t row = std::max(begin, sums.table_row); row < end; ++row) {
+          const T* from = sums.row(panel, row - sums.table_row);
+          T* to = p.grad_band.data + sums.head * p.grad_band.head_stride + row * p.grad_band.row_stride;
+          for (int64_t j = 0; j < sums.span; ++j) to[j] += from[j];
+        }
+      }
     }
-  }
-  for (const auto& band : bands) band.leave();
+  });
 }
 
 template <typename E>
-size_t BandBytes(const WindowBackward<E>& p, const WindowTask& task) {
-  const BandPart<Accumulate<E>> part;
-  return BackwardBand<hn::ScalableTag<Accumulate<E>>, E>(p, task, part).kept_bytes();
+void Banded(const WindowBackward<E>& p, const Cpu& cpu) {
+  using T = Accumulate<E>;
+  using D = hn::ScalableTag<T>;
+  const WindowShape& shape = p.in.shape;
+  const int64_t threads = cpu.parallel.threads;
+  const BandPlan<E> plan(p);
+  const int64_t width = plan.wanted ? split_band_channels<E>(shape, threads) : split_channels<E>(shape, threads);
+  const std::vector<WindowTask> tasks = window_tasks(shape, p.in.cu_seqlens, width);
+  BandGroup group;
+  for (int64_t begin = 0; begin < static_cast<int64_t>(tasks.size()); begin = group.tasks.end) {
+    group = next_group(plan, shape, tasks, begin);
+    const int64_t together = tasks_at_once<E>(shape, group.lengths, group.tasks.size(), threads);
+    Scratch scratch;
+    std::vector<Walk<D, E>> walks;
+    walks.reserve(group.tasks.size() / together);
+    int64_t stages = 0;
+    for (int64_t i = group.tasks.begin; i < group.tasks.end; i += together) {
+      walks.emplace_back(p, plan, tasks.data() + i, together, scratch);
+      stages = std::max(stages, walks.back().stages());
+    }
+    for (int64_t stage = stages - 1; stage >= 0; --stage) {
+      std::vector<const Walk<D, E>*> running;
+      std::vector<BandSums<T>> sums;
+      for (const Walk<D, E>& walk : walks) {
+        if (stage >= walk.stages()) continue;
+        running.push_back(&walk);
+        for (int64_t i = 0; i < walk.tasks(); ++i) sums.push_back(walk.sums_of(i, stage));
+      }
+      cpu.parallel.run(static_cast<int64_t>(running.size()), [&](int64_t i) { running[i]->run(stage, cpu.redone); });
+      if (plan.wanted) AddSums(p, sums, cpu.parallel);
+    }
+  }
 }
 
 }  // namespace aft::ops::window::HWY_NAMESPACE
@@ -461,20 +264,11 @@ HWY_AFTER_NAMESPACE();
 namespace aft::ops::window {
 
 template <typename E>
-void backward_band_tasks(const WindowBackward<E>& p, const WindowTask* tasks, const BandPart<Accumulate<E>>* parts,
-                         int64_t count) {
-  AFT_DISPATCH(Banded<E>)(p, tasks, parts, count);
+void backward_band(const WindowBackward<E>& p, const Cpu& cpu) {
+  AFT_DISPATCH(Banded<E>)(p, cpu);
 }
 
-template <typename E>
-size_t band_task_bytes(const WindowBackward<E>& p, const WindowTask& task) {
-  return AFT_DISPATCH(BandBytes<E>)(p, task);
-}
-
-#define AFT_INSTANTIATE(E)                                                                                          \
-  template void backward_band_tasks<E>(const WindowBackward<E>&, const WindowTask*, const BandPart<Accumulate<E>>*, \
-                                       int64_t);                                                                    \
-  template size_t band_task_bytes<E>(const WindowBackward<E>&, const WindowTask&);
+#define AFT_INSTANTIATE(E) template void backward_band<E>(const WindowBackward<E>&, const Cpu&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE
 

@@ -92,15 +92,16 @@ class ForwardTask {
     StoreOut(hn::Mul(out, value_scale), d, y + t * p.y.time_stride + at, s.count(j), streams);
   }
 
-  // Rows [t, t + n), side by side where they are whole blocks of whole vectors: one alone is a chain of waits.
-  HWY_INLINE void write_rows(const Channels<D, E>& s, int64_t t, int64_t n, int64_t j, const RowSums<V>* row) const {
+  // Rows side by side where they are whole blocks of whole vectors: one alone is a chain of waits.
+  HWY_INLINE void write_rows(const Channels<D, E>& s, Range targets, int64_t j, const RowSums<V>* row) const {
     constexpr int64_t kLanes = hn::MaxLanes(D());
+    const int64_t n = targets.size();
     if (HWY_UNLIKELY(n < kRows || s.count(j) < kLanes || shape.gate != Gate::kSigmoid)) {
-      for (int64_t r = 0; r < n; ++r) write_row(s, t + r, j, row[r].num, row[r].den, row[r].value_scale);
+      for (int64_t r = 0; r < n; ++r) write_row(s, targets.begin + r, j, row[r].num, row[r].den, row[r].value_scale);
       return;
     }
-    const E* query = q + t * p.in.q.time_stride + j * kLanes;
-    E* to = y + t * p.y.time_stride + j * kLanes;
+    const E* query = q + targets.begin * p.in.q.time_stride + j * kLanes;
+    E* to = y + targets.begin * p.y.time_stride + j * kLanes;
     V out[kRows];
 #pragma GCC unroll 4
     for (int64_t r = 0; r < kRows; ++r) {
@@ -162,19 +163,16 @@ class ForwardTask {
     }
   }
 
-  typename Stripe<D, E>::Sizes causal_room() const {
-    return {vectors, shape.left + chunk_rows(shape) + kRows, chunk_rows(shape), 0};
-  }
-
   void enter(Scratch& scratch) {
-    Stripe<D, E>& s = stripe.emplace(shape, task, p.in, causal_room(), scratch);
-    s.redo = redo_enabled();
-    s.base = -shape.left;
+    const int64_t chunk = chunk_rows(shape);
+    const typename Stripe<D, E>::Sizes sizes = {vectors, shape.left + chunk + kRows, chunk, 0};
+    Stripe<D, E>& s = stripe.emplace(shape, task, p.in, sizes, scratch);
+    s.place(-shape.left, 0);
     for (int64_t j = 0; j < s.vectors; ++j) {
       const RunningSum<V> sum = s.initial_sums(p.in.initial_state, j);
       s.store_sums(sum, s.sums + j * kSumParts * s.lanes);
       s.start_scale(j, sum);
-      s.preload(j, s.first_source, 0);
+      s.preload(j, {s.first_source, 0});
     }
   }
 
@@ -182,11 +180,11 @@ class ForwardTask {
   void walk_chunk(int64_t begin, int64_t end, const ForwardTask& next, int64_t next_begin) {
     Stripe<D, E>& s = *stripe;
     save_sums(s, begin / chunk_rows(shape));
-    s.prepare_rows(begin, begin + whole_blocks(end - begin));
+    s.prepare_targets({begin, begin + whole_blocks(end - begin)});
     for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
       const int64_t panel_end = std::min(panel + panel_vectors, vectors);
       for (int64_t tb = begin; tb < end; tb += kRows) {
-        const int64_t rows = std::min(kRows, end - tb);
+        const Range block = {tb, std::min(tb + kRows, end)};
         for (int64_t j = panel; j < panel_end; ++j) {
           if (tb + kRows < end) {
             prefetch(s, j, tb + kRows);
@@ -195,12 +193,12 @@ class ForwardTask {
           } else {
             next.prefetch(*next.stripe, j - panel, next_begin);
           }
-          s.causal_block(j, tb, rows, begin,
-                         [&](int64_t r, int64_t n, const RowSums<V>* row) { write_rows(s, tb + r, n, j, row); });
+          // No source before the block's windows is read again.
+          s.causal_block(j, block, tb, [&](Range t, const RowSums<V>* row) { write_rows(s, t, j, row); });
         }
       }
     }
-    s.move_window(end - shape.left, end);
+    s.move_window({end - shape.left, end});
   }
 
   void leave() const {
@@ -213,33 +211,30 @@ class ForwardTask {
     const int64_t chunk = chunk_rows(shape);
     const int64_t chunks = chunk_count(shape, shape.time);
     const int64_t reach = std::min(shape.left, shape.time) + std::min(shape.right, shape.time);
-    const typename Stripe<D, E>::Sizes room = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
-    const int64_t ends_size = chunks * vectors * kBoundaryParts * static_cast<int64_t>(hn::Lanes(d));
+    const typename Stripe<D, E>::Sizes sizes = {vectors, reach + chunk + kRows, chunk, chunk / kRows};
     Scratch scratch;
-    Stripe<D, E> s(shape, task, p.in, room, scratch);
-    T* ends = scratch.take<T>(ends_size);
-    s.redo = redo_enabled();
-    s.scan_whole(ends);
-    for (int64_t j = 0; j < vectors; ++j) s.store_sums(s.initial_sums({}, j), s.sums + j * kSumParts * s.lanes);
-    s.base = -s.reach_left();
+    Stripe<D, E> s(shape, task, p.in, sizes, scratch);
+    const typename Stripe<D, E>::Whole whole(chunks, vectors, scratch);
+    s.scan_whole(whole);
+    for (int64_t j = 0; j < vectors; ++j) s.store_sums(s.initial_sums({}, j), s.sums_at(j));
+    s.place(-s.reach_left(), 0);
     int64_t stored = 0;
     for (int64_t index = 0; index < chunks; ++index) {
       const int64_t begin = index * chunk;
       const int64_t end = std::min(begin + chunk, shape.time);
-      s.prepare_rows(begin, begin + whole_blocks(end - begin));
+      s.prepare_targets({begin, begin + whole_blocks(end - begin)});
       for (int64_t panel = 0; panel < vectors; panel += panel_vectors) {
         const int64_t panel_end = std::min(panel + panel_vectors, vectors);
-        for (int64_t j = panel; j < panel_end; ++j) s.enter_chunk(j, index, stored, s.after_chunk(index), ends);
+        for (int64_t j = panel; j < panel_end; ++j) s.enter_chunk(j, index, {stored, s.after_chunk(index)}, whole);
         for (int64_t tb = begin; tb < end; tb += kRows) {
-          const int64_t rows = std::min(kRows, end - tb);
+          const Range block = {tb, std::min(tb + kRows, end)};
           for (int64_t j = panel; j < panel_end; ++j) {
-            s.whole_block(j, tb, rows, begin, (tb - begin) / kRows,
-                          [&](int64_t r, int64_t n, const RowSums<V>* row) { write_rows(s, tb + r, n, j, row); });
+            s.whole_block(j, block, [&](Range t, const RowSums<V>* row) { write_rows(s, t, j, row); });
           }
         }
       }
       stored = s.after_chunk(index);
-      if (end < shape.time) s.move_window(end - s.reach_left(), stored);
+      if (end < shape.time) s.move_window({end - s.reach_left(), stored});
     }
     count_redone(redo_counters, s.redone, shape.time * s.width);
   }

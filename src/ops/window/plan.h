@@ -39,6 +39,13 @@ inline int64_t chunk_boundaries(const WindowShape& s, int64_t time) {
   return std::max<int64_t>(0, chunk_count(s, time) - 1);
 }
 
+/// Positions, vectors of channels, chunks: [begin, end).
+struct Range {
+  int64_t begin = 0, end = 0;
+
+  int64_t size() const { return end - begin; }
+};
+
 /// One sequence: its rows lie in batch row `row` of the tensors, from position `first` on.
 struct Sequence {
   int64_t index, row, first, time;

@@ -20,13 +20,14 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include "aft/ops/window.h"
 #include "hwy/highway.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
+#include "ops/common/redo.h"
 #include "ops/common/scratch.h"
+#include "ops/common/vector_view.h"
 #include "ops/window/channels-inl.h"
 #include "ops/window/plan.h"
 
@@ -35,22 +36,56 @@ namespace aft::ops::window::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Weights of the rows of a chunk. The rows of a block see windows that are shifted against each other; so that a block
-// can walk the union of them, each row is padded by what lies next to its window: 2^-W, or 0 for a future source.
+// Weights as a block walks them: that of its row r and the walk's step i is at[r * row + i * step].
 template <typename T>
-struct Weights {
+struct WeightWalk {
+  const T* at;
+  int64_t row, step;
+};
+
+// Weights of the targets of a chunk. The rows of a block see windows that are shifted against each other; so that a
+// block can walk the union of them, each row is padded by what lies next to its window: 2^-W, or 0 for a future source.
+template <typename T>
+class Weights {
+ public:
+  Weights(const WindowShape& s, int64_t rows, Scratch& scratch)
+      : left(s.left),
+        span(s.left + 1 + s.right),
+        padded(scratch.take<T>(rows * stride())),
+        exponents(scratch.take<T>(rows)),
+        outsides(scratch.take<T>(rows)) {}
+
+  // The row of target t, [J]: w~ = e^w 2^-W; 0 where the source does not exist. kPad more on either side.
+  T* row(int64_t t) const { return padded + (t - first) * stride() + kPad; }
+  // Of a target and a source at most kPad beyond its window.
+  T* at(int64_t t, int64_t source) const { return row(t) + (source - t + left); }
+  T* exponent(int64_t t) const { return exponents + t - first; }  // W
+  T* outside(int64_t t) const { return outsides + t - first; }    // 2^-W
+  // From a target to the next, on the same source.
+  int64_t next_target() const { return stride() - 1; }
+
+  // From a pair on: a block of targets over sources, or a block of sources over targets.
+  WeightWalk<T> targets_over_sources(int64_t t, int64_t source) const { return {at(t, source), next_target(), 1}; }
+  WeightWalk<T> sources_over_targets(int64_t t, int64_t source) const { return {at(t, source), 1, next_target()}; }
+
+  // Target t's weights are those of the one before.
+  void repeat(int64_t t) const {
+    std::copy_n(row(t - 1) - kPad, stride(), row(t) - kPad);
+    *exponent(t) = *exponent(t - 1);
+    *outside(t) = *outside(t - 1);
+  }
+
   static constexpr int64_t kPad = kRows - 1;
+  int64_t left = 0;
+  int64_t span = 0;   // J = left + 1 + right
+  int64_t first = 0;  // target of row 0
 
-  int64_t span = 0;       // J = left + 1 + right
-  T* padded = nullptr;    // [rows][kPad + J + kPad]: w~ = e^w 2^-W; 0 where the source does not exist
-  T* exponent = nullptr;  // [rows]: W
-  T* outside = nullptr;   // [rows]: 2^-W
+ private:
+  int64_t stride() const { return span + 2 * kPad; }
 
-  static int64_t stride_of(int64_t span) { return span + 2 * kPad; }
-  int64_t stride() const { return stride_of(span); }
-  // Weight j of row i, j in [-kPad, J + kPad). A step to the next row and one source back stays on the same source.
-  T* at(int64_t i, int64_t j) const { return padded + i * stride() + kPad + j; }
-  int64_t next_row() const { return stride() - 1; }
+  T* padded = nullptr;     // [rows][kPad + J + kPad]
+  T* exponents = nullptr;  // [rows]
+  T* outsides = nullptr;   // [rows]
 };
 
 template <class D, typename E>
@@ -60,21 +95,16 @@ class Stripe : public Channels<D, E> {
  public:
   using Base::band, Base::band_stride, Base::d, Base::first_source, Base::initial_sums, Base::lanes, Base::load_sums,
       Base::own_key, Base::own_value, Base::shape, Base::source_key, Base::source_value, Base::sources, Base::span,
-      Base::store_sums, Base::sums, Base::vectors;
+      Base::store_sums, Base::sums_at, Base::vectors;
   using typename Base::T;
   using typename Base::V;
 
-  int64_t capacity = 0;
-  int64_t base = 0;          // source in slot 0 of the window buffer
-  int64_t first_vector = 0;  // vector in row 0 of the window buffer
-  int64_t window_vectors = 0;
-  T* window = nullptr;  // [vectors of a panel or all][capacity][2][lanes]: K, KV
-  T* scale = nullptr;   // [vectors][2][lanes]: M, X
-  T* after = nullptr;   // not causal: [blocks][panel][kSumParts][lanes], sources after each block's window
+  VectorMatrix<T, 2, lanes> window;         // [vectors of a panel or all][sources]: K, KV
+  VectorView<T, 2, lanes> scale;            // [vectors]: M, X
+  VectorMatrix<T, kSumParts, lanes> after;  // not causal: [blocks][vectors as in the window], sources after its windows
   Weights<T> weights;
-  int64_t keep_from = std::numeric_limits<int64_t>::max();  // the backward wants K and KV of its whole chunk rescaled
-  bool redo = true;
-  int64_t redone = 0;
+  bool redo = redo_enabled();
+  int64_t redone = 0;  // pairs so far
 
   // What a stripe takes from its scratch.
   struct Sizes {
@@ -84,61 +114,42 @@ class Stripe : public Channels<D, E> {
     int64_t blocks = 0;  // not causal: blocks of targets
   };
 
-  static size_t bytes(const WindowShape& s, const WindowTask& t, const Sizes& room) {
-    const int64_t lanes = static_cast<int64_t>(hn::Lanes(D()));
-    const int64_t vectors = (t.end - t.begin + lanes - 1) / lanes;
-    return Base::bytes(s, t) + Room::padded<T>(room.window_vectors * room.window_rows * 2 * lanes) +
-           Room::padded<T>(vectors * 2 * lanes) +
-           Room::padded<T>(room.blocks * room.window_vectors * kSumParts * lanes) +
-           Room::padded<T>(room.weight_rows * Weights<T>::stride_of(s.left + 1 + s.right)) +
-           2 * Room::padded<T>(room.weight_rows);
-  }
+  Stripe(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, const Sizes& sizes, Scratch& scratch)
+      : Base(s, t, in, scratch),
+        window(sizes.window_vectors, sizes.window_rows, scratch),
+        scale(vectors, scratch),
+        after(sizes.blocks, sizes.window_vectors, scratch),
+        weights(s, sizes.weight_rows, scratch) {}
 
-  template <class Memory>
-  Stripe(const WindowShape& s, const WindowTask& t, const WindowInputs<E>& in, const Sizes& room, Memory& scratch)
-      : Base(s, t, in, scratch), capacity(room.window_rows), window_vectors(room.window_vectors) {
-    window = scratch.template take<T>(window_vectors * capacity * 2 * lanes);
-    scale = scratch.template take<T>(vectors * 2 * lanes);
-    after = scratch.template take<T>(room.blocks * window_vectors * kSumParts * lanes);
-    weights.span = Base::span;
-    weights.padded = scratch.template take<T>(room.weight_rows * weights.stride());
-    weights.exponent = scratch.template take<T>(room.weight_rows);
-    weights.outside = scratch.template take<T>(room.weight_rows);
-  }
-
-  T* slot(int64_t j, int64_t source) const {
-    return window + ((j - first_vector) * capacity + source - base) * 2 * lanes;
-  }
-
-  T* after_row(int64_t block, int64_t j) const {
-    return after + (block * window_vectors + j - first_vector) * kSumParts * lanes;
+  // The window begins with this source, and with this vector.
+  void place(int64_t source, int64_t vector) {
+    window.first_column = source;
+    window.first_row = after.first_column = vector;
   }
 
   // M and X before the first source of the window: those of the running sums, with headroom.
   void start_scale(int64_t j, const RunningSum<V>& s) const {
-    T* at = scale + j * 2 * lanes;
     const V floor = hn::Set(d, kExponentFloor<T>);
     const V headroom = hn::Set(d, kHeadroom<T>);
-    hn::Store(hn::IfThenElse(hn::Gt(s.max, floor), hn::Add(s.max, headroom), floor), d, at);
+    hn::Store(hn::IfThenElse(hn::Gt(s.max, floor), hn::Add(s.max, headroom), floor), d, scale.at(j));
     const V exponent = hn::Min(ExponentOf(d, s.num), hn::Set(d, kValueExponentLimit<T>));
-    hn::Store(hn::Max(hn::Set(d, kLeastValueExponent<T>), hn::Add(exponent, headroom)), d, at + lanes);
+    hn::Store(hn::Max(hn::Set(d, kLeastValueExponent<T>), hn::Add(exponent, headroom)), d, scale.at(j, 1));
   }
 
-  // Weights of local rows [begin, end); row i of the arrays is local row begin + i. Rows past the last are the virtual
-  // target that the final sums are: it sees the sources before the ring, with weight 1.
-  void prepare_rows(int64_t begin, int64_t end) {
+  // Weights of the targets of a chunk and, in the backward, of the later ones that its sources see. Targets past the
+  // last are the virtual one that the final sums are: it sees the sources before the ring, with weight 1.
+  void prepare_targets(Range targets) {
+    weights.first = targets.begin;
+    after.first_row = targets.begin / kRows;
     bool repeats = false;  // all positions share a row, and the one before was whole
-    for (int64_t t = begin; t < end; ++t) {
-      T* to = weights.at(t - begin, 0);
+    for (int64_t t = targets.begin; t < targets.end; ++t) {
+      T* to = weights.row(t);
       // Sources that exist: first <= t - left + j < T.
       const int64_t low = t < shape.time ? std::max<int64_t>(0, first_source - (t - shape.left)) : span;
       const int64_t high = std::max(low, std::min(span, shape.time - (t - shape.left)));
       const bool whole = low == 0 && high == span;
       if (whole && repeats) {
-        const T* before = weights.at(t - begin - 1, -Weights<T>::kPad);
-        std::copy(before, before + weights.stride(), to - Weights<T>::kPad);
-        weights.exponent[t - begin] = weights.exponent[t - begin - 1];
-        weights.outside[t - begin] = weights.outside[t - begin - 1];
+        weights.repeat(t);
         continue;
       }
       repeats = whole && band_stride == 0;
@@ -159,8 +170,8 @@ class Stripe : public Channels<D, E> {
       }
       std::fill(to + high, to + span, T(0));
       std::fill(to + span, to + span + Weights<T>::kPad, shape.causal ? T(0) : outside);
-      weights.exponent[t - begin] = hn::GetLane(w);
-      weights.outside[t - begin] = outside;
+      *weights.exponent(t) = hn::GetLane(w);
+      *weights.outside(t) = outside;
     }
   }
 
@@ -169,15 +180,15 @@ class Stripe : public Channels<D, E> {
     V m, to_x, from_x, bound;
   };
   Scales load_scales(int64_t j) const {
-    const T* at = scale + j * 2 * lanes;
-    const V from_x = Pow2(d, hn::Load(d, at + lanes));
-    return {hn::Load(d, at), Pow2(d, hn::Neg(hn::Load(d, at + lanes))), from_x, hn::Add(from_x, from_x)};
+    const V x = hn::Load(d, scale.at(j, 1));
+    const V from_x = Pow2(d, x);
+    return {hn::Load(d, scale.at(j)), Pow2(d, hn::Neg(x)), from_x, hn::Add(from_x, from_x)};
   }
 
   // Stores K and KV of source s under the scales.
   void store_source(int64_t j, int64_t s, const SplitExp<V>& e, V value, const Scales& scales) const {
     const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, scales.m)));
-    T* to = slot(j, s);
+    T* to = window.at(j, s);
     hn::Store(k, d, to);
     hn::Store(hn::Mul(k, hn::Mul(value, scales.to_x)), d, to + lanes);
   }
@@ -186,33 +197,32 @@ class Stripe : public Channels<D, E> {
     return !hn::AllFalse(d, hn::Or(hn::Gt(n, scales.m), hn::Ge(hn::Abs(value), scales.bound)));
   }
 
-  // Raises M and X where source (n, value) exceeds them and rescales what is stored of the sources [begin, end).
-  void raise_scale(int64_t j, V n, V value, int64_t begin, int64_t end) const {
-    T* at = scale + j * 2 * lanes;
-    const V m0 = hn::Load(d, at);
-    const V x0 = hn::Load(d, at + lanes);
+  // Raises M and X where a source (n, value) exceeds them and rescales what is stored of the sources `stored`.
+  void raise_scale(int64_t j, V n, V value, Range stored) const {
+    const V m0 = hn::Load(d, scale.at(j));
+    const V x0 = hn::Load(d, scale.at(j, 1));
     const V headroom = hn::Set(d, kHeadroom<T>);
     const V m1 = hn::IfThenElse(hn::Gt(n, m0), hn::Add(n, headroom), m0);
     const V exponent = hn::Min(ExponentOf(d, value), hn::Set(d, kValueExponentLimit<T>));
     const V x1 = hn::IfThenElse(hn::Gt(exponent, x0), hn::Add(exponent, headroom), x0);
     const V k_scale = Pow2(d, hn::Sub(m0, m1));
     const V v_scale = Pow2(d, hn::Sub(x0, x1));
-    hn::Store(m1, d, at);
-    hn::Store(x1, d, at + lanes);
-    for (int64_t s = begin; s < end; ++s) {
-      T* to = slot(j, s);
+    hn::Store(m1, d, scale.at(j));
+    hn::Store(x1, d, scale.at(j, 1));
+    for (int64_t s = stored.begin; s < stored.end; ++s) {
+      T* to = window.at(j, s);
       hn::Store(hn::Mul(hn::Load(d, to), k_scale), d, to);
       hn::Store(hn::Mul(hn::Mul(hn::Load(d, to + lanes), k_scale), v_scale), d, to + lanes);
     }
   }
 
-  // Stores the sources [begin, end) after raising the scales to them.
-  void preload(int64_t j, int64_t begin, int64_t end) const {
-    for (int64_t s = begin; s < std::min<int64_t>(0, end); ++s) take_source(j, s, begin);
-    for (int64_t s = std::max<int64_t>(0, begin); s < end; s += kRows) {
-      const int64_t rows = std::min(kRows, end - s);
+  // Stores sources after raising the scales to them.
+  void preload(int64_t j, Range taken) const {
+    for (int64_t s = taken.begin; s < std::min<int64_t>(0, taken.end); ++s) take_source(j, s, taken.begin);
+    for (int64_t s = std::max<int64_t>(0, taken.begin); s < taken.end; s += kRows) {
+      const int64_t rows = std::min(kRows, taken.end - s);
       if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, s, kRows) : take_sources<0>(j, s, rows))) continue;
-      for (int64_t r = 0; r < rows; ++r) take_source(j, s + r, begin);
+      for (int64_t r = 0; r < rows; ++r) take_source(j, s + r, taken.begin);
     }
   }
 
@@ -223,25 +233,32 @@ class Stripe : public Channels<D, E> {
     return std::min(shape.time, (index + 1) * chunk_rows(shape) + std::min(shape.right, shape.time));
   }
 
-  // Not causal, before the chunks: one scale for the whole sequence, and in `ends`, a boundary a chunk, the sums of the
-  // sources after its windows. One pass over the rows, last to first; in pieces of a chunk, so that the sums stay in
-  // registers and memory sees whole rows.
-  void scan_whole(T* ends) const {
+  // Not causal, of the whole sequence: M and X, and the sums of the sources after the windows of every chunk.
+  struct Whole {
+    Whole(int64_t chunks, int64_t vectors, Scratch& scratch)
+        : scale(vectors, scratch), sources_after(chunks, vectors, scratch) {}
+
+    VectorView<T, 2, lanes> scale;                         // [vectors]
+    VectorMatrix<T, kBoundaryParts, lanes> sources_after;  // [chunks][vectors]
+  };
+
+  // Not causal, before the chunks. One pass over the rows, last to first; in pieces of a chunk, so that the sums stay
+  // in registers and memory sees whole rows.
+  void scan_whole(const Whole& whole) const {
     const V floor = hn::Set(d, kExponentFloor<T>);
     for (int64_t j = 0; j < vectors; ++j) {
-      store_sums(StartSum(d, floor), sums + j * kSumParts * lanes);
-      hn::Store(floor, d, scale + j * 2 * lanes);
-      hn::Store(hn::Set(d, kLeastValueExponent<T>), d, scale + j * 2 * lanes + lanes);
+      store_sums(StartSum(d, floor), sums_at(j));
+      hn::Store(floor, d, whole.scale.at(j));
+      hn::Store(hn::Set(d, kLeastValueExponent<T>), d, whole.scale.at(j, 1));
     }
     int64_t next = shape.time;
     for (int64_t index = (shape.time - 1) / chunk_rows(shape); index >= -1; --index) {
       // The windows of the first chunk are summed by no one: only the scale looks at them.
       const int64_t until = index < 0 ? 0 : after_chunk(index);
       for (int64_t j = 0; j < vectors; ++j) {
-        T* at = scale + j * 2 * lanes;
-        V m = hn::Load(d, at);
-        V x = hn::Load(d, at + lanes);
-        RunningSum<V> sum = load_sums(sums + j * kSumParts * lanes);
+        V m = hn::Load(d, whole.scale.at(j));
+        V x = hn::Load(d, whole.scale.at(j, 1));
+        RunningSum<V> sum = load_sums(sums_at(j));
         for (int64_t s = next - 1; s >= until; --s) {
           const V key = own_key(s, j);
           const V value = MaskAbsent(d, key, own_value(s, j));
@@ -250,63 +267,67 @@ class Stripe : public Channels<D, E> {
           x = hn::Max(hn::Min(ExponentOf(d, value), hn::Set(d, kValueExponentLimit<T>)), x);
           if (index >= 0) AddTerm(d, sum, e.n, e.p, hn::Mul(e.p, value));
         }
-        hn::Store(m, d, at);
-        hn::Store(x, d, at + lanes);
-        store_sums(sum, sums + j * kSumParts * lanes);
-        if (index >= 0) Base::store_boundary(sum, Base::boundary_row(ends, index, j));
+        hn::Store(m, d, whole.scale.at(j));
+        hn::Store(x, d, whole.scale.at(j, 1));
+        store_sums(sum, sums_at(j));
+        if (index >= 0) Base::store_boundary(sum, whole.sources_after.at(index, j));
       }
       next = until;
     }
   }
 
-  // Not causal: stores the sources [from, to), and the sums after the window of each block of chunk `index`.
-  void enter_chunk(int64_t j, int64_t index, int64_t from, int64_t to, T* ends) const {
+  // Not causal: stores sources under the whole sequence's scale, and the sums after the window of each block of chunk
+  // `index`.
+  void enter_chunk(int64_t j, int64_t index, Range taken, const Whole& whole) const {
+    hn::Store(hn::Load(d, whole.scale.at(j)), d, scale.at(j));
+    hn::Store(hn::Load(d, whole.scale.at(j, 1)), d, scale.at(j, 1));
     const Scales scales = load_scales(j);
-    for (int64_t s = from; s < to; ++s) {
+    for (int64_t s = taken.begin; s < taken.end; ++s) {
       const V key = own_key(s, j);
       store_source(j, s, Split(d, key), MaskAbsent(d, key, own_value(s, j)), scales);
     }
-    RunningSum<V> sum = Base::load_boundary(Base::boundary_row(ends, index, j));
+    RunningSum<V> sum = Base::load_boundary(whole.sources_after.at(index, j));
     const int64_t begin = index * chunk_rows(shape);
+    const int64_t end = std::min(begin + chunk_rows(shape), shape.time);
     int64_t next = after_chunk(index);
-    for (int64_t block = (std::min(chunk_rows(shape), shape.time - begin) - 1) / kRows; block >= 0; --block) {
-      while (next > begin + (block + 1) * kRows + shape.right) {
+    for (int64_t tb = begin + (end - begin - 1) / kRows * kRows; tb >= begin; tb -= kRows) {
+      while (next > tb + kRows + shape.right) {
         --next;
         AddSource(d, sum, own_key(next, j), own_value(next, j));
       }
-      store_sums(sum, after_row(block, j));
+      store_sums(sum, after.at(tb / kRows, j));
     }
   }
 
-  // Moves the sources [begin, end) to the front of the buffers.
-  void move_window(int64_t begin, int64_t end) {
+  // Moves the sources `kept` to the front of the window.
+  void move_window(Range kept) {
     for (int64_t j = 0; j < vectors; ++j) {
-      const T* from = slot(j, begin);
-      std::copy(from, from + (end - begin) * 2 * lanes, slot(j, base));
+      std::copy(window.at(j, kept.begin), window.at(j, kept.end), window.at(j, window.first_column));
     }
-    base = begin;
+    window.first_column = kept.begin;
   }
 
-  // Causal block of targets tb .. tb + rows - 1 in vector j, their sources stored on the way. emit(r, n, row sums) is
-  // called for rows [r, r + n) of it, in order.
+  // Causal: a block of targets in vector j, their sources stored on the way. Where one raises the scale, what is stored
+  // from source `kept` on follows. emit(targets, sums of their rows) is called for parts of the block, in order.
   template <class Emit>
-  void causal_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, const Emit& emit) {
-    T* sum_at = sums + j * kSumParts * lanes;
-    const int64_t begin = std::max(first_source, tb - shape.left);
-    HWY_ALIGN T block[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
-    if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, tb, kRows) : take_sources<0>(j, tb, rows))) {
-      causal_sums(j, tb, begin, prepared, block);
-      finish(j, tb, 0, rows, prepared, block, sum_at, nullptr, emit);
+  void causal_block(int64_t j, Range block, int64_t kept, const Emit& emit) {
+    T* sum_at = sums_at(j);
+    const int64_t rows = block.size();
+    const int64_t begin = std::max(first_source, block.begin - shape.left);
+    HWY_ALIGN T window_sums[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
+    if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, block.begin, kRows)
+                                 : take_sources<0>(j, block.begin, rows))) {
+      causal_sums(j, block.begin, begin, window_sums);
+      finish(j, block.begin, block, window_sums, sum_at, nullptr, emit);
     } else {
       // A source raises the scale: row by row, so that no row feels a later one.
-      for (int64_t r = 0; r < rows; ++r) {
-        take_source(j, tb + r, std::min(begin, keep_from));
-        accumulate_row(weights.at(tb + r - prepared, begin - (tb + r - shape.left)), slot(j, begin), tb + r + 1 - begin,
-                       block);
-        finish(j, tb, r, 1, prepared, block, sum_at, nullptr, emit);
+      for (int64_t t = block.begin; t < block.end; ++t) {
+        take_source(j, t, std::min(begin, kept));
+        accumulate_row(weights.at(t, begin), window.at(j, begin), t + 1 - begin, window_sums);
+        finish(j, block.begin, {t, t + 1}, window_sums, sum_at, nullptr, emit);
       }
     }
-    pass_out(j, tb - shape.left, rows, sum_at);
+    pass_out(j, block.begin - shape.left, rows, sum_at);
   }
 
   // Stores K and KV of the block's own sources, unless one exceeds the scale: then nothing, and false. kCount = kRows
@@ -341,23 +362,22 @@ class Stripe : public Channels<D, E> {
     const V key = source_key(s, j);
     const V value = MaskAbsent(d, key, source_value(s, j));
     const SplitExp<V> e = Split(d, key);
-    if (exceeds(load_scales(j), e.n, value)) raise_scale(j, e.n, value, begin, s);
+    if (exceeds(load_scales(j), e.n, value)) raise_scale(j, e.n, value, {begin, s});
     store_source(j, s, e, value, load_scales(j));
   }
 
   // D and N of a block's rows over the sources from `begin` on, [kRows][2][lanes].
-  HWY_NOINLINE void causal_sums(int64_t j, int64_t tb, int64_t begin, int64_t prepared, T* HWY_RESTRICT block) const {
+  HWY_NOINLINE void causal_sums(int64_t j, int64_t tb, int64_t begin, T* HWY_RESTRICT block) const {
     V den[kRows], num[kRows];
-    accumulate(weights.at(tb - prepared, begin - (tb - shape.left)), weights.next_row(), 1, slot(j, begin), tb - begin,
-               den, num);
+    accumulate(weights.targets_over_sources(tb, begin), window.at(j, begin), tb - begin, den, num);
     // The block's own sources: source m is seen by the rows r >= m, and must not touch the others even as 0 * NaN.
-    const T* w = weights.at(tb - prepared, shape.left);
-    const T* x = slot(j, tb);
+    const T* w = weights.at(tb, tb);
+    const T* x = window.at(j, tb);
     for (int64_t m = 0; m < kRows; ++m, ++w, x += 2 * lanes) {
       const V k = hn::Load(d, x);
       const V kv = hn::Load(d, x + lanes);
       for (int64_t r = m; r < kRows; ++r) {
-        const V weight = hn::Set(d, w[r * weights.next_row()]);
+        const V weight = hn::Set(d, w[r * weights.next_target()]);
         den[r] = hn::MulAdd(weight, k, den[r]);
         num[r] = hn::MulAdd(weight, kv, num[r]);
       }
@@ -378,8 +398,8 @@ class Stripe : public Channels<D, E> {
   HWY_NOINLINE void pass_out(int64_t j, int64_t begin, int64_t rows, T* sum_at) const {
     RunningSum<V> sum = load_sums(sum_at);
     if (HWY_LIKELY(rows == kRows && begin >= first_source)) {
-      const V m = hn::Load(d, scale + j * 2 * lanes);
-      const T* x = slot(j, begin);
+      const V m = hn::Load(d, scale.at(j));
+      const T* x = window.at(j, begin);
       const V k0 = hn::Load(d, x), k1 = hn::Load(d, x + 2 * lanes);
       const V k2 = hn::Load(d, x + 4 * lanes), k3 = hn::Load(d, x + 6 * lanes);
       const V least = hn::Min(hn::Min(k0, k1), hn::Min(k2, k3));
@@ -404,35 +424,34 @@ class Stripe : public Channels<D, E> {
     store_sums(sum, sum_at);
   }
 
-  // The same without `causal`: every source of the block's union is stored already; block = index into `after`.
+  // The same without `causal`: every source of the block's union is stored already.
   template <class Emit>
-  void whole_block(int64_t j, int64_t tb, int64_t rows, int64_t prepared, int64_t block, const Emit& emit) {
-    T* sum_at = sums + j * kSumParts * lanes;
-    const int64_t begin = std::max<int64_t>(0, tb - shape.left);
-    const int64_t end = std::min(shape.time, tb + kRows + shape.right);
-    HWY_ALIGN T row_sums[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
+  void whole_block(int64_t j, Range block, const Emit& emit) {
+    T* sum_at = sums_at(j);
+    const int64_t begin = std::max<int64_t>(0, block.begin - shape.left);
+    const int64_t end = std::min(shape.time, block.begin + kRows + shape.right);
+    HWY_ALIGN T window_sums[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
     V den[kRows], num[kRows];
-    accumulate(weights.at(tb - prepared, begin - (tb - shape.left)), weights.next_row(), 1, slot(j, begin), end - begin,
-               den, num);
-    store_rows(den, num, row_sums);
-    finish(j, tb, 0, rows, prepared, row_sums, sum_at, after_row(block, j), emit);
-    pass_out(j, tb - shape.left, rows, sum_at);
+    accumulate(weights.targets_over_sources(block.begin, begin), window.at(j, begin), end - begin, den, num);
+    store_rows(den, num, window_sums);
+    finish(j, block.begin, block, window_sums, sum_at, after.at(block.begin / kRows, j), emit);
+    pass_out(j, block.begin - shape.left, block.size(), sum_at);
   }
 
   void clear_source(int64_t j, int64_t s) const {
-    hn::Store(hn::Zero(d), d, slot(j, s));
-    hn::Store(hn::Zero(d), d, slot(j, s) + lanes);
+    hn::Store(hn::Zero(d), d, window.at(j, s));
+    hn::Store(hn::Zero(d), d, window.at(j, s) + lanes);
   }
 
-  // den[r] = sum_i w(r, i) x[i][0], num[r] = sum_i w(r, i) x[i][1], i ascending, for the kRows rows of a block, with
-  // w(r, i) = w[r * row_step + i * step].
-  HWY_INLINE void accumulate(const T* HWY_RESTRICT w, int64_t row_step, int64_t step, const T* HWY_RESTRICT x,
-                             int64_t n, V* den, V* num) const {
+  // den[r] = sum_i w(r, i) x[i][0], num[r] = sum_i w(r, i) x[i][1], i ascending to n, for the kRows rows of a block.
+  HWY_INLINE void accumulate(const WeightWalk<T>& weight, const T* HWY_RESTRICT x, int64_t n, V* den, V* num) const {
+    const T* HWY_RESTRICT w = weight.at;
+    const int64_t step = weight.step;
     V d0 = hn::Zero(d), d1 = d0, d2 = d0, d3 = d0;
     V n0 = d0, n1 = d0, n2 = d0, n3 = d0;
-    const T* HWY_RESTRICT w1 = w + row_step;
-    const T* HWY_RESTRICT w2 = w1 + row_step;
-    const T* HWY_RESTRICT w3 = w2 + row_step;
+    const T* HWY_RESTRICT w1 = w + weight.row;
+    const T* HWY_RESTRICT w2 = w1 + weight.row;
+    const T* HWY_RESTRICT w3 = w2 + weight.row;
     for (int64_t i = 0, at = 0; i < n; ++i, at += step, x += 2 * lanes) {
       const V k = hn::Load(d, x);
       const V kv = hn::Load(d, x + lanes);
@@ -481,11 +500,12 @@ class Stripe : public Channels<D, E> {
     return {hn::Mul(s.den, scaled), hn::Mul(hn::Mul(s.num, scales.to_x), scaled)};
   }
 
-  // Rows [first, first + n) of a block, [n][2][lanes] over the window: adds what lies outside, checks the certificate
-  // and redoes the rows that fail. The rows of a whole block go side by side: one alone is a chain of waits.
+  // Ends the rows of `targets`, of a block that begins at tb, from [n][2][lanes] over the window: adds what lies
+  // outside, checks the certificate and redoes the rows that fail. The rows of a whole block go side by side: one alone
+  // is a chain of waits.
   template <class Emit>
-  HWY_INLINE void finish(int64_t j, int64_t tb, int64_t first, int64_t n, int64_t prepared, const T* block,
-                         const T* sum_at, const T* later_at, const Emit& emit) {
+  HWY_INLINE void finish(int64_t j, int64_t tb, Range targets, const T* window_sums, const T* sum_at, const T* later_at,
+                         const Emit& emit) {
     const Scales scales = load_scales(j);
     Outside beyond = scale_outside(load_sums(sum_at), scales);
     if (later_at != nullptr) {
@@ -495,14 +515,16 @@ class Stripe : public Channels<D, E> {
     RowSums<V> row[kRows];
     const V certificate = hn::Set(d, kCertificate<T>);
     auto failed = hn::Lt(certificate, certificate);  // NaN passes: redone it would be NaN again
+    const T* exponent = weights.exponent(targets.begin);
+    const T* outside = weights.outside(targets.begin);
     const auto add = [&](int64_t i) HWY_ATTR {
-      const int64_t r = tb + first + i - prepared;
-      const V weight = hn::Set(d, weights.outside[r]);
-      row[i] = {hn::MulAdd(beyond.den, weight, hn::Load(d, block + 2 * i * lanes)),
-                hn::MulAdd(beyond.num, weight, hn::Load(d, block + (2 * i + 1) * lanes)),
-                hn::Add(scales.m, hn::Set(d, weights.exponent[r])), scales.from_x};
+      const V weight = hn::Set(d, outside[i]);
+      row[i] = {hn::MulAdd(beyond.den, weight, hn::Load(d, window_sums + 2 * i * lanes)),
+                hn::MulAdd(beyond.num, weight, hn::Load(d, window_sums + (2 * i + 1) * lanes)),
+                hn::Add(scales.m, hn::Set(d, exponent[i])), scales.from_x};
       failed = hn::Or(failed, hn::Lt(row[i].den, certificate));
     };
+    const int64_t n = targets.size();
     if (HWY_LIKELY(n == kRows)) {
 #pragma GCC unroll 4
       for (int64_t i = 0; i < kRows; ++i) add(i);
@@ -510,18 +532,18 @@ class Stripe : public Channels<D, E> {
       for (int64_t i = 0; i < n; ++i) add(i);
     }
     if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
-      for (int64_t i = 0; i < n; ++i) redo_row(j, tb, first + i, sum_at, later_at, row[i]);
+      for (int64_t i = 0; i < n; ++i) redo_row(j, tb, targets.begin + i, sum_at, later_at, row[i]);
     }
-    emit(first, n, row);
+    emit(targets, row);
   }
 
   // Where the row fails, from all its pairs.
-  HWY_NOINLINE void redo_row(int64_t j, int64_t tb, int64_t r, const T* sum_at, const T* later_at, RowSums<V>& row) {
+  HWY_NOINLINE void redo_row(int64_t j, int64_t tb, int64_t t, const T* sum_at, const T* later_at, RowSums<V>& row) {
     const auto failed = hn::Lt(row.den, hn::Set(d, kCertificate<T>));
     if (hn::AllFalse(d, failed)) return;
     redone += static_cast<int64_t>(hn::CountTrue(d, failed));
     const RunningSum<V> later = load_sums(later_at == nullptr ? sum_at : later_at);
-    const RowSums<V> right = Base::exact_row(j, tb, r, load_sums(sum_at), later_at == nullptr ? nullptr : &later);
+    const RowSums<V> right = Base::exact_row(j, tb, t, load_sums(sum_at), later_at == nullptr ? nullptr : &later);
     row.den = hn::IfThenElse(failed, right.den, row.den);
     row.num = hn::IfThenElse(failed, right.num, row.num);
     row.exponent = hn::IfThenElse(failed, right.exponent, row.exponent);
