@@ -41,7 +41,8 @@ format:  ## Format the C++ sources
 	@scripts/setup --no-torch --lint
 	@scripts/format
 
-lint:  ## Check formatting and run clang-tidy over the torch-free sources
+lint:  ## Check formatting, the Python files, and by clang-tidy the torch-free sources
 	@scripts/setup --no-torch --lint
 	@scripts/format --check
+	@scripts/lint-python
 	@scripts/tidy

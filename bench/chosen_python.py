@@ -1,4 +1,4 @@
-"""Importing this goes on in the Python whose torch the build uses (scripts/setup wrote it down), whichever was called."""
+"""Importing this goes on in the Python whose torch the build uses (scripts/setup wrote it down), whatever called it."""
 
 import os
 import pathlib

@@ -11,6 +11,7 @@ import signal
 import time
 
 import chosen_python  # noqa: F401  (goes on in the Python whose torch the build uses)
+
 import torch
 
 import timing
@@ -129,8 +130,9 @@ def main():
     else:
         print(f"{machine['cpu']}, {machine['simd']}, {args.threads} threads, torch {machine['torch']}; MiB at B 1, "
               f"T {args.time}, d {args.channels}")
-        print(f"{'operator':<20} {'pass':<8} {'inputs':>8} {'outputs':>8} {'workspace':>10} {'of it':>8} {'share of':>9}\n"
-              f"{'':<20} {'':<8} {'':>8} {'':>8} {'and saved':>10} {'saved':>8} {'inputs':>9} {'seconds':>9}")
+        print(f"{'operator':<20} {'pass':<8} {'inputs':>8} {'outputs':>8} {'workspace':>10} {'of it':>8} "
+              f"{'share of':>9}")
+        print(f"{'':<20} {'':<8} {'':>8} {'':>8} {'and saved':>10} {'saved':>8} {'inputs':>9} {'seconds':>9}")
     processes = multiprocessing.get_context("spawn")
     for op, causal in CASES:
         if args.op and op not in args.op:

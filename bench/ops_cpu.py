@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Times every operator and pass on the CPU against PyTorch in the same process and against a copy of the bytes that must
-move. bench/README.md says what is counted and how."""
+"""Times every operator and pass on the CPU against PyTorch in the same process and against a copy of the bytes that
+must move. bench/README.md says what is counted and how."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ import signal
 import statistics
 
 import chosen_python  # noqa: F401  (goes on in the Python whose torch the build uses)
+
 import torch
 
 import peers
@@ -173,7 +174,7 @@ class Case:
             y = torch.zeros_like(q)
             return lambda: ops.full.out(q, k, v, *weights, causal=self.causal, out=y), 4 * q.numel() + size
         saved = ops.full_forward(q, k, v, *weights, [], causal=self.causal)[1]
-        inputs = zip(("q", "k", "v", "bias", "u", "w"), (q, k, v, *weights))
+        inputs = zip(("q", "k", "v", "bias", "u", "w"), (q, k, v, *weights), strict=True)
         grads = {"grad_" + name: None if x is None else torch.zeros_like(x) for name, x in inputs}
         return (lambda: ops.full_backward.out(grad_y, q, k, v, *weights, saved, causal=self.causal, **grads)), \
             7 * q.numel() + 2 * size
@@ -194,7 +195,7 @@ class Case:
         self.build()
         before = torch.ops.aft.redo_count()
         self.call()
-        redone, total = (now - then for now, then in zip(torch.ops.aft.redo_count(), before))
+        redone, total = (now - then for now, then in zip(torch.ops.aft.redo_count(), before, strict=True))
         times = timing.race({"op": self.call, "floor": copy_of(self.moved, self.torch_dtype),
                              "mm": matrix_product(self.torch_dtype), **self.peers}, health, rounds)
         ms, floor, mm = (statistics.median(times[name]) for name in ("op", "floor", "mm"))
@@ -233,7 +234,8 @@ def all_cases():
 
 
 def print_row(row):
-    name = row["op"] + ("" if row["causal"] or row["grid"] else " (not causal)") + (" f64" if row["dtype"] == "f64" else "")
+    name = row["op"] + ("" if row["causal"] or row["grid"] else " (not causal)")
+    name += " f64" if row["dtype"] == "f64" else ""
     shape = f"{row['B']},{row['T']},{row['d']}" + (f" s={row['s']}" if row["s"] else "")
     ratios = {name: ms / row["ms"] for name, ms in row["peers"].items()}
     columns = [f"{ratios[p]:>8.1f}x" if p in ratios else f"{'':>9}" for p in ("naive_full", "cumsum_simple", "sdpa")]
@@ -254,9 +256,11 @@ def print_row(row):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, epilog="example: bench/ops_cpu.py --op local --shape 4,1024,256")
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     epilog="example: bench/ops_cpu.py --op local --shape 4,1024,256")
     parser.add_argument("--json", action="store_true", help="one object a line: the machine's health, then the rows")
-    parser.add_argument("--op", choices=("simple", "local", "conv1d", "conv2d", "full", "local_bias"), help="only this operator")
+    parser.add_argument("--op", choices=("simple", "local", "conv1d", "conv2d", "full", "local_bias"),
+                        help="only this operator")
     parser.add_argument("--shape", metavar="B,T,d", help="only this shape of the list")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count for a row (default 7)")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all")

@@ -52,8 +52,8 @@ def cumsum_simple(B, T, d, dtype):
 
 
 def conv2d_pair(B, grid, d, s, dtype):
-    """AFT-conv 2-D as two depth-wise convolutions with e^w - 1 plus global sums, channels first as PyTorch's convolutions
-    like them. What it subtracts, it may lose: fine for w of a few tenths, wrong for w very negative."""
+    """AFT-conv 2-D as two depth-wise convolutions with e^w - 1 plus global sums, channels first as PyTorch's
+    convolutions like them. What it subtracts, it may lose: fine for w of a few tenths, wrong for w very negative."""
 
     def function(q, k, v, w):
         e = torch.exp(k - k.amax(dim=(2, 3), keepdim=True).detach())

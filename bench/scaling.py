@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 import chosen_python  # noqa: F401  (goes on in the Python whose torch the build uses)
+
 import torch
 
 import timing
@@ -101,7 +102,7 @@ def bars(rows):
 
 
 def plot(rows, png):
-    colors = dict(zip(OPS, ("#0072b2", "#d55e00", "#009e73")))
+    colors = dict(zip(OPS, ("#0072b2", "#d55e00", "#009e73"), strict=True))
     script = [f"set terminal pngcairo size 800,480 noenhanced font 'sans,10'\nset output '{png}'",
               "set logscale x 2\nset logscale y\nset grid\nset key outside right center",
               "set xlabel 'tokens in the sequence'\nset ylabel 'nanoseconds a token'",

@@ -61,8 +61,8 @@ def sample(call):
 
 def race(contestants, health, rounds, good=0.8):
     """contestants: name -> call. Each round times all of them in turn. A round counts if the health before and after it
-    is at least `good` of the best seen; others are repeated, at most 2 * rounds times, after which the healthiest count.
-    Returns name -> list of `rounds` samples in milliseconds."""
+    is at least `good` of the best seen; others are repeated, at most 2 * rounds times, after which the healthiest
+    count. Returns name -> list of `rounds` samples in milliseconds."""
     for call in contestants.values():
         call()  # graphs are built and pages written before anything is timed
     ran = []

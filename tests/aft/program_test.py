@@ -256,8 +256,8 @@ class ProgramTest(unittest.TestCase):
     def test_standard_input_without_end_takes_bounded_memory(self):
         arguments = ["generate", self.model, "--tokens", "40", "--threads", "1"]
         block = bytes(range(256)) * 4096
-        with subprocess.Popen([AFT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                              preexec_fn=limited(resource.RLIMIT_AS, 400 << 20)) as process:
+        with subprocess.Popen([AFT, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            resource.prlimit(process.pid, resource.RLIMIT_AS, (400 << 20, 400 << 20))
             for _ in range(600):
                 process.stdin.write(block)
             process.stdin.close()

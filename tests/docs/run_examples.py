@@ -33,8 +33,8 @@ def run(file):
         except Exception as error:
             own = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)]
             at = own[-1] if own else getattr(error, "lineno", None) or line
-            code = text.splitlines()[at - 1].strip()
-            print(f"{file}:{at}: {type(error).__name__}: {error}\n    {code}", file=sys.stderr)
+            statement = text.splitlines()[at - 1].strip()
+            print(f"{file}:{at}: {type(error).__name__}: {error}\n    {statement}", file=sys.stderr)
             return False
     print(f"{file}: {len(found)} blocks")
     return True
@@ -49,7 +49,8 @@ def main():
             (Path(folder) / "build").mkdir()
             (Path(folder) / "build/lib").symlink_to(Path(library).resolve().parent)
         os.chdir(folder)
-        sys.exit(0 if all([run(file) for file in files]) else 1)
+        failed = sum(not run(file) for file in files)
+        sys.exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

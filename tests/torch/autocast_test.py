@@ -90,7 +90,7 @@ class Casts(unittest.TestCase):
                     grad = torch.randn_like(y)
                     got = torch.autograd.grad(y, tensors, grad)
                     want = torch.autograd.grad(operator(*small, weights), (*small, weights), grad)
-                    for a, b in zip(got, want):
+                    for a, b in zip(got, want, strict=True):
                         self.assertEqual(a.dtype, torch.float32)
                         self.assertTrue(torch.equal(a, b.float()))
 

@@ -63,7 +63,7 @@ def samples():
         yield aft.window_backward.out, (v, q, k, v, band, saved), dict(gate=gate, **out, grad_band=None)
         grid = [t if t is None else t.detach() for t in (*grid, kernel)]
         packed = [t if t is None else torch.empty_like(t) for t in grid]
-        packed = dict(zip(("grad_q", "grad_k", "grad_v", "grad_kernel"), packed))
+        packed = dict(zip(("grad_q", "grad_k", "grad_v", "grad_kernel"), packed, strict=True))
         yield aft.conv2d.out, (*grid, [2, 3]), dict(gate=gate, out=torch.empty_like(grid[2]))
         yield aft.conv2d_backward.default, (grid[2], *grid, [2, 3]), dict(gate=gate, key_mask=mask)
         yield aft.conv2d_backward.out, (grid[2], *grid, [2, 3]), dict(gate=gate, **packed)
@@ -84,7 +84,7 @@ def samples():
                 continue
             yield aft.full.out, (q, k, v, *weights), dict(gate=gate, out=torch.empty_like(v))
             into = [t if t is None else torch.empty_like(t) for t in weights]
-            into = dict(zip(("grad_bias", "grad_u", "grad_w"), into))
+            into = dict(zip(("grad_bias", "grad_u", "grad_w"), into, strict=True))
             yield aft.full_backward.out, (v, q, k, v, *weights, saved), dict(gate=gate, **out, **into)
         yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), frozen
         no_weights = dict.fromkeys(("grad_bias", "grad_u", "grad_w"))
@@ -144,11 +144,11 @@ class PyTorch(unittest.TestCase):
         for op, args, kwargs in samples():
             with self.subTest(op=str(op)):
                 real = op(*[a.detach() if isinstance(a, torch.Tensor) else a for a in args], **kwargs) \
-                    if "_" != op._opname[-1] and op._overloadname != "out" else None
+                    if op._opname[-1] != "_" and op._overloadname != "out" else None
                 got = op(*[meta(a) for a in args], **{name: meta(a) for name, a in kwargs.items()})
                 if real is None:
                     continue
-                pairs = zip(got, real) if isinstance(real, tuple) else [(got, real)]
+                pairs = zip(got, real, strict=True) if isinstance(real, tuple) else [(got, real)]
                 for a, b in pairs:
                     self.assertEqual(a.device.type, "meta")
                     self.assertEqual((a.shape, a.dtype, a.stride()), (b.shape, b.dtype, b.stride()))
@@ -163,12 +163,13 @@ class PyTorch(unittest.TestCase):
                     if t is not None:
                         t.fill_(torch.nan)
                 op(*args, **kwargs)
+                given = args
                 if op._opname == "full_backward":  # the plain one has a state's arguments too
-                    args = (args[0], None, None, *args[1:7], [], args[7])
+                    given = (args[0], None, None, *args[1:7], [], args[7])
                 plain = getattr(aft, op._opname).default
-                results = plain(*args, **{k: v for k, v in kwargs.items() if k not in into})
+                results = plain(*given, **{k: v for k, v in kwargs.items() if k not in into})
                 names = [r.name for r in plain._schema.returns]
-                results = dict(zip(names, results)) if len(names) > 1 else {"out": results}
+                results = dict(zip(names, results, strict=True)) if len(names) > 1 else {"out": results}
                 for name, t in into.items():
                     if t is not None:
                         self.assertTrue(torch.equal(t, results[name]), name)
@@ -189,7 +190,8 @@ class PyTorch(unittest.TestCase):
                     expected = layer(*tensors)
                     self.assertTrue(torch.equal(y, expected))
                     grad = torch.randn_like(y)
-                    for a, b in zip(torch.autograd.grad(y, tensors, grad), torch.autograd.grad(expected, tensors, grad)):
+                    for a, b in zip(torch.autograd.grad(y, tensors, grad),
+                                    torch.autograd.grad(expected, tensors, grad), strict=True):
                         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
     def test_compiled_batch_stays_a_symbol(self):
@@ -248,8 +250,8 @@ class FrozenWeights(unittest.TestCase):
                 yield ("full of factors", "full_backward",
                        lambda q, k, v, u, w, o=options: aft.full(q, k, v, None, u, w, **o), qkv, factors)
             options = dict(gate=gate)
-            yield ("conv2d", "conv2d_backward", lambda q, k, v, b, o=options: aft.conv2d(q, k, v, b, (10, 20), **o), qkv,
-                   [kernel])
+            yield ("conv2d", "conv2d_backward",
+                   lambda q, k, v, b, o=options: aft.conv2d(q, k, v, b, (10, 20), **o), qkv, [kernel])
             yield ("local_with_state", "window_with_state_backward",
                    lambda q, k, v, b, s=short, o=options: aft.local_with_state(q, k, v, b, s, **o)[0], qkv, [bias])
             yield ("full_with_state", "full_backward",
@@ -272,7 +274,8 @@ class FrozenWeights(unittest.TestCase):
                 for of_weights in (None, False):  # frozen; not frozen, but not asked for
                     grads, calls = ask(call, qkv, weights, of_weights)
                     self.assertEqual(calls, [(backward, False)])
-                    self.assertTrue(all(torch.equal(a, b) for a, b in zip(grads, whole)))
+                    same = zip(grads, whole[:len(grads)], strict=True)  # whole has those of the weights behind them
+                    self.assertTrue(all(torch.equal(a, b) for a, b in same))
 
     def test_a_frozen_bias_has_none(self):
         q, k, v, bias = inputs(2, 5, 4, span=3, requires_grad=True)
@@ -299,7 +302,7 @@ class FrozenWeights(unittest.TestCase):
             written = [None if q is None else torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)]
             aft.window_backward(v, q, k, v, bias, saved, gate=gate, grad_q=written[0], grad_k=written[1],
                                 grad_v=written[2], grad_band=None)
-            for a, b, c in list(zip(whole, grads, written))[q is None:]:
+            for a, b, c in list(zip(whole, grads, written, strict=True))[q is None:]:
                 self.assertTrue(torch.equal(a, b) and torch.equal(a, c))
 
     def test_compile(self):
@@ -308,7 +311,7 @@ class FrozenWeights(unittest.TestCase):
         q, k, v, bias = inputs(2, 7, 4, span=3, requires_grad=True)
         tensors = (q, k, v, bias.detach(), torch.randn(7, 7, dtype=torch.float64))
         expected = torch.autograd.grad((aft.local(*tensors[:4]) + aft.full(*tensors[:3], tensors[4])).sum(), (q, k, v))
-        for a, b in zip(torch.autograd.grad(compiled(*tensors).sum(), (q, k, v)), expected):
+        for a, b in zip(torch.autograd.grad(compiled(*tensors).sum(), (q, k, v)), expected, strict=True):
             self.assertTrue(torch.equal(a, b))
 
     def test_double_backward_says_so(self):
@@ -339,7 +342,7 @@ class Derivatives(unittest.TestCase):
         y = aft.local(q, k, v, bias)
         first = torch.autograd.grad(y.sum(), (q, k, v, bias), retain_graph=True)
         second = torch.autograd.grad(y.sum(), (q, k, v, bias), create_graph=True)
-        for a, b in zip(first, second):
+        for a, b in zip(first, second, strict=True):
             self.assertTrue(torch.equal(a, b))
 
     def test_pieces_say_what_to_call(self):

@@ -50,7 +50,7 @@ class Values(unittest.TestCase):
                     torch.testing.assert_close(y, expected, rtol=1e-10, atol=1e-12)
                     grad = torch.randn_like(y)
                     for got, want in zip(torch.autograd.grad(y, wanted, grad),
-                                         torch.autograd.grad(expected, wanted, grad)):
+                                         torch.autograd.grad(expected, wanted, grad), strict=True):
                         torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
 
     def test_one_row_is_conv1d(self):
@@ -100,7 +100,7 @@ class Values(unittest.TestCase):
                 grad = torch.randn_like(y)
                 results = zip((y, *torch.autograd.grad(y, tensors, grad)),
                               (expected, *torch.autograd.grad(expected, exact, grad.double())),
-                              (dtype, dtype, dtype, dtype, torch.float32))
+                              (dtype, dtype, dtype, dtype, torch.float32), strict=True)
                 for got, want, stored in results:
                     self.assertEqual(got.dtype, stored)
                     eps = torch.finfo(stored).eps  # f32 inside, one rounding at the end
@@ -125,9 +125,10 @@ class Values(unittest.TestCase):
         aft.conv2d(q, k, v, kernel, (2, 3), out=out)
         self.assertTrue(torch.equal(out, aft.conv2d(q, k, v, kernel, (2, 3))))
         packed = torch.full((2, 6, 12), float("nan"), dtype=torch.float64)
-        grads = dict(zip(("grad_q", "grad_k", "grad_v"), packed.chunk(3, -1)), grad_kernel=torch.empty_like(kernel))
+        grads = dict(zip(("grad_q", "grad_k", "grad_v"), packed.chunk(3, -1), strict=True))
+        grads["grad_kernel"] = torch.empty_like(kernel)
         aft.conv2d_backward(out, q, k, v, kernel, (2, 3), **grads)
-        for got, want in zip(grads.values(), aft.conv2d_backward(out, q, k, v, kernel, (2, 3))):
+        for got, want in zip(grads.values(), aft.conv2d_backward(out, q, k, v, kernel, (2, 3)), strict=True):
             self.assertTrue(torch.equal(got, want))
 
 
@@ -144,7 +145,8 @@ class PyTorch(unittest.TestCase):
                     y, expected = compiled(*tensors, height), layer(*tensors, height)
                     self.assertTrue(torch.equal(y, expected))
                     grad = torch.randn_like(y)
-                    for a, b in zip(torch.autograd.grad(y, tensors, grad), torch.autograd.grad(expected, tensors, grad)):
+                    for a, b in zip(torch.autograd.grad(y, tensors, grad),
+                                    torch.autograd.grad(expected, tensors, grad), strict=True):
                         self.assertTrue(torch.equal(a, b))
 
     def test_export(self):
@@ -166,14 +168,16 @@ class PyTorch(unittest.TestCase):
     def test_messages(self):
         q, k, v, kernel = [t.detach() for t in sample(2, (2, 3), 4, 2, 3)]
         for message, call in (
-            (r"v must have three dimensions .* got shape \[6, 4\]: flatten", lambda: aft.conv2d(q, k, v[0], kernel, (2, 3))),
+            (r"v must have three dimensions .* got shape \[6, 4\]: flatten",
+             lambda: aft.conv2d(q, k, v[0], kernel, (2, 3))),
             (r"grid must be \[height, width\] with height \* width = 6, the positions of v, got \[2, 2\]",
              lambda: aft.conv2d(q, k, v, kernel, (2, 2))),
             (r"kernel must have shape \[heads, s, s\] with s odd, got \[2, 2, 2\]",
              lambda: aft.conv2d(q, k, v, kernel[:, :2, :2], (2, 3))),
             (r"kernel must have shape \[heads, s, s\] with s odd, got \[2, 3, 1\]",
              lambda: aft.conv2d(q, k, v, kernel[:, :, :1], (2, 3))),
-            (r"kernel must have the dtype of v, Double, got Float", lambda: aft.conv2d(q, k, v, kernel.float(), (2, 3))),
+            (r"kernel must have the dtype of v, Double, got Float",
+             lambda: aft.conv2d(q, k, v, kernel.float(), (2, 3))),
             (r"heads must divide the 4 channels of v, got 3",
              lambda: aft.conv2d(q, k, v, kernel[:1].expand(3, 3, 3), (2, 3))),
             (r"k must have shape \[2, 6, 4\] like v, or \[2, 6, 2\] with one key per head, got \[2, 6, 3\]",

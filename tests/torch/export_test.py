@@ -158,7 +158,7 @@ class Export(unittest.TestCase):
                 for _ in range(3):
                     self.assertTrue(torch.equal(program(*tensors, *got), module(*tensors, *want)))
                 self.assertEqual(want[0].tolist(), [3, 3])
-                for a, b in zip(got, want):
+                for a, b in zip(got, want, strict=True):
                     self.assertTrue(torch.equal(a, b))
 
     def test_layers(self):

@@ -80,7 +80,7 @@ class Values(unittest.TestCase):
             with self.subTest(**name):
                 y, expected = aft.full(*tensors, **options), reference(*tensors, targets, **options)
                 torch.testing.assert_close(y, expected, **F64)
-                for got, want in zip(gradients(y, tensors), gradients(expected, tensors)):
+                for got, want in zip(gradients(y, tensors), gradients(expected, tensors), strict=True):
                     torch.testing.assert_close(got, want, **F64)
 
     def test_finite_differences(self):
@@ -103,7 +103,7 @@ class Values(unittest.TestCase):
                     lambda **o: aft.full(*tensors, **o), lambda **o: reference(*tensors, 9, **o)))
                 self.assertEqual(float(y[:, 2].detach().abs().sum()), 0.0)
                 torch.testing.assert_close(y, expected, **F64)
-                for got, want in zip(gradients(y, tensors), gradients(expected, tensors)):
+                for got, want in zip(gradients(y, tensors), gradients(expected, tensors), strict=True):
                     self.assertTrue(torch.isfinite(got).all())
                     torch.testing.assert_close(got, want, **F64)
 
@@ -139,10 +139,11 @@ class Values(unittest.TestCase):
             if form in ("bias of rows", "bias of rows and heads"):
                 continue  # their batch is 2
             with self.subTest(form=form, keys=keys, causal=causal):
-                tensors = (*query_key_value(9, 9, 6, 70, keys, requires_grad=True), *weights(form, 9, 9, requires_grad=True))
+                tensors = (*query_key_value(9, 9, 6, 70, keys, requires_grad=True),
+                           *weights(form, 9, 9, requires_grad=True))
                 y = aft.full(*tensors, causal=causal, heads=HEADS)
                 expected = reference(*tensors, 9, causal=causal, heads=HEADS)
-                for a, b in zip((y, *gradients(y, tensors)), (expected, *gradients(expected, tensors))):
+                for a, b in zip((y, *gradients(y, tensors)), (expected, *gradients(expected, tensors)), strict=True):
                     torch.testing.assert_close(a, b, **F64)
 
     def test_what_nothing_sees_may_be_infinite(self):
@@ -188,7 +189,7 @@ class Values(unittest.TestCase):
                     grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
                     got = torch.autograd.grad(y, given(tensors), grad)
                     want = torch.autograd.grad(expected, given(wide), grad.float())
-                    for a, b, t in zip(got, want, given(tensors)):
+                    for a, b, t in zip(got, want, given(tensors), strict=True):
                         self.assertEqual(a.dtype, t.dtype)
                         self.assertTrue(torch.equal(a, b.to(t.dtype)))
 
@@ -202,13 +203,13 @@ class Packed(unittest.TestCase):
         for causal, keys in itertools.product((True, False), (6, HEADS)):
             tensors = (*query_key_value(length, length, 6, count, keys), *weights("bias of heads", length, length))
             tensors = [t if t is None else t.float().requires_grad_() for t in tensors]
-            packed = [t if t is None else t.detach().reshape(1, count * length, -1).requires_grad_() for t in tensors[:3]]
-            packed = (*packed, *tensors[3:])
+            packed = [t.detach().reshape(1, count * length, -1).requires_grad_() for t in tensors[:3]]
+            packed += tensors[3:]
             cu_seqlens = torch.arange(0, length * count + 1, length)
             y = aft.full(*packed, causal=causal, cu_seqlens=cu_seqlens)
             expected = aft.full(*tensors, causal=causal)
             self.assertTrue(torch.equal(y.view_as(expected), expected))
-            for a, b in zip(gradients(y, packed), gradients(expected, tensors)):
+            for a, b in zip(gradients(y, packed), gradients(expected, tensors), strict=True):
                 torch.testing.assert_close(a.view_as(b), b, rtol=1e-4, atol=1e-3)
 
     def test_each_sequence_alone(self):
@@ -226,11 +227,11 @@ class Packed(unittest.TestCase):
                 y = aft.full(*tensors, *own, cu_seqlens=cu, key_mask=mask, **options)
                 grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
                 got = torch.autograd.grad(y, tensors, grad)
-                for begin, end in zip(cu[:-1], cu[1:]):
+                for begin, end in itertools.pairwise(cu):
                     one = [t[:, begin:end].detach().requires_grad_() for t in tensors]
                     alone = aft.full(*one, *own, key_mask=mask[:, begin:end], **options)
                     self.assertTrue(torch.equal(y[:, begin:end], alone))
-                    for a, b in zip(got, torch.autograd.grad(alone, one, grad[:, begin:end])):
+                    for a, b in zip(got, torch.autograd.grad(alone, one, grad[:, begin:end]), strict=True):
                         self.assertTrue(torch.equal(a[:, begin:end], b))
 
     def test_finite_differences(self):
@@ -288,7 +289,7 @@ class State(unittest.TestCase):
             for cuts in ((0, 9), (0, 1, 9), (0, 4, 4, 5, 9), tuple(range(10))):
                 with self.subTest(**name, cuts=cuts):
                     state, ys = start, []
-                    for begin, end in zip(cuts, cuts[1:]):
+                    for begin, end in itertools.pairwise(cuts):
                         y, *state = aft.full_with_state(*part(tensors, begin, end), state, **options)
                         ys.append(y)
                     self.assertTrue(torch.equal(torch.cat(ys, 1), whole))
@@ -300,7 +301,7 @@ class State(unittest.TestCase):
         for cuts in ((0, 63, 200), (0, 64, 65, 200), (0, 1, 130, 199, 200)):
             with self.subTest(cuts=cuts):
                 state, ys = list(aft.initial_state(tensors[1], tensors[2], 200)), []
-                for begin, end in zip(cuts, cuts[1:]):
+                for begin, end in itertools.pairwise(cuts):
                     y, *state = aft.full_with_state(*part(tensors, begin, end), state)
                     ys.append(y)
                 self.assertTrue(torch.equal(torch.cat(ys, 1), whole))
@@ -308,16 +309,15 @@ class State(unittest.TestCase):
     def test_steps_are_the_whole(self):
         for name, tensors, start, options in self.samples():
             with self.subTest(**name):
-                state, ys = [t.clone() for t in start], []
-                for t in range(self.TIME):
-                    ys.append(aft.full_step_(*part(tensors, t, t + 1), state, **options))
+                state = [t.clone() for t in start]
+                ys = [aft.full_step_(*part(tensors, t, t + 1), state, **options) for t in range(self.TIME)]
                 torch.testing.assert_close(torch.cat(ys, 1), aft.full(*tensors, **options), rtol=1e-12, atol=1e-13)
                 self.expect_all_seen(tensors, start, state)
 
     def expect_all_seen(self, tensors, start, state):
         """The ring holds the keys and values of all positions, and the sums stay as they were."""
         self.assertEqual(state[0].tolist(), [self.TIME] * 2)
-        for name, before, after in list(zip(STATE_NAMES, start, state))[1:4]:
+        for name, before, after in list(zip(STATE_NAMES, start, state, strict=True))[1:4]:
             self.assertTrue(torch.equal(before, after), name)
         self.assertTrue(torch.equal(state[4][:, : self.TIME], tensors[1]))
         self.assertTrue(torch.equal(state[5][:, : self.TIME], tensors[2]))
@@ -358,11 +358,11 @@ class State(unittest.TestCase):
             for cuts in ((0, 4, 9), (0, 1, 5, 9)):
                 with self.subTest(**name, cuts=cuts):
                     state, ys = start, []
-                    for begin, end in zip(cuts, cuts[1:]):
+                    for begin, end in itertools.pairwise(cuts):
                         y, *state = aft.full_with_state(*part(tensors, begin, end), state, **options)
                         ys.append(y)
                     self.assertEqual([t.requires_grad for t in state], [False] * 4 + [True] * 2)
-                    for got, expected in zip(gradients(torch.cat(ys, 1), tensors), want):
+                    for got, expected in zip(gradients(torch.cat(ys, 1), tensors), want, strict=True):
                         torch.testing.assert_close(got, expected, **F64)
 
     def test_finite_differences(self):
@@ -390,7 +390,7 @@ class State(unittest.TestCase):
         start = list(aft.initial_state(tensors[1], tensors[2], 9))
         _, *early = aft.full_with_state(*part(tensors, 0, 3), start)
         _, *late = aft.full_with_state(*part(tensors, 0, 6), start)
-        state = [torch.cat((a[:1], b[1:])) for a, b in zip(early, late)]
+        state = [torch.cat((a[:1], b[1:])) for a, b in zip(early, late, strict=True)]
         rows = [None if t is None else torch.cat((t[:1, 3:6], t[1:, 6:9])) for t in tensors[:3]]
         y, *after = aft.full_with_state(*rows, *tensors[3:], state)
         self.assertEqual(after[0].tolist(), [6, 9])
@@ -406,7 +406,7 @@ class State(unittest.TestCase):
         before = [t.clone() for t in state]
         with self.assertRaisesRegex(RuntimeError, "expected room for 1 more in a ring of 7, got 7 .* start anew"):
             aft.full_step_(*part(tensors, 7, 8), state)
-        for a, b in zip(state, before):
+        for a, b in zip(state, before, strict=True):
             self.assertTrue(torch.equal(a, b))
         state = list(aft.initial_state(tensors[1], tensors[2], 12))
         with self.assertRaisesRegex(RuntimeError, "a row for every target up to 9, got 8 rows; use a larger table"):
@@ -437,7 +437,7 @@ class PyTorch(unittest.TestCase):
                                *weights("factors", 9, 9, requires_grad=True)[1:])
                     y, expected = compiled(*tensors), layer(*tensors)
                     self.assertTrue(torch.equal(y, expected))
-                    for a, b in zip(gradients(y, tensors), gradients(expected, tensors)):
+                    for a, b in zip(gradients(y, tensors), gradients(expected, tensors), strict=True):
                         self.assertTrue(torch.equal(a, b))
 
     def test_double_backward_says_so(self):
@@ -491,7 +491,8 @@ class Messages(unittest.TestCase):
             (r"bias must be on the device of v, cpu, got meta: move it", lambda: aft.full(q, k, v, bias.to("meta"))),
             (r"bias must be Float on cpu, since v is BFloat16",
              lambda: aft.full(q.bfloat16(), k.bfloat16(), v.bfloat16(), bias.half())),
-            (r"bias must have shape \[rows, columns\], \[heads, rows, columns\] or \[batch, heads, rows, .*, got \[5\]: reshape",
+            (r"bias must have shape \[rows, columns\], \[heads, rows, columns\] or "
+             r"\[batch, heads, rows, .*, got \[5\]: reshape",
              lambda: aft.full(q, k, v, bias[0])),
             (r"bias must have a batch of 1 or of v's, 2, got 3: share it or repeat it",
              lambda: aft.full(q, k, v, bias.expand(3, 1, 5, 5))),
@@ -554,7 +555,7 @@ class Messages(unittest.TestCase):
                 grads = dict(grad_q=torch.empty_like(q), grad_k=torch.empty_like(k), grad_v=torch.empty_like(v),
                              grad_bias=table)
                 aft.full_backward.out(y, q, k, v, bias, None, None, saved, **options, **grads, grad_u=None, grad_w=None)
-                for (name, got), wanted in zip(grads.items(), expected):
+                for (name, got), wanted in zip(grads.items(), expected, strict=True):
                     self.assertTrue(torch.equal(got, wanted), name)
 
     def test_memory_of_the_caller_is_checked(self):

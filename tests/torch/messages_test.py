@@ -100,11 +100,12 @@ class Messages(unittest.TestCase):
         state = list(aft.initial_state(k, v, 2))
         state[0] += torch.tensor([0, 3])
         copy = [t.clone() for t in state]
-        self.refused("expected a row for every position up to 8 .* got 7 rows", lambda: aft.local_with_state(q, k, v, bias, state))
+        self.refused("expected a row for every position up to 8 .* got 7 rows",
+                     lambda: aft.local_with_state(q, k, v, bias, state))
         state[0] += 7
         copy[0] += 7
         self.refused("got 7 rows", lambda: aft.local_step_(q[:, :1], k[:, :1], v[:, :1], bias, state))
-        for a, b in zip(state, copy):
+        for a, b in zip(state, copy, strict=True):
             self.assertTrue(torch.equal(a, b))
 
     def test_out(self):
@@ -225,7 +226,8 @@ class Messages(unittest.TestCase):
             return aft.full_backward(v, key, value, q, k, v, square, None, None, state, full)
 
         r = self.refused
-        r("saved must be on the device of v, cpu, got meta", lambda: aft.window_backward(v, q, k, v, band, saved.to("meta")))
+        r("saved must be on the device of v, cpu, got meta",
+          lambda: aft.window_backward(v, q, k, v, band, saved.to("meta")))
         r("saved must be on the device of v, cpu, got meta", lambda: aft.full_backward(
             v, None, None, q, k, v, square, None, None, state, full.to("meta")))
         r("saved must be on the device of v, cpu, got meta", lambda: aft.window_with_state_backward(

@@ -22,7 +22,7 @@ class Values(unittest.TestCase):
         expected = dense(*tensors, **options)
         tolerance = TOLERANCE[y.dtype]
         torch.testing.assert_close(y, expected, **tolerance)
-        for got, want in zip(gradients(y, tensors), gradients(expected, tensors)):
+        for got, want in zip(gradients(y, tensors), gradients(expected, tensors), strict=True):
             torch.testing.assert_close(got, want, **tolerance)
 
     def test_simple(self):
@@ -61,7 +61,8 @@ class Values(unittest.TestCase):
                 # The same row in every position of a table.
                 expected = dense(q, k, v, kernel[:, None].expand(-1, time, -1), causal=causal, gate=gate)
                 torch.testing.assert_close(y, expected, **TOLERANCE[y.dtype])
-                for got, want in zip(gradients(y, (q, k, v, kernel)), gradients(expected, (q, k, v, kernel))):
+                tensors = q, k, v, kernel
+                for got, want in zip(gradients(y, tensors), gradients(expected, tensors), strict=True):
                     torch.testing.assert_close(got, want, **TOLERANCE[y.dtype])
 
     def test_conv1d_is_local_with_one_row(self):
@@ -167,7 +168,7 @@ class Strides(unittest.TestCase):
         grad = torch.randn(4, 5, 2, dtype=torch.float64)
         a = torch.autograd.grad(y, (q, k, v, bias), grad.permute(2, 1, 0), retain_graph=True)
         b = torch.autograd.grad(y, (q, k, v, bias), grad.permute(2, 1, 0).contiguous())
-        for left, right in zip(a, b):
+        for left, right in zip(a, b, strict=True):
             self.assertTrue(torch.equal(left, right))
 
 
@@ -242,7 +243,7 @@ class Memory(unittest.TestCase):
         self.assertTrue(torch.equal(out, aft.local_bias(u, w, 2)))
         grads = [torch.full_like(u, float("nan")) for _ in range(2)]
         aft.local_bias_backward(out, u, w, 2, grad_u=grads[0], grad_v=grads[1])
-        for got, want in zip(grads, aft.local_bias_backward(out, u, w, 2)):
+        for got, want in zip(grads, aft.local_bias_backward(out, u, w, 2), strict=True):
             self.assertTrue(torch.equal(got, want))
 
     def test_backward_out_into_slices(self):
@@ -254,11 +255,11 @@ class Memory(unittest.TestCase):
                 self.assertTrue(torch.equal(y, aft.window(q, k, v, band)))
                 grad_y = torch.randn_like(y)
                 packed = torch.full((2, 5, 12), float("nan"), dtype=torch.float64)
-                out = dict(zip(names, packed.chunk(3, -1)))
+                out = dict(zip(names, packed.chunk(3, -1), strict=True))
                 out["grad_band"] = None if band is None else torch.full_like(band, float("nan"))
                 want = aft.window_backward(grad_y, q, k, v, band, saved)
                 aft.window_backward(grad_y, q, k, v, band, saved, **out)
-                for got, expected in zip(out.values(), want):
+                for got, expected in zip(out.values(), want, strict=True):
                     self.assertTrue(got is None or torch.equal(got, expected))
 
     def test_backward_without_query(self):
@@ -282,7 +283,7 @@ class Memory(unittest.TestCase):
             y = aft.simple(q, k, v, **options)
             expected = aft.reference(q, k, v, **options)
             torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
-            for a, b in zip(gradients(y, (q, k, v)), gradients(expected, (q, k, v))):
+            for a, b in zip(gradients(y, (q, k, v)), gradients(expected, (q, k, v)), strict=True):
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
             with torch.no_grad():
                 half = aft.simple(q.bfloat16(), k.bfloat16(), v.bfloat16(), **options)
@@ -308,7 +309,7 @@ class Memory(unittest.TestCase):
         finally:
             torch.set_num_threads(threads)
         for other in results[1:]:
-            for a, b in zip(results[0], other):
+            for a, b in zip(results[0], other, strict=True):
                 self.assertTrue(torch.equal(a, b))
 
 

@@ -105,7 +105,7 @@ class Values(unittest.TestCase):
         hidden = (q, *spoiled(1))
         y = aft.reference(*hidden, key_mask=mask)
         self.assertTrue(torch.equal(y, clean))
-        for a, b in zip(torch.autograd.grad(y.sum(), hidden), torch.autograd.grad(clean.sum(), (q, k, v))):
+        for a, b in zip(torch.autograd.grad(y.sum(), hidden), torch.autograd.grad(clean.sum(), (q, k, v)), strict=True):
             self.assertTrue(torch.equal(a, b))
 
     def test_small_types_are_rounded_once(self):
@@ -197,7 +197,8 @@ class Kernels(unittest.TestCase):
         torch.testing.assert_close(y, expected, **F64)
         grad = torch.randn_like(y)
         present = [t for t in tensors if t is not None]
-        for a, b in zip(torch.autograd.grad(y, present, grad), torch.autograd.grad(expected, present, grad)):
+        for a, b in zip(torch.autograd.grad(y, present, grad), torch.autograd.grad(expected, present, grad),
+                        strict=True):
             torch.testing.assert_close(a, b, **F64)
 
     def test_simple_local_conv1d(self):
@@ -273,7 +274,8 @@ class Traced(unittest.TestCase):
             _, k, v = inputs(2, rows * columns, 4, requires_grad=True)
             y, expected = compiled(k, v, kernel, rows, columns), layer(k, v, kernel, rows, columns)
             torch.testing.assert_close(y, expected, **F64)
-            for a, b in zip(*(torch.autograd.grad(x.square().sum(), (k, v, kernel)) for x in (y, expected))):
+            grads = (torch.autograd.grad(x.square().sum(), (k, v, kernel)) for x in (y, expected))
+            for a, b in zip(*grads, strict=True):
                 torch.testing.assert_close(a, b, **F64)
         self.assertEqual(once.frame_count, 1)
 

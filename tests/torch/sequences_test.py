@@ -52,7 +52,7 @@ class SixteenBits(unittest.TestCase):
                 grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
                 got = torch.autograd.grad(y, tensors[:used], grad)
                 want = torch.autograd.grad(expected, wide[:used], grad.float())
-                for a, b, t in zip(got, want, tensors):
+                for a, b, t in zip(got, want, tensors[:used], strict=True):
                     self.assertEqual(a.dtype, t.dtype)
                     self.assertTrue(torch.equal(a, b.to(t.dtype)))
 
@@ -81,8 +81,8 @@ class SixteenBits(unittest.TestCase):
         self.assertEqual([t.dtype for t in first[1:]], [torch.int64] + 5 * [torch.float32])
         state = [t.clone() for t in first[1:]]
         parts = [first[0]]
-        for t in range(12, 20):
-            parts.append(aft.local_step_(q[:, t : t + 1], k[:, t : t + 1], v[:, t : t + 1], bias, state))
+        parts += [aft.local_step_(q[:, t : t + 1], k[:, t : t + 1], v[:, t : t + 1], bias, state)
+                  for t in range(12, 20)]
         whole = aft.local(q, k, v, bias)
         torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=2e-3, atol=2e-3)
         with self.assertRaisesRegex(RuntimeError, "state max must be Float.*since v is Half"):
@@ -109,7 +109,7 @@ class KeyMask(unittest.TestCase):
                 expected = call(q, torch.where(mask[:, :, None], k, float("-inf")), v, causal=causal)
                 self.assertTrue(torch.equal(y, expected))
                 self.assertTrue((y[0] == 0).all())
-                for got, want in zip(gradients(y, (q, k, v)), gradients(expected, (q, k, v))):
+                for got, want in zip(gradients(y, (q, k, v)), gradients(expected, (q, k, v)), strict=True):
                     self.assertTrue(torch.equal(got, want))
                     self.assertTrue((got[0] == 0).all())
 
@@ -124,7 +124,8 @@ class KeyMask(unittest.TestCase):
                                              key_mask=mask[:, begin:end])
             parts.append(y)
         torch.testing.assert_close(torch.cat(parts, 1), whole)
-        for got, want in zip(gradients(torch.cat(parts, 1), (q, k, v, bias)), gradients(whole, (q, k, v, bias))):
+        tensors = q, k, v, bias
+        for got, want in zip(gradients(torch.cat(parts, 1), tensors), gradients(whole, tensors), strict=True):
             torch.testing.assert_close(got, want)
 
     def test_gradcheck(self):
@@ -154,12 +155,12 @@ class Packed(unittest.TestCase):
                     y = call(q, k, v, causal=causal, key_mask=mask, cu_seqlens=cu)
                     got = gradients(y, (q, k, v))
                     grad_y = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
-                    for begin, end in zip(cu[:-1], cu[1:]):
+                    for begin, end in itertools.pairwise(cu):
                         one = [t[:, begin:end].detach().requires_grad_() for t in (q, k, v)]
                         alone = call(*one, causal=causal, key_mask=mask[:, begin:end])
                         self.assertTrue(torch.equal(y[:, begin:end], alone))
                         want = torch.autograd.grad(alone, one, grad_y[:, begin:end])
-                        for a, b in zip(got, want):
+                        for a, b in zip(got, want, strict=True):
                             self.assertTrue(torch.equal(a[:, begin:end], b))
 
     def test_with_state(self):
@@ -168,8 +169,8 @@ class Packed(unittest.TestCase):
         state = list(aft.initial_state(torch.empty(3, 0, 4).double(), torch.empty(3, 0, 4).double(), 5))
         y, *after = aft.local_with_state(q, k, v, bias, state, cu_seqlens=cu)
         self.assertEqual(after[0].tolist(), [10, 0, 14])
-        more, *end = aft.local_with_state(q[:, :6], k[:, :6], v[:, :6], bias, after, cu_seqlens=packing((2, 4, 0)))
-        for i, (begin, stop, more_begin, more_stop) in enumerate(((0, 10, 0, 2), (10, 10, 2, 6), (10, 24, 6, 6))):
+        more = aft.local_with_state(q[:, :6], k[:, :6], v[:, :6], bias, after, cu_seqlens=packing((2, 4, 0)))[0]
+        for begin, stop, more_begin, more_stop in ((0, 10, 0, 2), (10, 10, 2, 6), (10, 24, 6, 6)):
             alone = aft.local(*(torch.cat((t[:, begin:stop], t[:, more_begin:more_stop]), 1) for t in (q, k, v)), bias)
             both = torch.cat((y[:, begin:stop], more[:, more_begin:more_stop]), 1)
             torch.testing.assert_close(both, alone)
@@ -228,7 +229,7 @@ class Traced(unittest.TestCase):
         compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
         self.assertTrue(torch.equal(compiled(q, k, v, bias), f(q, k, v, bias)))
         tensors = q, k, v, bias
-        for got, want in zip(gradients(compiled(*tensors), tensors), gradients(f(*tensors), tensors)):
+        for got, want in zip(gradients(compiled(*tensors), tensors), gradients(f(*tensors), tensors), strict=True):
             self.assertTrue(torch.equal(got, want))
         narrow = [t.detach().bfloat16() for t in (q, k, v, bias)]
         compiled = torch.compile(lambda *t: aft.local(*t), fullgraph=True, backend="aot_eager")

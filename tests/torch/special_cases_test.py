@@ -3,6 +3,7 @@
 `same_bits` where the same kernel runs the same numbers, else f64 agreement.
 """
 
+import functools
 import itertools
 import unittest
 
@@ -19,8 +20,8 @@ class SpecialCases(unittest.TestCase):
         present = [t for t in tensors if t is not None]
         y, z = one(*tensors), other(*tensors)
         grad = torch.randn_like(y)
-        pairs = zip((y, *torch.autograd.grad(y, present, grad)), (z, *torch.autograd.grad(z, present, grad)))
-        for a, b in pairs:
+        for a, b in zip((y, *torch.autograd.grad(y, present, grad)), (z, *torch.autograd.grad(z, present, grad)),
+                        strict=True):
             if same_bits:
                 self.assertTrue(torch.equal(a, b))
             else:
@@ -36,14 +37,14 @@ class SpecialCases(unittest.TestCase):
         for options, how in self.options():
             q, k, v = inputs(2, 41, 6, **how)
             none = k.new_zeros(2, 41, 0)
-            simple = lambda *t: aft.simple(*t, heads=2, **options)
+            simple = functools.partial(aft.simple, heads=2, **options)
             self.compare(lambda *t: aft.local(*t, none, **options), simple, (q, k, v), same_bits=True)
             self.compare(lambda *t: aft.conv1d(*t, none[:, 0], **options), simple, (q, k, v), same_bits=True)
 
     def test_weights_of_zero_are_simple(self):
         for options, how in self.options():
             tensors = inputs(2, 41, 6, **how)
-            simple = lambda *t: aft.simple(*t, heads=2, **options)
+            simple = functools.partial(aft.simple, heads=2, **options)
             table = torch.zeros(2, 41, 7, dtype=torch.float64)
             self.compare(lambda *t: aft.local(*t, table, **options), simple, tensors)
             self.compare(lambda *t: aft.conv1d(*t, table[:, 0], **options), simple, tensors)
@@ -84,7 +85,7 @@ class SpecialCases(unittest.TestCase):
             for time, span in ((1, 3), (5, 3), (12, 7), (4, 11)):
                 q, k, v, table = inputs(2, time, 6, span=span, heads=2, **how)
                 kernel = table[:, 0].detach().clone().requires_grad_()
-                conv1d = lambda *t: aft.conv1d(*t, causal=False, gate=gate)
+                conv1d = functools.partial(aft.conv1d, causal=False, gate=gate)
                 for grid, dim in (([1, time], 1), ([time, 1], 2)):
                     self.compare(lambda q, k, v, w: aft.reference(q, k, v, aft.conv2d_weights(w.unsqueeze(dim), grid),
                                                                   causal=False, gate=gate),
@@ -100,8 +101,8 @@ class SpecialCases(unittest.TestCase):
                     self.compare(conv2d, conv1d, (q, k, v, kernel))
 
     def test_equal_keys_are_running_means(self):
-        q, k, v = inputs(2, 23, 6, gate="none")
-        k = torch.full_like(k, 3.25)
+        v = inputs(2, 23, 6, gate="none")[2]
+        k = torch.full_like(v, 3.25)
         count = torch.arange(1, 24, dtype=torch.float64).view(1, 23, 1)
         torch.testing.assert_close(aft.simple(None, k, v, gate="none"), v.cumsum(1) / count, **F64)
         mean = v.mean(1, keepdim=True).expand_as(v)

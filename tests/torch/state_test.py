@@ -75,14 +75,14 @@ class Chunks(unittest.TestCase):
                 torch.testing.assert_close(whole, form.whole(*tensors), rtol=1e-12, atol=1e-13)
                 state = form.start(*tensors[1:3])
                 ys = []
-                for begin, stop in zip(cuts, cuts[1:]):
+                for begin, stop in itertools.pairwise(cuts):
                     y, state = form.chunk(part(tensors, begin, stop), state)
                     ys.append(y)
                 torch.testing.assert_close(torch.cat(ys, 1), whole, rtol=1e-12, atol=1e-13)
                 self.compare_states(state, end)
 
     def compare_states(self, got, want):
-        for name, a, b in zip(STATE_NAMES, got, want):
+        for name, a, b in zip(STATE_NAMES, got, want, strict=True):
             if name in ("den", "num"):
                 torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
             else:
@@ -107,13 +107,13 @@ class Chunks(unittest.TestCase):
         rows = [[t[b : b + 1] for t in tensors[:3]] + tensors[3:] for b in range(2)]
         _, first = form.chunk(part(rows[0], 0, 2), form.start(*rows[0][1:3]))
         _, second = form.chunk(part(rows[1], 0, 5), form.start(*rows[1][1:3]))
-        state = [torch.cat(pair) for pair in zip(first, second)]
+        state = [torch.cat(pair) for pair in zip(first, second, strict=True)]
         together = [torch.cat([rows[0][i][:, 2:6], rows[1][i][:, 5:9]]) for i in range(3)] + tensors[3:]
         y, state = form.chunk(together, state)
         for b, (begin, before) in enumerate(((2, first), (5, second))):
             alone, after = form.chunk(part(rows[b], begin, begin + 4), before)
             self.assertTrue(torch.equal(y[b : b + 1], alone))
-            for a, c in zip(state, after):
+            for a, c in zip(state, after, strict=True):
                 self.assertTrue(torch.equal(a[b : b + 1], c))
 
     def test_the_state_given_is_left_as_it_is(self):
@@ -122,7 +122,7 @@ class Chunks(unittest.TestCase):
         _, state = form.chunk(part(tensors, 0, 4), form.start(*tensors[1:3]))
         copy = [t.clone() for t in state]
         form.chunk(part(tensors, 4, 9), state)
-        for a, b in zip(state, copy):
+        for a, b in zip(state, copy, strict=True):
             self.assertTrue(torch.equal(a, b))
 
 
@@ -137,7 +137,7 @@ class Gradients(unittest.TestCase):
                 a, state = form.chunk(part(tensors, 0, 4), form.start(*tensors[1:3]))
                 b, _ = form.chunk(part(tensors, 4, 9), state)
                 got = torch.autograd.grad(torch.cat([a, b], 1).square().sum(), leaves)
-                for x, y in zip(got, want):
+                for x, y in zip(got, want, strict=True):
                     torch.testing.assert_close(x, y, rtol=1e-10, atol=1e-12)
 
     def test_finite_differences(self):
@@ -150,7 +150,7 @@ class Gradients(unittest.TestCase):
                 for b, time in ((0, 2), (1, 5)):
                     row = [None if t is None else t[b : b + 1] for t in history[:3]] + history[3:]
                     states.append(form.chunk(part(row, 0, time), form.start(*row[1:3]))[1])
-                state = [torch.cat(pair) for pair in zip(*states)]
+                state = [torch.cat(pair) for pair in zip(*states, strict=True)]
                 tensors = inputs(2, 3, 4, seed=3, requires_grad=True, **{"rows": 8, **case})
                 moving = [state[i].requires_grad_() for i in (2, 3, 4, 5)]
 

@@ -234,7 +234,7 @@ class UndefinedRows(unittest.TestCase):
 
         spoiled = q.detach().clone()
         spoiled[:, :2] = torch.nan
-        for a, b in zip(second(spoiled.requires_grad_()), second(q)):
+        for a, b in zip(second(spoiled.requires_grad_()), second(q), strict=True):
             self.assertTrue(torch.equal(a, b))
 
     def test_a_row_that_sees_something_keeps_its_nan(self):

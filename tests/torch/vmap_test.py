@@ -21,15 +21,19 @@ def forms():
         mask = torch.tensor([[True, False, True, True, True]] * 2)
         packing = torch.tensor([0, 2, T])
 
-        def of(operator, o=dict(gate=gate), absent=q is None):
+        def of(operator, gate=gate):
             """The operator of the tensors that there are, its results that have a gradient."""
             def call(*tensors):
-                y = operator(*((None,) * absent + tensors), **o)
+                y = operator(*(None,) * (gate == "none"), *tensors, gate=gate)
                 return (y[0], *y[3:]) if isinstance(y, tuple) else (y,)
             return call
 
         def state(k, v, left):
             return list(aft.initial_state(k, v, left))
+
+        def full_with_state(q, k, v, w, **options):
+            y, position, top, _, _, *ring = aft.full_with_state(q, k, v, w, None, None, state(k, v, 9), **options)
+            return y, position, top, *ring
 
         qkv = [t for t in (q, k, v) if t is not None]
         row = [t[:1] for t in qkv]
@@ -47,9 +51,7 @@ def forms():
                [*qkv, band])
         yield ("conv1d_with_state", of(lambda q, k, v, w, **o: aft.conv1d_with_state(q, k, v, w, state(k, v, 2), **o)),
                [*qkv, band[:, 0]])
-        yield ("full_with_state",
-               of(lambda q, k, v, w, **o: (lambda r: (r[0], *r[1:3], *r[5:]))(
-                   aft.full_with_state(q, k, v, w, None, None, state(k, v, 9), **o))), [*qkv, square])
+        yield "full_with_state", of(full_with_state), [*qkv, square]
     yield "local_bias", lambda u, v: (aft.local_bias(u, v, 2, 1),), list(factors)
 
 
@@ -61,7 +63,7 @@ def slices(tensors, seed=0):
 
 
 def one_by_one(function, batched):
-    return [torch.stack(ys) for ys in zip(*(function(*(t[i] for t in batched)) for i in range(B)))]
+    return [torch.stack(ys) for ys in zip(*(function(*(t[i] for t in batched)) for i in range(B)), strict=True)]
 
 
 class Vmap(unittest.TestCase):
@@ -91,16 +93,17 @@ class Vmap(unittest.TestCase):
                 self.same(torch.func.vmap(function, in_dims=-1)(*last), want)
                 for i in range(len(tensors)):  # one of them batched
                     where = tuple(0 if j == i else None for j in range(len(tensors)))
-                    mixed = [b if j == i else t for j, (b, t) in enumerate(zip(batched, tensors))]
+                    mixed = [b if j == i else t for j, (b, t) in enumerate(zip(batched, tensors, strict=True))]
                     alone = one_by_one(function, [b if j == i else t.expand(B, *t.shape)
-                                                  for j, (b, t) in enumerate(zip(batched, tensors))])
+                                                  for j, (b, t) in enumerate(zip(batched, tensors, strict=True))])
                     self.same(torch.func.vmap(function, in_dims=where)(*mixed), alone)
 
     def test_of_vmap(self):
         for name, function, tensors in forms():
             with self.subTest(name):
                 outer = [torch.stack([t, 2 * t]) for t in slices(tensors)]
-                want = [torch.stack(ys) for ys in zip(*(one_by_one(function, [t[i] for t in outer]) for i in range(2)))]
+                each = (one_by_one(function, [t[i] for t in outer]) for i in range(2))
+                want = [torch.stack(ys) for ys in zip(*each, strict=True)]
                 self.same(torch.func.vmap(torch.func.vmap(function))(*outer), want)
 
     def test_gradients_pass_through(self):
@@ -113,21 +116,21 @@ class Vmap(unittest.TestCase):
                 self.same(torch.autograd.grad(y, batched, grad), want)
 
     def test_many_gradients_at_once(self):
-        for name, function, tensors in forms():
+        for name, function, originals in forms():
             with self.subTest(name):
-                tensors = [t.detach().clone().requires_grad_() for t in tensors]
+                tensors = [t.detach().clone().requires_grad_() for t in originals]
                 ys = [y for y in function(*tensors) if y.requires_grad]
                 grads = slices([torch.ones_like(y) for y in ys])
                 want = zip(*(torch.autograd.grad(ys, tensors, [g[i] for g in grads], retain_graph=True)
-                             for i in range(B)))
+                             for i in range(B)), strict=True)
                 self.same(torch.autograd.grad(ys, tensors, grads, is_grads_batched=True), map(torch.stack, want))
 
     def test_vectorized_jacobian(self):
         q, k, v, band = inputs(1, T, D, span=3)
         w = aft.local_weights(band, T, 2)
-        jacobian = lambda f: torch.autograd.functional.jacobian(f, (q, k, v), vectorize=True)
+        jacobian = torch.autograd.functional.jacobian(lambda *t: aft.local(*t, band), (q, k, v), vectorize=True)
         reference = torch.func.jacrev(lambda *t: aft.reference(*t, w), argnums=(0, 1, 2))(q, k, v)
-        for a, b in zip(jacobian(lambda *t: aft.local(*t, band)), reference):
+        for a, b in zip(jacobian, reference, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-13)
 
     def test_steps(self):
@@ -143,13 +146,13 @@ class Vmap(unittest.TestCase):
             with self.subTest(name):
                 batched = slices((q, k, v))
                 states = [list(aft.initial_state(k, v, left)) for _ in range(B)]
-                together = [torch.stack(ts) for ts in zip(*states)]
+                together = [torch.stack(ts) for ts in zip(*states, strict=True)]
                 want = torch.stack([step(*(t[i] for t in batched), states[i]) for i in range(B)])
                 y = torch.func.vmap(lambda q, k, v, *state: step(q, k, v, list(state)))(*batched, *together)
-                self.same([y, *together], [want, *(torch.stack(ts) for ts in zip(*states))])
+                self.same([y, *together], [want, *(torch.stack(ts) for ts in zip(*states, strict=True))])
 
-                inside = lambda q, k, v: step(q, k, v, list(aft.initial_state(k, v, left)))
-                self.same([torch.func.vmap(inside)(*batched)], [want])
+                inside = torch.func.vmap(lambda q, k, v: step(q, k, v, list(aft.initial_state(k, v, left))))
+                self.same([inside(*batched)], [want])
 
                 shared = list(aft.initial_state(k, v, left))
                 before = [t.clone() for t in shared]
@@ -180,10 +183,15 @@ class Transforms(unittest.TestCase):
     """Derivatives that no operator has."""
 
     def test_say_what_to_call(self):
-        for name, function, tensors in forms():
-            tensors = [t.detach() for t in tensors]
-            scalar = lambda *t: function(*t)[0].square().sum()
-            of_first = lambda t: scalar(t, *tensors[1:])
+        for name, function, originals in forms():
+            tensors = [t.detach() for t in originals]
+
+            def scalar(*t):
+                return function(*t)[0].square().sum()
+
+            def of_first(t):
+                return scalar(t, *tensors[1:])
+
             for transform, call in (
                 ("grad", lambda: torch.func.grad(scalar)(*tensors)),
                 ("vjp", lambda: torch.func.vjp(scalar, *tensors)),
@@ -196,9 +204,9 @@ class Transforms(unittest.TestCase):
                 ("hessian", lambda: torch.func.hessian(of_first)(tensors[0])),
                 ("linearize", lambda: torch.func.linearize(of_first, tensors[0])),
             ):
-                with self.subTest(name, transform=transform):
-                    with self.assertRaisesRegex(RuntimeError, "through an aft operator .*call aft::reference"):
-                        call()
+                with (self.subTest(name, transform=transform),
+                      self.assertRaisesRegex(RuntimeError, "through an aft operator .*call aft::reference")):
+                    call()
 
     def test_forward_mode_never_drops_a_tangent(self):
         for name, function, tensors in forms():
@@ -213,7 +221,10 @@ class Transforms(unittest.TestCase):
     def test_the_reference_has_them(self):
         q, k, v, band = inputs(1, T, D, span=3)
         w = aft.local_weights(band, T, 2)
-        f = lambda k: aft.reference(q, k, v, w).square().sum()
+
+        def f(k):
+            return aft.reference(q, k, v, w).square().sum()
+
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             hessian = torch.func.hessian(f)(k)

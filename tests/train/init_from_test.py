@@ -52,7 +52,7 @@ class InitFrom(ProgramTest):
         fresh = self.start("fresh", ["model.context=40"])
         longer = self.start("longer", ["model.context=40", "train.init=base"])
         extended = 0
-        for name, (dtype, shape, data) in longer.items():
+        for name, (_, shape, data) in longer.items():
             known = base[name][2]
             self.assertEqual(data[: len(known)], known, name)
             self.assertEqual(data[len(known) :], fresh[name][2][len(known) :], name)

@@ -14,13 +14,13 @@ INTERVAL = 20
 
 
 class Kill(ProgramTest):
-    sets = [
+    sets = (
         f"train.steps={INTERVAL * (4 * KILLS + 4)}",
         f"train.checkpoint_every={INTERVAL}",
         "train.eval_every=70",
         "train.accumulate=2",
         "model.dropout=0.1",
-    ]
+    )
 
     def stamp(self):
         """Changes with every checkpoint."""
@@ -51,7 +51,8 @@ class Kill(ProgramTest):
 
     def last_logged_step(self):
         try:
-            steps = re.findall(r'^\{"step":(\d+),.*\}$', (self.folder / "run" / "metrics.jsonl").read_text(), re.M)
+            metrics = (self.folder / "run" / "metrics.jsonl").read_text()
+            steps = re.findall(r'^\{"step":(\d+),.*\}$', metrics, re.MULTILINE)
             return int(steps[-1]) if steps else 0
         except FileNotFoundError:
             return 0
@@ -66,7 +67,8 @@ class Kill(ProgramTest):
         reached = 0
         for number in range(KILLS):
             after_checkpoint = number % 5 != 4  # else at any moment, starting up included
-            stderr, was_killed = self.live_and_die(after_checkpoint, generator.uniform(0, 0.08 if after_checkpoint else 1))
+            delay = generator.uniform(0, 0.08 if after_checkpoint else 1)
+            stderr, was_killed = self.live_and_die(after_checkpoint, delay)
             killed += was_killed
             if "step" in stderr:
                 self.assertLessEqual(reached - self.resumed_at(stderr), INTERVAL, "work of more than one interval lost")

@@ -118,12 +118,12 @@ class Train(ProgramTest):
             resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 
         init = [program(), "init", "recipe.toml", "--out"]
-        self.assertIn("File too large", self.call(init + ["m.safetensors"], 1, preexec_fn=small_files).stderr)
+        self.assertIn("File too large", self.call([*init, "m.safetensors"], 1, preexec_fn=small_files).stderr)
         self.assertEqual({path.name for path in self.folder.iterdir()}, {"text.txt", "recipe.toml"})
-        self.call(init + ["none/m.safetensors"], 2)
-        self.call(init + ["."], 2)
+        self.call([*init, "none/m.safetensors"], 2)
+        self.call([*init, "."], 2)
         if os.path.exists("/dev/full"):
-            self.assertIn("No space left", self.call(init + ["/dev/full"], 1).stderr)
+            self.assertIn("No space left", self.call([*init, "/dev/full"], 1).stderr)
         if shutil.which("gnuplot"):
             self.train("run")
             self.call([program(), "plot", "run", "--out", "loss.png"], 1, preexec_fn=small_files)
@@ -131,8 +131,8 @@ class Train(ProgramTest):
     @unittest.skipUnless(os.path.exists("/dev/full"), "no /dev/full")
     def test_lost_output_is_a_failure(self):
         self.train("run")
-        commands = [["--help"], ["--version"], ["train", "--help"], ["eval", "run"], ["init", "recipe.toml", "--out", "m", "--force"],
-                    ["train", "recipe.toml", "--dry-run"]]
+        commands = [["--help"], ["--version"], ["train", "--help"], ["eval", "run"],
+                    ["init", "recipe.toml", "--out", "m", "--force"], ["train", "recipe.toml", "--dry-run"]]
         if shutil.which("gnuplot"):
             commands.append(["plot", "run", "--out", "loss.png", "--force"])
         for words in commands:
@@ -179,7 +179,7 @@ class Train(ProgramTest):
     def test_non_finite_stops_and_leaves_the_last_good_checkpoint(self):
         sets = ["train.lr=1e30", "train.warmup=0", "train.schedule=constant", "train.clip=0", "train.eval_every=0",
                 "train.weight_decay=0"]
-        failed = self.train("run", sets=sets + ["train.checkpoint_every=1"], code=1)
+        failed = self.train("run", sets=[*sets, "train.checkpoint_every=1"], code=1)
         self.assertRegex(failed.stderr, r"step \d+: .*not finite, first in ")
         self.assertIn("last good checkpoint is step", failed.stderr)
         tensors, _ = self.checkpoint("run")
@@ -205,9 +205,8 @@ class Train(ProgramTest):
 
     def test_two_processes_do_not_share_a_folder(self):
         sets = ["train.steps=100000"]
-        first = subprocess.Popen(
-            self.command("run", sets=sets), cwd=self.folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        first = subprocess.Popen(self.command("run", sets=sets), cwd=self.folder, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.PIPE, text=True)
         try:
             first.stderr.readline()
             failed = self.train("run", "--resume", sets=sets, code=1)
@@ -260,9 +259,9 @@ class Eval(ProgramTest):
         (self.folder / "empty").write_bytes(b"")
         self.train("run")
         data = ["--data", "text.txt"]
-        self.call([program(), "eval", "junk.safetensors"] + data, 2)
-        self.call([program(), "eval", "none"] + data, 2)
-        self.call([program(), "eval", "."] + data, 2)
+        self.call([program(), "eval", "junk.safetensors", *data], 2)
+        self.call([program(), "eval", "none", *data], 2)
+        self.call([program(), "eval", ".", *data], 2)
         self.call([program(), "eval", "run/model.safetensors"], 2)
         self.call([program(), "eval", "run", "--data", "empty"], 2)
         self.call([program(), "eval", "run", "--data", "none"], 2)

@@ -26,7 +26,8 @@ class Resume(ProgramTest):
 
     def test_mid_epoch_and_over_its_end(self):
         # 3200 training bytes are 134 windows: 20 steps of 7 cross the end of the epoch; the cuts lie inside both.
-        self.check(["train.batch=7", "model.mixer=aft_simple", "model.dropout=0.1", "train.threads=2"], cuts=(7, 13, 19))
+        self.check(["train.batch=7", "model.mixer=aft_simple", "model.dropout=0.1", "train.threads=2"],
+                   cuts=(7, 13, 19))
 
     def test_attention_in_chunks(self):
         self.check(["model.mixer=attention", "train.chunk=9", "train.log_every=3"])
@@ -98,9 +99,8 @@ class Resume(ProgramTest):
 
     def test_interrupt_writes_a_checkpoint_and_says_how_to_go_on(self):
         sets = ["train.steps=4000", "train.checkpoint_every=0", "train.eval_every=0"]
-        process = subprocess.Popen(
-            self.command("run", sets=sets), cwd=self.folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-        )
+        process = subprocess.Popen(self.command("run", sets=sets), cwd=self.folder, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.PIPE, text=True)
         metrics = self.folder / "run" / "metrics.jsonl"
         while not (metrics.exists() and metrics.read_text().count("\n") > 5):
             self.assertIsNone(process.poll())

@@ -90,8 +90,8 @@ class Scores(ProgramTest):
         failed = self.train("run", sets=sets, code=2)
         self.assertIn("data.split: expected valid data of at least 2 bytes", failed.stderr)
         self.assertFalse((self.folder / "run").exists())
-        self.assertIn("test data", self.train("run", sets=sets[:1] + ["data.split=[0.97, 0.0, 0.03]",
-                                                                      "train.eval_every=0"], code=2).stderr)
+        sets = [*sets[:1], "data.split=[0.97, 0.0, 0.03]", "train.eval_every=0"]
+        self.assertIn("test data", self.train("run", sets=sets, code=2).stderr)
         (self.folder / "one").write_text("x")
         sets = ["model.context=16", "data.path=", "data.train=text.txt", "data.valid=one"]
         self.assertIn("data.valid: expected", self.train("run", sets=sets, code=2).stderr)
@@ -160,14 +160,16 @@ class Surroundings(ProgramTest):
         return process
 
     def test_data_that_shrink_during_training_are_an_error(self):
-        process = self.run_until("run", sets=["train.steps=1000000", "train.log_every=5", "train.eval_every=0"], lines=4)
+        sets = ["train.steps=1000000", "train.log_every=5", "train.eval_every=0"]
+        process = self.run_until("run", sets=sets, lines=4)
         os.truncate(self.folder / "text.txt", 30)
         stderr = process.communicate(timeout=60)[1]
         self.assertEqual(process.returncode, 1, stderr)
         self.assertIn("text.txt: it has become shorter", stderr)
         self.assertGreater(self.step("run"), 0)
         (self.folder / "text.txt").write_text("restored".join(["x"] * 500)[:4000])
-        self.assertIn("not those of the run", self.train("run", "--resume", sets=["train.steps=1000000"], code=2).stderr)
+        resumed = self.train("run", "--resume", sets=["train.steps=1000000"], code=2)
+        self.assertIn("not those of the run", resumed.stderr)
 
     def test_signals_write_a_checkpoint_and_are_in_the_exit_code(self):
         sets = ["train.steps=1000000", "train.checkpoint_every=0", "train.eval_every=0"]
@@ -233,7 +235,8 @@ class Surroundings(ProgramTest):
         fake = self.folder / "bin"
         fake.mkdir()
         # A gnuplot that keeps its script.
-        (fake / "gnuplot").write_text(f'#!/bin/sh\ncp "$1" {self.folder}/script.gp\nexec {shutil.which("gnuplot")} "$1"\n')
+        script = f'cp "$1" {self.folder}/script.gp\nexec {shutil.which("gnuplot")} "$1"\n'
+        (fake / "gnuplot").write_text("#!/bin/sh\n" + script)
         (fake / "gnuplot").chmod(0o755)
         environment = dict(os.environ, PATH=f"{fake}:{os.environ['PATH']}")
         self.call([program(), "plot", "a/run", "b/run/"], env=environment)
