@@ -8,7 +8,7 @@ namespace aft::ops {
 bool check_values_by_default() {
   static const bool asked = [] {
     const char* value = std::getenv("AFT_CHECK_VALUES");
-    return value != nullptr && std::string_view(value) != "" && std::string_view(value) != "0";
+    return value != nullptr && *value != '\0' && std::string_view(value) != "0";
   }();
   return asked;
 }
