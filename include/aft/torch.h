@@ -13,8 +13,8 @@
 #include <tuple>
 
 #include "aft/error.h"
-#include "aft/ops/operands.h"
 #include "aft/ops/device.h"
+#include "aft/ops/operands.h"
 
 // The operators and layers for LibTorch (libaft_torch.so). Every function calls the dispatcher: the same operators are
 // torch.ops.aft.* in Python, where docs/ops.md documents their schemas. q, k, v are f32, f64, bf16 or f16, on the CPU;
