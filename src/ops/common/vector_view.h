@@ -9,12 +9,16 @@ namespace aft::ops {
 /// Vectors of channels in memory, each of kParts parts: [vectors][kParts][kLanes].
 template <typename T, int64_t kParts, int64_t kLanes>
 struct VectorView {
+  static constexpr int64_t kStride = kParts * kLanes;  // elements from one to the next
+
   T* data = nullptr;
 
   VectorView() = default;
-  VectorView(int64_t vectors, Scratch& scratch) : data(scratch.take<T>(vectors * kParts * kLanes)) {}
+  explicit VectorView(T* memory) : data(memory) {}
+  VectorView(int64_t vectors, Scratch& scratch) : data(scratch.take<T>(vectors * kStride)) {}
 
   T* at(int64_t i, int64_t part = 0) const { return data + (i * kParts + part) * kLanes; }
+  VectorView from(int64_t i) const { return VectorView(at(i)); }
 };
 
 /// The same in rows and columns: [rows][columns][kParts][kLanes]. Rows and columns are counted from first_row and

@@ -19,10 +19,12 @@
 #include "ops/common/exp-inl.h"
 #include "ops/common/gate-inl.h"
 #include "ops/common/scratch.h"
+#include "ops/common/vector_view.h"
+#include "ops/full/call-inl.h"
 #include "ops/full/dense-inl.h"
 #include "ops/full/entries-inl.h"
-#include "ops/full/exponents-inl.h"
 #include "ops/full/plan.h"
+#include "ops/full/sums-inl.h"
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -37,70 +39,38 @@ class BackwardEntries {
   using V = hn::Vec<D>;
   using Exact = typename Tiles<D>::Exact;
   static constexpr int64_t kLanes = hn::MaxLanes(D());
-  static constexpr int64_t kVectors = 2 * kLanes;  // elements of an entry
 
   const FullBackward<E>& p;
-  const FullShape& shape;
-  const ParallelFor& parallel;
-  const Sequences sequences;
-  const std::vector<Panel> panels;
-  const std::vector<WeightSet> sets;
-  const Sources<D, E> sources;
+  const Call<D, E> call;
+  const FullShape& shape = call.shape;
+  const Sequences& sequences = call.sequences;
+  const std::vector<Panel>& panels = call.panels;
+  const Sources<D, E>& sources = call.sources;
   const bool wants_weights;
+  const EntryTable<D, Axis::kTargets> targets;
+  const EntryTable<D, Axis::kSources> source_entries;  // of no panel unless the weights' gradient is wanted
 
-  BackwardEntries(const FullBackward<E>& params, const ParallelFor& parallel_for)
+  BackwardEntries(const FullBackward<E>& params, const ParallelFor& parallel, Scratch& workspace)
       : p(params),
-        shape(params.in.shape),
-        parallel(parallel_for),
-        sequences(sequences_of(params.in)),
-        panels(panels_of(params.in.shape, kLanes)),
-        sets(weight_sets(params.in.shape, params.in.weights, sequences, panels)),
-        sources(params.in),
+        call(params.in, parallel, workspace),
         wants_weights(params.grad_weights.table != nullptr || params.grad_weights.u != nullptr ||
                       params.grad_weights.v != nullptr),
+        targets(sequences, std::ssize(panels), workspace),
+        source_entries(sequences, wants_weights ? std::ssize(panels) : 0, workspace),
         saved_stride(sequences.target_rows * params.in.shape.channels) {
-    targets = workspace.take<T>(target_size());
-    source_entries = workspace.take<T>(source_size());
-    target_scales = workspace.take<T>(target_chunks() * kEntryScale<D>);
-    source_scales = workspace.take<T>(source_scale_size());
-    reach = workspace.take<T>(target_chunks() * kLanes);
-    exponents = workspace.take<T>(exponent_count());
-    redone = workspace.take<uint8_t>(target_chunks());
-    FindExponents(D(), p.in.weights, sets, shape.causal, exponents, parallel);
+    const int64_t chunks = std::ssize(panels) * sequences.target_chunks;
+    reaches = VectorView<T, 1, kLanes>(chunks, workspace);
+    redone = workspace.take<uint8_t>(chunks);
     pack();
   }
 
-  static int64_t first_chunk(const Sequence& x) { return x.first / kChunk; }
-  T* targets_of(const Sequence& x, int64_t panel) const {
-    return targets + (panel * sequences.target_rows + x.target_rows) * kVectors;
+  // The lowest exponent that a target of the chunk saw its keys under.
+  V reach(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return hn::Load(D(), reaches.at(index(x, panel, chunk)));
   }
-  T* target_scale_of(const Sequence& x, int64_t panel, int64_t chunk) const {
-    return target_scales + (panel * sequences.target_chunks + x.target_chunks + chunk) * kEntryScale<D>;
-  }
-  T* sources_of(const Sequence& x, int64_t panel) const {
-    return source_entries + (panel * sequences.source_rows + x.source_rows) * kVectors;
-  }
-  T* source_scale_of(const Sequence& x, int64_t panel, int64_t chunk) const {
-    return source_scales + (panel * sequences.source_chunks + x.source_chunks + chunk) * kEntryScale<D>;
-  }
-  T* reach_of(const Sequence& x, int64_t panel) const {
-    return reach + (panel * sequences.target_chunks + x.target_chunks) * kLanes;
-  }
-  uint8_t* redone_of(const Sequence& x, int64_t panel) const {
-    return redone + panel * sequences.target_chunks + x.target_chunks;
-  }
-  const T* exponents_of(const WeightSet& set) const { return exponents + set.exponents; }
-  const WeightSet& set_of(int64_t sequence, int64_t panel) const {
-    const bool shared = sets.front().last_sequence == shape.batch;
-    return sets[(shared ? 0 : sequence) * heads_of_sets() + (heads_of_sets() == 1 ? 0 : panels[panel].head)];
-  }
-  // Sets come batch row by batch row, these of each.
-  int64_t heads_of_sets() const {
-    return sets.front().last_panel == static_cast<int64_t>(panels.size()) ? 1 : shape.heads;
-  }
-  // Targets of a sequence within a chunk, as positions.
-  static std::pair<int64_t, int64_t> rows_of(const Sequence& x, int64_t chunk) {
-    return {std::max(x.first, chunk * kChunk), std::min(x.end(), (chunk + 1) * kChunk)};
+  // Whether a chunk has targets that the forward redid, or that are not finite.
+  bool has_redone(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return !x.targets_in(chunk).empty() && redone[index(x, panel, chunk)] != 0;
   }
 
   // What one target leaves for its sources, where D = den 2^exponent, and the gradient of its query.
@@ -142,9 +112,16 @@ class BackwardEntries {
     return {dv, hn::Sub(hn::Mul(dv, MaskAbsent(d, key, sources.value(x, c, s))), ratio_part)};
   }
 
-  // A target's entry. under: W less the exponent of its D, which is -S, S the exponent that its keys were summed under.
-  HWY_INLINE Entry<D> entry_of(const Target& t, V under, hn::Mask<D> absent) const {
+  // A target that is redone pair by pair, or whose gradient is 0, gives the products nothing.
+  static HWY_INLINE hn::Mask<D> absent_of(const Target& t) {
     const D d;
+    return hn::Or(t.redone, hn::Eq(t.a, hn::Zero(d)));
+  }
+
+  // A target's entry. under: W less the exponent of its D, which is -S, S the exponent that its keys were summed under.
+  HWY_INLINE Entry<D> entry_of(const Target& t, V under) const {
+    const D d;
+    const auto absent = absent_of(t);
     const V floor = hn::Set(d, 2 * kExponentFloor<T>);
     const V e0 = ModestExponentOf(d, t.a);
     const V e1 = ModestExponentOf(d, t.b);
@@ -155,94 +132,81 @@ class BackwardEntries {
   }
 
  private:
-  int64_t panel_count() const { return static_cast<int64_t>(panels.size()); }
-  int64_t target_chunks() const { return panel_count() * sequences.target_chunks; }
-  int64_t target_size() const { return panel_count() * sequences.target_rows * kVectors; }
-  int64_t source_size() const { return wants_weights ? panel_count() * sequences.source_rows * kVectors : 0; }
-  int64_t source_scale_size() const {
-    return wants_weights ? panel_count() * sequences.source_chunks * kEntryScale<D> : 0;
+  int64_t index(const Sequence& x, int64_t panel, int64_t chunk) const {
+    return panel * sequences.target_chunks + x.target_chunks + chunk;
   }
-  int64_t exponent_count() const { return sets.empty() ? 0 : sets.back().exponents + sets.back().rows; }
 
   // Every target's entry and every source's, chunk by chunk; grad_q on the way.
-  void pack() {
+  void pack() const {
     struct Piece {
       int64_t sequence, chunk;
-      bool is_source;
+      Axis axis;
     };
     std::vector<Piece> pieces;
-    for (int64_t b = 0; b < static_cast<int64_t>(sequences.all.size()); ++b) {
-      const Sequence& x = sequences.all[b];
-      for (int64_t i = first_chunk(x); i * kChunk < x.end() && x.targets > 0; ++i) pieces.push_back({b, i, false});
-      for (int64_t i = 0; wants_weights && i < chunks_of(x.sources); ++i) pieces.push_back({b, i, true});
+    for (int64_t b = 0; b < std::ssize(sequences.all); ++b) {
+      const Range chunks = sequences.all[b].chunks_of_targets();
+      for (int64_t i = chunks.begin; i < chunks.end; ++i) pieces.push_back({b, i, Axis::kTargets});
+      const int64_t source_chunks = wants_weights ? chunks_of(sequences.all[b].sources) : 0;
+      for (int64_t i = 0; i < source_chunks; ++i) pieces.push_back({b, i, Axis::kSources});
     }
-    parallel.run(static_cast<int64_t>(pieces.size()), [&](int64_t i) {
-      const Sequence& x = sequences.all[pieces[i].sequence];
-      const int64_t chunk = pieces[i].chunk;
+    call.parallel.run(std::ssize(pieces), [&](int64_t i) {
+      const Piece& piece = pieces[i];
+      const Sequence& x = sequences.all[piece.sequence];
       Scratch scratch;
-      T* room = scratch.take<T>(kChunk * kVectors);
-      for (int64_t j = 0; j < static_cast<int64_t>(panels.size()); ++j) {
-        const Panel& c = panels[j];
-        if (pieces[i].is_source) {
-          const int64_t begin = chunk * kChunk;
-          sources.pack(x, c, begin, std::min(kChunk, x.sources - begin), sources_of(x, j) + begin * kVectors,
-                       source_scale_of(x, j, chunk));
+      const Pairs<D> exponents(kChunk, scratch);
+      for (int64_t j = 0; j < std::ssize(panels); ++j) {
+        if (piece.axis == Axis::kSources) {
+          PackSources(call, source_entries, x, j, piece.chunk);
         } else {
-          pack_targets(x, j, chunk, exponents_of(set_of(pieces[i].sequence, j)), room);
+          pack_targets(x, j, piece.chunk, call.exponents_of(call.set_of({piece.sequence, j})), exponents);
         }
       }
     });
   }
 
-  void pack_targets(const Sequence& x, int64_t panel, int64_t chunk, const T* weight_exponents, T* room) const {
+  // Entries of a chunk's targets, their scale and reach, and grad_q. entry_exponents: [kChunk], overwritten.
+  void pack_targets(const Sequence& x, int64_t panel, int64_t chunk, const T* weight_exponents,
+                    Pairs<D> entry_exponents) const {
     const D d;
     const Panel& c = panels[panel];
-    const std::pair<int64_t, int64_t> rows = rows_of(x, chunk);
-    const int64_t begin = rows.first;
+    const Range rows = x.targets_in(chunk);
+    const Pairs<D> to = targets.from(x, panel, rows.begin);
     const V floor = hn::Set(d, kExponentFloor<T>);
     V lowest = hn::Neg(floor);
-    uint8_t any_redone = 0;
-    T* to = targets_of(x, panel) + (begin - x.first) * kVectors;
-    const int64_t n = rows.second - begin;
+    bool any_redone = false;
     ExponentRange<D> range;
-    for (int64_t i = 0; i < n; ++i) {
-      const Target t = target(x, c, begin + i);
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      const Target t = target(x, c, rows.begin + i);
       if (shape.gate != Gate::kNone) {
         StoreSome(t.query, d,
                   p.grad_q.data + x.batch * p.grad_q.batch_stride +
-                      (x.token + begin + i - x.first) * p.grad_q.time_stride + c.begin,
+                      (x.token + rows.begin + i - x.first) * p.grad_q.time_stride + c.begin,
                   c.count);
       }
-      if (!hn::AllFalse(d, t.redone)) any_redone = 1;
-      const V under = hn::Sub(hn::Set(d, weight_exponents[begin + i]), t.exponent);
-      const auto absent = hn::Or(t.redone, hn::Eq(t.a, hn::Zero(d)));
+      if (!hn::AllFalse(d, t.redone)) any_redone = true;
+      const V under = hn::Sub(hn::Set(d, weight_exponents[rows.begin + i]), t.exponent);
+      const auto absent = absent_of(t);
       lowest = hn::IfThenElse(absent, lowest, hn::Min(lowest, hn::Neg(under)));
-      const Entry<D> e = entry_of(t, under, absent);
+      const Entry<D> e = entry_of(t, under);
       range.include(e.n0, e.n1, hn::Eq(e.x0, hn::Zero(d)), hn::Eq(e.x1, hn::Zero(d)));
-      hn::Store(e.x0, d, to + i * kVectors);
-      hn::Store(e.x1, d, to + i * kVectors + kLanes);
-      hn::Store(e.n0, d, room + i * kVectors);
-      hn::Store(e.n1, d, room + i * kVectors + kLanes);
+      hn::Store(e.x0, d, to.at(i, 0));
+      hn::Store(e.x1, d, to.at(i, 1));
+      hn::Store(e.n0, d, entry_exponents.at(i, 0));
+      hn::Store(e.n1, d, entry_exponents.at(i, 1));
     }
-    range.store(target_scale_of(x, panel, chunk));
-    for (int64_t i = 0; i < n * kVectors; i += kVectors) {
-      const Entry<D> e = {hn::Load(d, to + i), hn::Load(d, to + i + kLanes), hn::Load(d, room + i),
-                          hn::Load(d, room + i + kLanes)};
-      StoreEntry(d, e, range.most0, range.most1, to + i);
+    range.store(targets.scale(x, panel, chunk).data);
+    for (int64_t i = 0; i < rows.size(); ++i) {
+      const Entry<D> e = {hn::Load(d, to.at(i, 0)), hn::Load(d, to.at(i, 1)), hn::Load(d, entry_exponents.at(i, 0)),
+                          hn::Load(d, entry_exponents.at(i, 1))};
+      StoreEntry(d, e, range.most0, range.most1, to.at(i));
     }
-    hn::Store(lowest, d, reach_of(x, panel) + chunk * kLanes);
-    redone_of(x, panel)[chunk] = any_redone;
+    hn::Store(lowest, d, reaches.at(index(x, panel, chunk)));
+    redone[index(x, panel, chunk)] = any_redone ? 1 : 0;
   }
 
   const int64_t saved_stride;
-  Scratch workspace;
-  T* targets = nullptr;         // [panels][targets of all sequences][2 vectors]
-  T* source_entries = nullptr;  // [panels][sources of all sequences][2 vectors]
-  T* target_scales = nullptr;   // [panels][chunks of all sequences][kEntryScale]
-  T* source_scales = nullptr;
-  T* reach = nullptr;  // [panels][chunks][vector]: the lowest exponent that a target of the chunk saw its keys under
-  T* exponents = nullptr;     // [rows of all sets]: W
-  uint8_t* redone = nullptr;  // [panels][chunks]: whether the forward redid a row
+  VectorView<T, 1, kLanes> reaches;  // [panels][chunks of all sequences]
+  uint8_t* redone = nullptr;         // [panels][chunks of all sequences]
 };
 
 }  // namespace aft::ops::full::HWY_NAMESPACE

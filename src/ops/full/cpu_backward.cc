@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <utility>
 #include <vector>
 
 #undef HWY_TARGET_INCLUDE
@@ -20,10 +19,12 @@
 #include "ops/common/exp-inl.h"
 #include "ops/common/for_each_element.h"
 #include "ops/common/scratch.h"
+#include "ops/common/vector_view.h"
 #include "ops/full/backward_entries-inl.h"
 #include "ops/full/check.h"
 #include "ops/full/dense-inl.h"
 #include "ops/full/plan.h"
+#include "ops/full/sums-inl.h"
 #include "ops/full/tile-inl.h"
 #include "ops/full/weight_gradient-inl.h"
 
@@ -32,215 +33,168 @@ namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The gradients of keys and values.
+// The gradients of keys and values: a chunk of sources, some columns.
+//
+// Causal, rows count down from the chunk's end, as do the targets along the diagonal: then a source sees the targets
+// before it, as a target of the forward its sources.
 template <class D, typename E>
-class SourceGradient {
+class SourceGradientTask {
   using Entries = BackwardEntries<D, E>;
   using T = typename Entries::T;
   using V = typename Entries::V;
   using Exact = typename Entries::Exact;
   using Target = typename Entries::Target;
-  static constexpr int64_t kLanes = Entries::kLanes;
-  static constexpr int64_t kVectors = Entries::kVectors;
+  using Column = full::HWY_NAMESPACE::Column<D>;
+  // What redone targets add to dv and to dk, each with its error.
+  using PairSums = VectorView<T, 4, Entries::kLanes>;
 
  public:
-  explicit SourceGradient(const Entries& backward_entries) : entries(backward_entries) {}
+  SourceGradientTask(const Entries& backward_entries, const FullTask& full_task)
+      : entries(backward_entries),
+        task(full_task),
+        set(entries.call.sets[task.set]),
+        begin(task.chunk * kChunk),
+        first_sequence(set.column(task.columns.begin).sequence),
+        exponents(entries.call.exponents_of(set)),
+        tiles(p.in.weights, set, shape.causal, scratch),
+        exact(scratch.take<Exact>(kChunk)),
+        sums(
+            sequences, set, task.columns, [&](const Sequence& x) { return rows_of(x); }, scratch) {
+    const int64_t task_sequences = set.column(task.columns.end - 1).sequence + 1 - first_sequence;
+    key_sums = {scratch.take<T>(task_sequences * kChunk), kChunk};
+    for (const Column& c : sums.columns) pair_sums.push_back(take_pair_sums(c));
+  }
 
-  void run() const {
-    std::vector<FullTask> tasks;
-    for (int64_t i = 0; i < static_cast<int64_t>(sets.size()); ++i) {
-      const WeightSet& set = sets[i];
-      const int64_t chunks = chunks_of(set.columns);
-      const int64_t step = columns_per_task(set, shape, chunks, parallel.threads);
-      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-        for (int64_t c = 0; c < set.columns_of_work(); c += step) {
-          const int64_t end = std::min(c + step, set.columns_of_work());
-          const double passes = shape.causal ? static_cast<double>(chunks - chunk) - 0.3 : 1;
-          const auto rows = static_cast<double>(std::min(kChunk, set.columns - chunk * kChunk));
-          tasks.push_back({i, chunk, c, end, passes * rows * static_cast<double>(end - c + 1)});
-        }
-      }
+  void run() {
+    Range targets, chunk_sources = {begin, begin};  // of all columns
+    for (const Column& c : sums.columns) {
+      targets.end = std::max(targets.end, c.x->end());
+      chunk_sources.end = std::max(chunk_sources.end, c.x->sources_in(task.chunk).end);
     }
-    run_tasks(parallel, std::move(tasks), [&](const FullTask& task) { sum_task(task); });
+    if (chunk_sources.empty()) return;
+    const int64_t stop = shape.causal ? task.chunk : -1;
+    for (int64_t chunk = chunks_of(targets.end) - 1; chunk > stop; --chunk) {
+      add_chunk({within_chunk(targets, chunk), chunk_sources}, chunk);
+    }
+    if (shape.causal) {
+      walk({within_chunk(targets, task.chunk), chunk_sources});
+    } else {
+      for (size_t i = 0; i < sums.columns.size(); ++i) end_rows(i, sums.columns[i].sums.all());
+    }
   }
 
  private:
-  struct Column {
-    int64_t sequence;
-    const Sequence* x;
-    int64_t panel;
-    int64_t count;  // its sources within the chunk
-    Sums<D> sums;
-    T* extra;  // [kChunk][4 vectors]: what redone rows add to dv and dk, each with its error; null: none
-  };
+  Range rows_of(const Sequence& x) const {
+    const int64_t count = x.sources_in(task.chunk).size();
+    return shape.causal ? Range{kChunk - count, kChunk} : Range{0, count};
+  }
+  int64_t source_of(int64_t row) const { return shape.causal ? begin + kChunk - 1 - row : begin + row; }
 
-  static constexpr int64_t kExtraSize = 2 * Sums<D>::kSize;
+  // Cleared; data null if no target of the column is redone.
+  PairSums take_pair_sums(const Column& c) {
+    for (int64_t chunk = shape.causal ? task.chunk : 0; chunk < chunks_of(c.x->end()); ++chunk) {
+      if (!entries.has_redone(*c.x, c.panel, chunk)) continue;
+      const PairSums result(kChunk, scratch);
+      std::fill_n(result.data, kChunk * PairSums::kStride, T(0));
+      return result;
+    }
+    return {};
+  }
 
-  void sum_task(const FullTask& task) const {
-    const D d;
-    const WeightSet& set = sets[task.set];
-    const int64_t begin = task.chunk * kChunk;
-    const int64_t columns = task.last_column - task.first_column;
-    const auto redone_in = [&](const Sequence& x, int64_t panel) {
-      for (int64_t i = shape.causal ? task.chunk : 0; i < chunks_of(x.end()); ++i) {
-        if (i >= entries.first_chunk(x) && x.targets > 0 && entries.redone_of(x, panel)[i] != 0) return true;
-      }
-      return false;
-    };
-    // Sums of a key that serves its whole head, by sequence: columns of others come between in the walk.
-    const int64_t first_sequence = set.first_sequence + task.first_column / set.panels();
-    const int64_t task_sequences = (task.last_column - 1) / set.panels() - task.first_column / set.panels() + 1;
-    int64_t extras = 0;
-    for (int64_t i = 0; i < columns; ++i) {
-      const int64_t index = task.first_column + i;
-      extras +=
-          redone_in(sequences.all[set.first_sequence + index / set.panels()], set.first_panel + index % set.panels())
-              ? 1
-              : 0;
-    }
-    Scratch scratch;
-    const Tiles<D> tiles(p.in.weights, set, shape.causal, scratch);
-    T* tile = scratch.take<T>(kTileSize);
-    T* block = scratch.take<T>(kRowBlock * kVectors);
-    T* sums = scratch.take<T>(columns * Sums<D>::kSize);
-    T* scales = scratch.take<T>(columns * Sums<D>::kExponents);
-    Exact* exact = scratch.take<Exact>(kChunk);
-    T* extra = scratch.take<T>(extras * kExtraSize);
-    T* key_sums = scratch.take<T>(task_sequences * kChunk);
+  void add_chunk(const TileRange& at, int64_t chunk) const {
+    tiles.pack_sources(at, exponents + at.targets.begin, false, shape.causal, sums.tile);
+    sums.add(chunk, chunk - 1,
+             [&](const Column& c, int64_t of_chunk) { return entries.targets.chunk(*c.x, c.panel, of_chunk); });
+    add_redone(chunk);
+  }
 
-    std::vector<Column> active;
-    int64_t most = 0;
-    int64_t rows_end = 0;
-    for (int64_t i = 0; i < columns; ++i) {
-      const int64_t index = task.first_column + i;
-      const int64_t sequence = set.first_sequence + index / set.panels();
-      const Sequence& x = sequences.all[sequence];
-      Column column = {sequence,
-                       &x,
-                       set.first_panel + index % set.panels(),
-                       std::min(kChunk, x.sources - begin),
-                       {d, sums + i * Sums<D>::kSize, scales + i * Sums<D>::kExponents},
-                       nullptr};
-      if (column.count <= 0) continue;
-      column.sums.clear(0, kChunk);
-      if (redone_in(x, column.panel)) {
-        column.extra = extra;
-        std::fill_n(extra, kExtraSize, T(0));
-        extra += kExtraSize;
-      }
-      most = std::max(most, column.count);
-      rows_end = std::max(rows_end, x.end());
-      active.push_back(column);
-    }
-    if (active.empty()) return;
-
-    const T* weight_exponents = entries.exponents_of(set);
-    const int64_t stop = shape.causal ? task.chunk : -1;
-    for (int64_t chunk = chunks_of(rows_end) - 1; chunk > stop; --chunk) {
-      const int64_t row = chunk * kChunk;
-      const TileRange at = {row, std::min(kChunk, rows_end - row), begin, most};
-      tiles.pack_sources(at, weight_exponents + row, false, shape.causal, tile);
-      for (size_t i = 0; i < active.size(); ++i) {
-        const Column& c = active[i];
-        const auto [low, high] = entries.rows_of(*c.x, chunk);
-        if (low >= high) continue;
-        const int64_t first = shape.causal ? (kChunk - c.count) / kRowBlock * kRowBlock : 0;
-        const Column& next = active[(i + 1) % active.size()];
-        c.sums.add(tile + 2 * (low - row), first, shape.causal ? kChunk : c.count,
-                   entries.targets_of(*c.x, c.panel) + (low - c.x->first) * kVectors, high - low,
-                   entries.target_scale_of(*c.x, c.panel, chunk),
-                   entries.targets_of(*next.x, next.panel) +
-                       (entries.rows_of(*next.x, chunk).first - next.x->first) * kVectors,
-                   block);
-        if (c.extra != nullptr) add_redone(tiles, c, chunk, begin, exact);
-      }
-    }
-    if (shape.causal) {
-      const int64_t rows = std::min(kChunk, rows_end - begin);
-      if (rows > 0) {
-        tiles.pack_sources({begin, rows, begin, most}, weight_exponents + begin, true, true, tile);
-      } else {
-        std::fill_n(tile, kTileSize, T(0));
-      }
-      for (const Column& c : active) {
-        if (c.extra != nullptr) add_redone(tiles, c, task.chunk, begin, exact);
-        c.sums.start_walk();
-      }
-    }
-    const auto end_source = [&](const Column& c, int64_t i, V a, V b, V e0, V e1) {
-      write_source(c, begin + i, a, b, e0, e1, c.extra == nullptr ? nullptr : c.extra + 2 * i * kVectors,
-                   key_sums + (c.sequence - first_sequence) * kChunk + i);
-    };
-    if (!shape.causal) {
-      for (const Column& c : active) {
-        const V e0 = hn::Load(d, c.sums.exponents);
-        const V e1 = hn::Load(d, c.sums.exponents + kLanes);
-        for (int64_t i = 0; i < c.count; ++i) {
-          const T* at = c.sums.sums + i * kVectors;
-          end_source(c, i, hn::Load(d, at), hn::Load(d, at + kLanes), e0, e1);
-        }
-      }
-      return;
-    }
-    // Row o of the walk is the source, and the target, at the chunk's end less o.
-    for (int64_t at = (kChunk - most) / kRowBlock * kRowBlock; at < kChunk; at += kRowBlock) {
-      for (const Column& c : active) {
-        const int64_t first = kChunk - c.count;
-        if (at + kRowBlock <= first) continue;
-        const auto take = [&](int64_t o) {
-          const int64_t t = begin + kChunk - 1 - o;
-          const V zero = hn::Zero(d);
-          const V floor = hn::Set(d, 2 * kExponentFloor<T>);
-          if (t < c.x->first || t >= c.x->end()) return Entry<D>{zero, zero, floor, floor};
-          const Target target_at = entries.target(*c.x, panels[c.panel], t);
-          const V under = hn::Sub(hn::Set(d, weight_exponents[t]), target_at.exponent);
-          return entries.entry_of(target_at, under, hn::Or(target_at.redone, hn::Eq(target_at.a, zero)));
-        };
-        PackedEntries<T> packed;
-        const int64_t t = begin + kChunk - 1 - at;  // of the block's first row
-        if (t < c.x->end() && t - kRowBlock + 1 >= c.x->first) {
-          packed = {entries.targets_of(*c.x, c.panel) + (t - c.x->first) * kVectors, -kVectors,
-                    entries.target_scale_of(*c.x, c.panel, task.chunk)};
-        }
-        // The block may begin before the column's sources: nothing was walked there.
-        c.sums.walk(
-            tile, at, first, kChunk, block, packed, take, [&](int64_t o, int64_t n, const T* rows_sums, V e0, V e1) {
-              for (int64_t i = 0; i < n; ++i, rows_sums += kVectors) {
-                end_source(c, kChunk - 1 - o - i, hn::Load(d, rows_sums), hn::Load(d, rows_sums + kLanes), e0, e1);
-              }
-            });
+  // The targets of the task's own chunk.
+  void walk(const TileRange& at) {
+    tiles.pack_sources(at, exponents + at.targets.begin, true, true, sums.tile);
+    add_redone(task.chunk);
+    for (const Column& c : sums.columns) c.sums.start_walk();
+    const int64_t first_row = kChunk - at.sources.size();
+    for (int64_t row = first_row / kRowBlock * kRowBlock; row < kChunk; row += kRowBlock) {
+      for (size_t i = 0; i < sums.columns.size(); ++i) {
+        // The block may end before the column's sources: nothing to walk.
+        if (row + kRowBlock > sums.columns[i].sums.rows.begin) walk_block(i, row);
       }
     }
   }
 
-  // dv = e^k a, dk = e^k (v a - b).
-  HWY_INLINE void write_source(const Column& c, int64_t s, V a, V b, V e0, V e1, const T* extra, T* key_sum) const {
+  void walk_block(size_t i, int64_t row) {
+    const Column& c = sums.columns[i];
+    DiagonalEntries<D> packed;
+    const int64_t t = source_of(row);  // also the block's first target
+    if (t < c.x->end() && t - kRowBlock + 1 >= c.x->first) {
+      packed = {entries.targets.from(*c.x, c.panel, t), entries.targets.scale(*c.x, c.panel, task.chunk), -1};
+    }
+    c.sums.walk(
+        sums.tile, row, packed, sums.block, [&](int64_t o) { return entry(c, source_of(o)); },
+        [&](const EndedRows<D>& ended) { end_rows(i, ended); });
+  }
+
+  // Target t as an entry; there may be none, or one that is not the column's.
+  Entry<D> entry(const Column& c, int64_t t) const {
     const D d;
-    const Sequence& x = *c.x;
+    const V zero = hn::Zero(d);
+    const V floor = hn::Set(d, 2 * kExponentFloor<T>);
+    if (t < c.x->first || t >= c.x->end()) return {zero, zero, floor, floor};
+    const Target target = entries.target(*c.x, panels[c.panel], t);
+    return entries.entry_of(target, hn::Sub(hn::Set(d, exponents[t]), target.exponent));
+  }
+
+  // The gradients of a column's sources that have all their summands.
+  void end_rows(size_t i, const EndedRows<D>& ended) {
+    const D d;
+    const Column& c = sums.columns[i];
+    const PairSums pairs = pair_sums[i];
+    const SourceRows<E> from = sources.rows(*c.x);
+    const SourceGradRows<E> to = gradient_rows(*c.x);
+    for (int64_t row = 0; row < ended.rows.size(); ++row) {
+      const int64_t s = source_of(ended.rows.begin + row);
+      SourceGrad grad = source_grad(c, s, ended, row);
+      if (pairs.data != nullptr) {
+        grad.value = hn::Add(grad.value, hn::Load(d, pairs.at(s - begin, 0)));
+        grad.key = hn::Add(grad.key, hn::Load(d, pairs.at(s - begin, 2)));
+      }
+      write_source(c, s, from, to, grad);
+    }
+  }
+
+  struct SourceGrad {
+    V value, key;
+  };
+  // dv = e^k a, dk = e^k (v a - b), a and b the sums of a row.
+  HWY_INLINE SourceGrad source_grad(const Column& c, int64_t s, const EndedRows<D>& ended, int64_t row) const {
+    const D d;
     const Panel& panel = panels[c.panel];
-    const V key = sources.key(x, panel, s);
+    const V a = hn::Load(d, ended.sums.at(row, 0));
+    const V b = hn::Load(d, ended.sums.at(row, 1));
+    const V key = sources.key(*c.x, panel, s);
     const SplitExp<V> e = Split(d, key);
     // A value that no target sees may be infinite.
-    const V value = hn::IfThenZeroElse(hn::Eq(a, hn::Zero(d)), MaskAbsent(d, key, sources.value(x, panel, s)));
-    const V seen = hn::Mul(e.p, a);
-    V dv = ScaleBy(d, seen, hn::Add(e.n, e0));
-    V dk = hn::Sub(hn::Mul(dv, value), ScaleBy(d, hn::Mul(e.p, b), hn::Add(e.n, e1)));
-    if (extra != nullptr) {
-      dv = hn::Add(dv, hn::Load(d, extra));
-      dk = hn::Add(dk, hn::Load(d, extra + kVectors));
-    }
-    const SourceRows<E> rows = sources.rows(x);
-    const SourceGradRows<E> to = gradient_rows(x);
+    const V value = hn::IfThenZeroElse(hn::Eq(a, hn::Zero(d)), MaskAbsent(d, key, sources.value(*c.x, panel, s)));
+    const V dv = ScaleBy(d, hn::Mul(e.p, a), hn::Add(e.n, ended.exponent0));
+    return {dv, hn::Sub(hn::Mul(dv, value), ScaleBy(d, hn::Mul(e.p, b), hn::Add(e.n, ended.exponent1)))};
+  }
+
+  HWY_INLINE void write_source(const Column& c, int64_t s, const SourceRows<E>& from, const SourceGradRows<E>& to,
+                               const SourceGrad& grad) {
+    const D d;
+    const Panel& panel = panels[c.panel];
     const ChannelVector at = sources.at(panel);
-    WriteValueGrad(d, rows, to, at, s - x.first, dv);
+    V dk = grad.key;
+    WriteValueGrad(d, from, to, at, s - c.x->first, grad.value);
     if (sources.key_per_head) {
+      T& key_sum = key_sums.row(c.sequence - first_sequence)[s - begin];
       const T sum = SumOfChannels(d, dk, at);
       const bool first_of_head = panel.begin % (shape.channels / shape.heads) == 0;
-      *key_sum = first_of_head ? sum : *key_sum + sum;
+      key_sum = first_of_head ? sum : key_sum + sum;
       if (!panel.last_of_head) return;
-      dk = hn::Set(d, *key_sum);
+      dk = hn::Set(d, key_sum);
     }
-    WriteKeyGrad(d, rows, to, at, s - x.first, dk);
+    WriteKeyGrad(d, from, to, at, s - c.x->first, dk);
   }
 
   SourceGradRows<E> gradient_rows(const Sequence& x) const {
@@ -260,53 +214,67 @@ class SourceGradient {
     return r;
   }
 
-  // To a sum and its error, [2 vectors].
-  static HWY_INLINE void add_compensated(V term, T* to) {
-    const D d;
-    V sum = hn::Load(d, to);
-    V low = hn::Load(d, to + kLanes);
-    AddCompensated(term, hn::Set(d, T(1)), sum, low);
-    hn::Store(sum, d, to);
-    hn::Store(low, d, to + kLanes);
-  }
-
-  // The redone targets of a chunk, source by source.
-  void add_redone(const Tiles<D>& tiles, const Column& c, int64_t chunk, int64_t begin, Exact* exact) const {
-    const D d;
-    if (chunk < entries.first_chunk(*c.x) || chunk >= chunks_of(c.x->end()) ||
-        entries.redone_of(*c.x, c.panel)[chunk] == 0)
-      return;
-    const auto [low, high] = entries.rows_of(*c.x, chunk);
-    for (int64_t t = low; t < high; ++t) {
-      const Target at = entries.target(*c.x, panels[c.panel], t);
-      if (hn::AllFalse(d, at.redone)) continue;
-      const int64_t seen = std::min(c.count, shape.causal ? t + 1 - begin : c.count);
-      tiles.exact_row(t, begin, begin + seen, exact);
-      for (int64_t i = 0; i < seen; ++i) {
-        if (exact[i].p == 0) continue;
-        const auto [dv, dk] = entries.pair_grad(*c.x, panels[c.panel], begin + i, exact[i], at);
-        T* to = c.extra + 2 * i * kVectors;
-        add_compensated(hn::IfThenElseZero(at.redone, dv), to);
-        add_compensated(hn::IfThenElseZero(at.redone, dk), to + kVectors);
+  // The redone targets of a chunk, pair by pair.
+  void add_redone(int64_t chunk) const {
+    for (size_t i = 0; i < sums.columns.size(); ++i) {
+      const Column& c = sums.columns[i];
+      if (pair_sums[i].data == nullptr || !entries.has_redone(*c.x, c.panel, chunk)) continue;
+      const Range targets = c.x->targets_in(chunk);
+      for (int64_t t = targets.begin; t < targets.end; ++t) {
+        const Target target = entries.target(*c.x, panels[c.panel], t);
+        if (!hn::AllFalse(D(), target.redone)) add_redone_target(c, t, target, pair_sums[i]);
       }
     }
+  }
+
+  void add_redone_target(const Column& c, int64_t t, const Target& target, PairSums to) const {
+    Range seen = c.x->sources_in(task.chunk);
+    if (shape.causal) seen.end = std::min(seen.end, t + 1);
+    tiles.exact_row(t, seen, exact);
+    for (int64_t i = 0; i < seen.size(); ++i) {
+      if (exact[i].p == 0) continue;
+      const auto [dv, dk] = entries.pair_grad(*c.x, panels[c.panel], begin + i, exact[i], target);
+      add_compensated(hn::IfThenElseZero(target.redone, dv), to, i, 0);
+      add_compensated(hn::IfThenElseZero(target.redone, dk), to, i, 2);
+    }
+  }
+
+  // To the sum in a part, whose error is in the next.
+  static HWY_INLINE void add_compensated(V term, PairSums to, int64_t i, int64_t part) {
+    const D d;
+    V sum = hn::Load(d, to.at(i, part));
+    V low = hn::Load(d, to.at(i, part + 1));
+    AddCompensated(term, hn::Set(d, T(1)), sum, low);
+    hn::Store(sum, d, to.at(i, part));
+    hn::Store(low, d, to.at(i, part + 1));
   }
 
   const Entries& entries;
   const FullBackward<E>& p = entries.p;
   const FullShape& shape = entries.shape;
-  const ParallelFor& parallel = entries.parallel;
   const Sequences& sequences = entries.sequences;
   const std::vector<Panel>& panels = entries.panels;
-  const std::vector<WeightSet>& sets = entries.sets;
   const Sources<D, E>& sources = entries.sources;
+  const FullTask& task;
+  const WeightSet& set;
+  const int64_t begin;  // first source of the chunk
+  const int64_t first_sequence;
+  const T* const exponents;  // W of the set's targets
+  Scratch scratch;
+  const Tiles<D> tiles;
+  Exact* const exact;  // [kChunk]
+  const TaskSums<D> sums;
+  Matrix<T> key_sums;               // [sequences of the task][kChunk]: dk where a head shares its key
+  std::vector<PairSums> pair_sums;  // [columns]: [kChunk]
 };
 
 template <typename E>
 void RunBackward(const FullBackward<E>& p, const ParallelFor& parallel) {
   using D = hn::ScalableTag<Accumulate<E>>;
-  const BackwardEntries<D, E> entries(p, parallel);
-  SourceGradient<D, E>(entries).run();
+  Scratch workspace;
+  const BackwardEntries<D, E> entries(p, parallel, workspace);
+  run_tasks(parallel, column_tasks(entries.call.sets, p.in.shape, parallel.threads, Axis::kSources),
+            [&](const FullTask& task) { SourceGradientTask<D, E>(entries, task).run(); });
   if (entries.wants_weights) WeightGradient<D, E>(entries).run();
 }
 

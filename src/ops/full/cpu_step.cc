@@ -41,12 +41,12 @@ void StepTask(const FullStep<E>& p, const std::vector<Panel>& panels, int64_t b,
   const Sources<D, E> sources(p.in);
   const int64_t position = p.state.position[b];
   const Sequence x = {.batch = b, .first = position, .targets = 1, .sources = position + 1};
-  const WeightSet set = {.batch = b, .head = panels[first].head, .rows = position + 1, .columns = position + 1};
+  const WeightSet set = {.batch = b, .head = panels[first].head, .targets = position + 1, .sources = position + 1};
 
   Scratch scratch;
   const Tiles<D> tiles(p.in.weights, set, true, scratch);
   Exact* weights = scratch.take<Exact>(position + 1);
-  tiles.exact_row(position, 0, position + 1, weights);
+  tiles.exact_row(position, {0, position + 1}, weights);
 
   RunningSum<V> sums[kStepPanels];
   for (RunningSum<V>& sum : sums) sum = StartSum(d, hn::Set(d, 4 * kExponentFloor<T>));

@@ -1,11 +1,5 @@
-// The dense operator's inner parts: the product of a tile of weights with a chunk of entries, and the walk along the
-// diagonal of a causal operator. Included by kernels inside foreach_target.
-//
-// An entry is what one position gives the sums: two vectors of channels with an exponent each, x0 2^n0 and x1 2^n1.
-// Forward it is a source's (e^k, e^k v); backward a target's (g / D, g N / D^2). Sums are
-//   C0[i] = sum_j w~[i,j] x0[j] 2^n0[j],   C1[i] likewise,
-// over the entries that i sees: those before it, or, backwards, those after it. w~ = e^w 2^-W, W the largest exponent
-// of its target's weights.
+// The dense operator's inner product: a packed tile of weights, block of rows by block of rows, times [n][2 vectors].
+// Included by kernels inside foreach_target.
 
 #if defined(AFT_OPS_FULL_DENSE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef AFT_OPS_FULL_DENSE_INL_H_
@@ -21,6 +15,7 @@
 #include "hwy/highway.h"
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
+#include "ops/common/vector_view.h"
 #include "ops/full/plan.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -39,9 +34,25 @@ constexpr int64_t kRowBlock = 4;
 #endif
 static_assert(kChunk % kRowBlock == 0 && kRowBlock % 2 == 0);
 
-// Elements between two pairs of rows of a packed tile, which is [rows / 2][kChunk][2].
+inline int64_t whole_row_blocks(int64_t rows) { return (rows + kRowBlock - 1) / kRowBlock * kRowBlock; }
+
+// Elements between two pairs of rows of a packed tile.
 constexpr int64_t kPairStride = 2 * kChunk;
 constexpr int64_t kTileSize = kChunk * kChunk;
+
+// [n][2 vectors] of entries or sums, or of whatever a packed tile is multiplied by.
+template <class D>
+using Pairs = VectorView<hn::TFromD<D>, 2, hn::MaxLanes(D())>;
+
+// A packed tile, [rows / 2][kChunk][2]: element k of a row stands beside that of the next row, as Multiply reads them.
+template <typename T>
+struct Tile {
+  T* data = nullptr;
+
+  T* at(int64_t row, int64_t k) const { return data + row / 2 * kPairStride + 2 * k + row % 2; }
+  // Of an even row and the next: pairs of elements.
+  T* pairs(int64_t row) const { return at(row, 0); }
+};
 
 // Entries summed without a break. Equal summands are rounded the same way at every step: a long sum of them drifts by a
 // part of n ulp (tens at n = 192), sums of short sums do not.
@@ -157,6 +168,17 @@ HWY_NOINLINE void MultiplyDiagonal(D d, const T* HWY_RESTRICT a, int64_t n, T* a
   });
 }
 
+// Rows of a packed tile times b [n][2 vectors], block by block: each(row, its sum0, its sum1).
+template <class D, class Each, typename T = hn::TFromD<D>>
+HWY_INLINE void MultiplyRows(D d, Tile<T> tile, Range rows, Pairs<D> b, int64_t n, Pairs<D> block, const Each& each) {
+  for (int64_t begin = rows.begin / kRowBlock * kRowBlock; begin < rows.end; begin += kRowBlock) {
+    Multiply(d, tile.pairs(begin), b.data, n, block.data);
+    for (int64_t row = std::max(begin, rows.begin); row < std::min(begin + kRowBlock, rows.end); ++row) {
+      each(row, hn::Load(d, block.at(row - begin, 0)), hn::Load(d, block.at(row - begin, 1)));
+    }
+  }
+}
+
 // x 2^n for any integer n; 0 where the result would leave the normal numbers by far.
 template <class D, class V = hn::Vec<D>>
 HWY_INLINE V ScaleBy(D d, V x, V n) {
@@ -167,184 +189,11 @@ HWY_INLINE V ScaleBy(D d, V x, V n) {
   return hn::Mul(hn::Mul(x, Pow2(d, half)), Pow2(d, hn::Sub(clamped, half)));
 }
 
-template <class D, class V = hn::Vec<D>>
-struct Entry {
-  V x0, x1, n0, n1;
-};
-
-// What is kept of a packed chunk of entries, in elements: the largest exponents, which it is stored under, and the
-// smallest, [2 vectors] each.
-template <class D>
-constexpr int64_t kEntryScale = 4 * hn::MaxLanes(D());
-
-// Packed entries that a block of rows on the diagonal takes, `stride` apart, and their chunk's scale. null: none.
-template <typename T>
-struct PackedEntries {
-  const T* data = nullptr;
-  int64_t stride = 0;
-  const T* scale = nullptr;
-};
-
 // Largest, NaN passed over.
 template <class V>
 HWY_INLINE V Larger(V n, V max) {
   return hn::IfThenElse(hn::Gt(n, max), n, max);
 }
-
-// Sums of one column over one chunk of rows, [kChunk][2 vectors], and their exponents, [2 vectors], with those at the
-// start of the walk behind them.
-template <class D>
-struct Sums {
-  using T = hn::TFromD<D>;
-  using V = hn::Vec<D>;
-  static constexpr int64_t kLanes = hn::MaxLanes(D());
-  static constexpr int64_t kSize = kChunk * 2 * kLanes;
-  static constexpr int64_t kExponents = 4 * kLanes;
-
-  D d;
-  T* sums;
-  T* exponents;
-
-  void clear(int64_t first_row, int64_t last_row) const {
-    const V floor = hn::Set(d, kExponentFloor<T>);
-    hn::Store(floor, d, exponents);
-    hn::Store(floor, d, exponents + kLanes);
-    std::fill(sums + first_row * 2 * kLanes, sums + last_row * 2 * kLanes, T(0));
-  }
-
-  // Adds a packed tile times `n` entries of the given scale; rows in whole blocks. `next`, from where as many will
-  // be read after these, is fetched meanwhile.
-  void add(const T* tile, int64_t first_row, int64_t last_row, const T* entries, int64_t n, const T* scale,
-           const T* next, T* block) const {
-    HWY_ALIGN T scales[4 * kLanes];
-    for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
-      const V old = hn::Load(d, exponents + i);
-      const V e = hn::Load(d, scale + i);
-      const V now = hn::IfThenElse(hn::Gt(e, old), hn::Add(e, hn::Set(d, kHeadroom<T>)), old);
-      hn::Store(now, d, exponents + i);
-      hn::Store(Pow2(d, hn::Sub(old, now)), d, scales + i);
-      hn::Store(Pow2(d, hn::Sub(e, now)), d, scales + 2 * kLanes + i);
-    }
-    const int64_t per_block = (n * kRowBlock + last_row - first_row - 1) / (last_row - first_row) * 2 * kLanes;
-    for (int64_t row = first_row; row < last_row; row += kRowBlock, next += per_block) {
-      for (int64_t i = 0; i < per_block; i += kLanes) hwy::Prefetch(next + i);
-      MultiplyOnto(d, tile + row / 2 * kPairStride, entries, n, scales, block, sums + row * 2 * kLanes);
-    }
-  }
-
-  // Along the diagonal: row o sees the entries up to and including o, and its exponents depend on those alone. Walks
-  // the block of rows at `at`, after start_walk() and the blocks before it; rows [first, last) end here: finish(o, n,
-  // sums, e0, e1) for n rows of sums [n][2 vectors] that share exponents. The entries, which take the place of the
-  // rows' sums, come from `packed` if no exponent moves and none of them lost a bit: then that is what take(o), the
-  // entry of o in [0, last), gives one by one.
-  template <class Take, class Finish>
-  void walk(const T* tile, int64_t at, int64_t first, int64_t last, T* block, const PackedEntries<T>& packed,
-            const Take& take, const Finish& finish) const {
-    const T* weights = tile + at / 2 * kPairStride;
-    if (at + kRowBlock > first && HWY_LIKELY(fits(packed))) {
-      HWY_ALIGN T scales[4 * kLanes];
-      for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
-        const V e = hn::Load(d, exponents + i);
-        hn::Store(Pow2(d, hn::Sub(hn::Load(d, exponents + 2 * kLanes + i), e)), d, scales + i);
-        hn::Store(Pow2(d, hn::Sub(hn::Load(d, packed.scale + i), e)), d, scales + 2 * kLanes + i);
-      }
-      MultiplyDiagonal(d, weights, at, sums + at * 2 * kLanes, packed.data, packed.stride, scales, block);
-      const int64_t begin = std::max(at, first);
-      const int64_t end = std::min(at + kRowBlock, last);
-      if (begin < end) {
-        finish(begin, end - begin, block + (begin - at) * 2 * kLanes, hn::Load(d, exponents),
-               hn::Load(d, exponents + kLanes));
-      }
-      return;
-    }
-    walk_by_row(weights, at, first, last, block, take, finish);
-  }
-
-  void start_walk() const {
-    hn::Store(hn::Load(d, exponents), d, exponents + 2 * kLanes);
-    hn::Store(hn::Load(d, exponents + kLanes), d, exponents + 3 * kLanes);
-  }
-
- private:
-  bool fits(const PackedEntries<T>& packed) const {
-    if (packed.data == nullptr) return false;
-    // Half way to where a power of two is rounded to 0.
-    const V lowest = hn::Set(d, -FloatFormat<T>::kBias / 2);
-    for (int64_t i = 0; i < 2 * kLanes; i += kLanes) {
-      const V own = hn::Load(d, exponents + i);
-      const V most = hn::Load(d, packed.scale + i);
-      const V least = hn::Load(d, packed.scale + 2 * kLanes + i);
-      if (!hn::AllTrue(d, hn::And(hn::Le(most, own), hn::Ge(hn::Sub(least, own), lowest)))) return false;
-    }
-    return true;
-  }
-
-  // The walk of a block whose exponents may move.
-  template <class Take, class Finish>
-  HWY_NOINLINE void walk_by_row(const T* weights, int64_t at, int64_t first, int64_t last, T* block, const Take& take,
-                                const Finish& finish) const {
-    V e0 = hn::Load(d, exponents);
-    V e1 = hn::Load(d, exponents + kLanes);
-    const bool ends = at + kRowBlock > first;
-    if (ends) {
-      begin_block(weights, at, block, Pow2(d, hn::Sub(hn::Load(d, exponents + 2 * kLanes), e0)),
-                  Pow2(d, hn::Sub(hn::Load(d, exponents + 3 * kLanes), e1)));
-    }
-    const int64_t rows = std::min(kRowBlock, last - at);
-    for (int64_t r = 0; r < rows; ++r) {
-      const Entry<D> x = take(at + r);
-      const auto above0 = hn::Gt(x.n0, e0);
-      const auto above1 = hn::Gt(x.n1, e1);
-      if (HWY_UNLIKELY(!hn::AllFalse(d, hn::Or(above0, above1)))) {
-        const V headroom = hn::Set(d, kHeadroom<T>);
-        const V new0 = hn::IfThenElse(above0, hn::Add(x.n0, headroom), e0);
-        const V new1 = hn::IfThenElse(above1, hn::Add(x.n1, headroom), e1);
-        const V down0 = Pow2(d, hn::Sub(e0, new0));
-        const V down1 = Pow2(d, hn::Sub(e1, new1));
-        scale(sums, at + r, down0, down1);
-        if (ends) scale(block, kRowBlock, down0, down1);
-        e0 = new0;
-        e1 = new1;
-      }
-      T* entry = sums + (at + r) * 2 * kLanes;
-      hn::Store(hn::Mul(x.x0, Pow2(d, hn::Sub(x.n0, e0))), d, entry);
-      hn::Store(hn::Mul(x.x1, Pow2(d, hn::Sub(x.n1, e1))), d, entry + kLanes);
-      if (at + r < first) continue;
-      T* out = block + r * 2 * kLanes;
-      V c0 = hn::Load(d, out);
-      V c1 = hn::Load(d, out + kLanes);
-      const T* weight = weights + r / 2 * kPairStride + 2 * at + r % 2;
-      const T* from = sums + at * 2 * kLanes;
-      for (int64_t j = 0; j <= r; ++j, weight += 2, from += 2 * kLanes) {
-        const V w = hn::Set(d, *weight);
-        c0 = hn::MulAdd(w, hn::Load(d, from), c0);
-        c1 = hn::MulAdd(w, hn::Load(d, from + kLanes), c1);
-      }
-      hn::Store(c0, d, out);
-      hn::Store(c1, d, out + kLanes);
-      finish(at + r, 1, out, e0, e1);
-    }
-    hn::Store(e0, d, exponents);
-    hn::Store(e1, d, exponents + kLanes);
-  }
-
-  void begin_block(const T* weights, int64_t at, T* block, V keep0, V keep1) const {
-    Multiply(d, weights, sums, at, block);
-    const T* from = sums + at * 2 * kLanes;
-    for (int64_t r = 0; r < kRowBlock; ++r, from += 2 * kLanes) {
-      T* to = block + r * 2 * kLanes;
-      hn::Store(hn::MulAdd(hn::Load(d, from), keep0, hn::Load(d, to)), d, to);
-      hn::Store(hn::MulAdd(hn::Load(d, from + kLanes), keep1, hn::Load(d, to + kLanes)), d, to + kLanes);
-    }
-  }
-
-  void scale(T* at, int64_t n, V by0, V by1) const {
-    for (int64_t i = 0; i < n; ++i, at += 2 * kLanes) {
-      hn::Store(hn::Mul(hn::Load(d, at), by0), d, at);
-      hn::Store(hn::Mul(hn::Load(d, at + kLanes), by1), d, at + kLanes);
-    }
-  }
-};
 
 }  // namespace aft::ops::full::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();

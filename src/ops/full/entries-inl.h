@@ -18,6 +18,7 @@
 #include "ops/common/sources-inl.h"
 #include "ops/full/dense-inl.h"
 #include "ops/full/plan.h"
+#include "ops/full/sums-inl.h"
 #include "ops/full/tile-inl.h"
 
 HWY_BEFORE_NAMESPACE();

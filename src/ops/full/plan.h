@@ -19,6 +19,20 @@ constexpr int64_t kChunk = 192;
 
 inline int64_t chunks_of(int64_t positions) { return (positions + kChunk - 1) / kChunk; }
 
+/// [begin, end) of positions, rows, panels or whatever is counted.
+struct Range {
+  int64_t begin = 0, end = 0;
+
+  int64_t size() const { return end - begin; }
+  bool empty() const { return begin >= end; }
+  Range relative_to(int64_t origin) const { return {begin - origin, end - origin}; }
+};
+
+/// Positions of a chunk that lie within `all`.
+inline Range within_chunk(Range all, int64_t chunk) {
+  return {std::max(all.begin, chunk * kChunk), std::min(all.end, (chunk + 1) * kChunk)};
+}
+
 /// One batch row, or one packed sequence, in absolute positions.
 struct Sequence {
   int64_t batch = 0;        // index of its state, mask and batch stride
@@ -32,6 +46,10 @@ struct Sequence {
   int64_t source_chunks = 0;
 
   int64_t end() const { return first + targets; }
+  Range targets_in(int64_t chunk) const { return within_chunk({first, end()}, chunk); }
+  Range sources_in(int64_t chunk) const { return within_chunk({0, sources}, chunk); }
+  /// Chunks that hold a target.
+  Range chunks_of_targets() const { return targets == 0 ? Range{} : Range{first / kChunk, chunks_of(end())}; }
 };
 
 /// Sequences of a call, and the sums of their rows and chunks.
@@ -87,17 +105,27 @@ inline std::vector<Panel> panels_of(const FullShape& s, int64_t lanes) {
   return panels;
 }
 
-/// What a matrix of weights serves: sequences [first_sequence, last_sequence), panels [first_panel, last_panel).
+/// Positions count targets or sources: a forward's tasks are cut by targets, a backward's by sources.
+enum class Axis { kTargets, kSources };
+
+/// A column of the product of weights and entries: a vector of channels of a sequence.
+struct ColumnIndex {
+  int64_t sequence = 0, panel = 0;
+};
+
+/// What a matrix of weights serves.
 struct WeightSet {
   int64_t batch = 0, head = 0;  // its index in PairWeights
-  int64_t first_sequence = 0, last_sequence = 0;
-  int64_t first_panel = 0, last_panel = 0;
-  int64_t rows = 0;       // targets of its longest sequence
-  int64_t columns = 0;    // sources
-  int64_t exponents = 0;  // where the exponents of its rows begin among those of all sets
+  Range sequences = {}, panels = {};
+  int64_t targets = 0;    // of its longest sequence, those in the ring included
+  int64_t sources = 0;    // the same
+  int64_t exponents = 0;  // where the exponents of its targets begin among those of all sets
 
-  int64_t panels() const { return last_panel - first_panel; }
-  int64_t columns_of_work() const { return (last_sequence - first_sequence) * panels(); }
+  int64_t columns() const { return sequences.size() * panels.size(); }
+  ColumnIndex column(int64_t i) const {
+    return {sequences.begin + i / panels.size(), panels.begin + i % panels.size()};
+  }
+  int64_t positions(Axis axis) const { return axis == Axis::kTargets ? targets : sources; }
 };
 
 /// Without causal, sequences of different lengths see different sources of a row and do not share its exponent.
@@ -115,26 +143,24 @@ std::vector<WeightSet> weight_sets(const FullShape& s, const PairWeights<T>& w, 
       WeightSet set;
       set.batch = s.packed ? 0 : b;
       set.head = h;
-      set.first_sequence = per_batch ? b : 0;
-      set.last_sequence = per_batch ? b + 1 : s.batch;
-      set.first_panel = per_head ? h * panels_of_head : 0;
-      set.last_panel = per_head ? (h + 1) * panels_of_head : static_cast<int64_t>(panels.size());
-      for (int64_t i = set.first_sequence; i < set.last_sequence; ++i) {
-        set.rows = std::max(set.rows, sequences.all[i].end());
-        set.columns = std::max(set.columns, sequences.all[i].sources);
+      set.sequences = per_batch ? Range{b, b + 1} : Range{0, s.batch};
+      set.panels = per_head ? Range{h * panels_of_head, (h + 1) * panels_of_head} : Range{0, std::ssize(panels)};
+      for (int64_t i = set.sequences.begin; i < set.sequences.end; ++i) {
+        set.targets = std::max(set.targets, sequences.all[i].end());
+        set.sources = std::max(set.sources, sequences.all[i].sources);
       }
       set.exponents = exponents;
-      exponents += set.rows;
+      exponents += set.targets;
       sets.push_back(set);
     }
   }
   return sets;
 }
 
-/// A chunk of targets (or, backwards, of sources) of a set, and a range of its columns: sequence by sequence, panel by
-/// panel.
+/// A chunk of targets or of sources of a set, and a range of its columns: sequence by sequence, panel by panel.
 struct FullTask {
-  int64_t set = 0, chunk = 0, first_column = 0, last_column = 0;
+  int64_t set = 0, chunk = 0;
+  Range columns;
   double cost = 0;
 };
 
@@ -154,11 +180,34 @@ void run_tasks(const ParallelFor& parallel, std::vector<FullTask> tasks, const B
 inline int64_t columns_per_task(const WeightSet& set, const FullShape& s, int64_t chunks, int64_t threads) {
   constexpr int64_t kTasksPerThread = 8;
   constexpr int64_t kFewest = 16, kMost = 64;
-  const int64_t columns = set.columns_of_work();
+  const int64_t columns = set.columns();
   const int64_t pieces = threads == 1 ? 1 : kTasksPerThread * threads / std::max<int64_t>(1, chunks) + 1;
   const int64_t wanted = std::clamp((columns + pieces - 1) / pieces, kFewest, kMost);
-  const int64_t unit = s.key_channels == s.channels ? 1 : std::max<int64_t>(1, set.panels());
+  const int64_t unit = s.key_channels == s.channels ? 1 : std::max<int64_t>(1, set.panels.size());
   return (wanted + unit - 1) / unit * unit;
+}
+
+/// The tasks of all sets: every chunk of targets, or of sources, with all columns. Causal, a chunk of targets takes the
+/// chunks of sources before it, one of sources the chunks of targets after it; its own costs less than another.
+inline std::vector<FullTask> column_tasks(const std::vector<WeightSet>& sets, const FullShape& s, int64_t threads,
+                                          Axis axis) {
+  constexpr double kOwnChunk = 0.7;
+  std::vector<FullTask> tasks;
+  for (int64_t i = 0; i < std::ssize(sets); ++i) {
+    const WeightSet& set = sets[i];
+    const int64_t chunks = chunks_of(set.positions(axis));
+    const int64_t step = columns_per_task(set, s, chunks, threads);
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const int64_t others = axis == Axis::kTargets ? chunk : chunks - 1 - chunk;
+      const double products = s.causal ? static_cast<double>(others) + kOwnChunk : 1;
+      const auto rows = static_cast<double>(within_chunk({0, set.positions(axis)}, chunk).size());
+      for (int64_t c = 0; c < set.columns(); c += step) {
+        const Range columns = {c, std::min(c + step, set.columns())};
+        tasks.push_back({i, chunk, columns, products * rows * static_cast<double>(columns.size() + 1)});
+      }
+    }
+  }
+  return tasks;
 }
 
 }  // namespace aft::ops::full

@@ -17,6 +17,7 @@
 #include "ops/common/element-inl.h"
 #include "ops/common/exp-inl.h"
 #include "ops/common/scratch.h"
+#include "ops/common/vector_view.h"
 #include "ops/full/dense-inl.h"
 #include "ops/full/plan.h"
 
@@ -25,19 +26,37 @@ namespace aft::ops::full::HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
 
-// w of some rows, [rows][stride].
+// A view of [rows][stride].
 template <typename T>
-struct TileView {
-  const T* data;
-  int64_t stride;
+struct Matrix {
+  T* data = nullptr;
+  int64_t stride = 0;
+
+  T* row(int64_t i) const { return data + i * stride; }
 };
 
-// Targets [row, row + rows) and sources [column, column + columns) of a set.
+// The weights of some targets for some sources, kChunk of each at most.
 struct TileRange {
-  int64_t row = 0, rows = 0, column = 0, columns = 0;
+  Range targets, sources;
 };
 
-inline int64_t whole_row_blocks(int64_t rows) { return (rows + kRowBlock - 1) / kRowBlock * kRowBlock; }
+// Packs the left matrix of a product, element(i, k) of [rows][depth]; 0 in the rows that fill the last row block.
+template <typename T, class Element>
+void PackRows(Tile<T> to, int64_t rows, int64_t depth, const Element& element) {
+  for (int64_t i = 0; i < whole_row_blocks(rows); ++i) {
+    T* row = to.at(i, 0);
+    for (int64_t k = 0; k < depth; ++k) row[2 * k] = i < rows ? element(i, k) : T(0);
+  }
+}
+
+// Packs the right one, element(k, l) of [depth][columns], columns at most two vectors; 0 in the lanes beyond.
+template <class D, class Element>
+void PackColumns(D /*d*/, Pairs<D> to, int64_t depth, int64_t columns, const Element& element) {
+  using T = hn::TFromD<D>;
+  for (int64_t k = 0; k < depth; ++k) {
+    for (int64_t l = 0; l < Pairs<D>::kStride; ++l) to.at(k)[l] = l < columns ? element(k, l) : T(0);
+  }
+}
 
 template <class D>
 class Tiles {
@@ -45,7 +64,8 @@ class Tiles {
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
   static constexpr int64_t kLanes = hn::MaxLanes(D());
-  // e^(w - W) of one weight, split: p 2^n.
+  static constexpr int64_t kVectors = 2 * kLanes;
+  // e^w of one weight, split: p 2^n.
   struct Exact {
     T p, n;
   };
@@ -55,94 +75,93 @@ class Tiles {
     if (w.u != nullptr) {
       u = w.u + set.head * w.u_head_stride;
       v = w.v + set.head * w.v_head_stride;
-      dots = scratch.take<T>(kTileSize);
-      left = scratch.take<T>(kTileSize);
-      right = scratch.take<T>(kChunk * 2 * kLanes);
-      block = scratch.take<T>(kRowBlock * 2 * kLanes);
+      dots = {scratch.take<T>(kTileSize), kChunk};
+      left.data = scratch.take<T>(kTileSize);
+      right = Pairs<D>(kChunk, scratch);
+      block = Pairs<D>(kRowBlock, scratch);
     } else {
       table = w.table + set.batch * w.batch_stride + set.head * w.head_stride;
     }
   }
 
-  TileView<T> view(const TileRange& at) const {
-    if (table != nullptr) return {table + at.row * w.row_stride + at.column, w.row_stride};
-    factor_products(at);
-    return {dots, kChunk};
+  // w itself, [targets][sources]; good until the next tile is asked for.
+  Matrix<const T> weights(const TileRange& at) const {
+    if (table != nullptr) return {table + at.targets.begin * w.row_stride + at.sources.begin, w.row_stride};
+    multiply_factors(at);
+    return {dots.data, dots.stride};
   }
 
-  // Largest exponents of the tile's rows over what they see of it, if that exceeds what stands in `exponents`.
+  // Largest exponents of the tile's targets over what they see of it, if that exceeds what stands in `exponents`.
   void raise_exponents(const TileRange& at, T* exponents) const {
-    const TileView<T> x = view(at);
-    for (int64_t i = 0; i < at.rows; ++i) {
+    const Matrix<const T> x = weights(at);
+    for (int64_t i = 0; i < at.targets.size(); ++i) {
       const int64_t n = seen(at, i);
       V max = hn::Set(d, -std::numeric_limits<T>::infinity());
       int64_t j = 0;
-      for (; j + kLanes <= n; j += kLanes) max = Larger(hn::LoadU(d, x.data + i * x.stride + j), max);
+      for (; j + kLanes <= n; j += kLanes) max = Larger(hn::LoadU(d, x.row(i) + j), max);
       T largest = hn::GetLane(hn::MaxOfLanes(d, max));
       for (; j < n; ++j) {
-        const T value = x.data[i * x.stride + j];
+        const T value = x.row(i)[j];
         if (value > largest) largest = value;
       }
       exponents[i] = std::max(exponents[i], exponent_of(largest));
     }
   }
 
-  // For sums over sources: packed rows are targets, k counts sources.
-  void pack_targets(const TileRange& at, const T* exponents, T* packed) const {
+  // For sums over sources: rows of the packed tile are targets, k counts sources.
+  void pack_targets(const TileRange& at, const T* exponents, Tile<T> packed) const {
     constexpr int64_t kAhead = 4;  // rows that lie far apart are fetched before
-    const TileView<T> x = view(at);
-    for (int64_t i = 0; i < whole_row_blocks(at.rows); i += 2, packed += kPairStride) {
-      const int64_t n0 = i < at.rows ? seen(at, i) : 0;
-      const int64_t n1 = i + 1 < at.rows ? seen(at, i + 1) : 0;
-      const T* ahead0 = x.data + std::min(i + kAhead, at.rows - 1) * x.stride;
-      const T* ahead1 = x.data + std::min(i + kAhead + 1, at.rows - 1) * x.stride;
-      for (int64_t j = 0; j < at.columns; j += kLanes) {
+    const Matrix<const T> x = weights(at);
+    const int64_t rows = at.targets.size();
+    for (int64_t i = 0; i < whole_row_blocks(rows); i += 2) {
+      const int64_t n0 = i < rows ? seen(at, i) : 0;
+      const int64_t n1 = i + 1 < rows ? seen(at, i + 1) : 0;
+      const T* ahead0 = x.row(std::min(i + kAhead, rows - 1));
+      const T* ahead1 = x.row(std::min(i + kAhead + 1, rows - 1));
+      for (int64_t j = 0; j < at.sources.size(); j += kLanes) {
         hwy::Prefetch(ahead0 + j);
         hwy::Prefetch(ahead1 + j);
-        const V a = weight(x.data + i * x.stride + j, n0 - j, n0 > j ? exponents[i] : T(0));
-        const V b = weight(x.data + (i + 1) * x.stride + j, n1 - j, n1 > j ? exponents[i + 1] : T(0));
-        hn::StoreInterleaved2(a, b, d, packed + 2 * j);
+        const V a = weight(x.row(i) + j, n0 - j, n0 > j ? exponents[i] : T(0));
+        const V b = weight(x.row(i + 1) + j, n1 - j, n1 > j ? exponents[i + 1] : T(0));
+        hn::StoreInterleaved2(a, b, d, packed.at(i, j));
       }
     }
   }
 
-  // For sums over targets: packed rows are sources, k counts targets. Reversed, both count down from the chunks' ends.
+  // For sums over targets: rows of the packed tile are sources, k counts targets. Reversed, both count down from the
+  // chunks' ends.
   void pack_sources(const TileRange& at, const T* exponents, bool reverse_targets, bool reverse_sources,
-                    T* packed) const {
-    const TileView<T> x = view(at);
+                    Tile<T> packed) const {
+    const Matrix<const T> x = weights(at);
+    const int64_t targets = at.targets.size();
+    const int64_t sources = at.sources.size();
     HWY_ALIGN T row[kChunk + 2 * kLanes];
-    if (at.columns < kChunk || at.rows < kChunk) std::fill(packed, packed + kTileSize, T(0));
-    for (int64_t i = 0; i < at.rows; ++i) {
-      const int64_t n = seen(at, i);
-      for (int64_t j = 0; j < at.columns; j += kLanes) {
-        hn::Store(weight(x.data + i * x.stride + j, n - j, exponents[i]), d, row + j);
-      }
-      T* to = packed + 2 * (reverse_targets ? kChunk - 1 - i : i);
+    if (sources < kChunk || targets < kChunk) std::fill_n(packed.data, kTileSize, T(0));
+    for (int64_t i = 0; i < targets; ++i) {
+      weights_of_row(at, x, i, exponents[i], row);
+      const Tile<T> to = {packed.at(0, reverse_targets ? kChunk - 1 - i : i)};
       if (reverse_sources) {
-        for (int64_t j = 0; j < at.columns; ++j) {
-          const int64_t o = kChunk - 1 - j;
-          to[o / 2 * kPairStride + o % 2] = row[j];
-        }
+        for (int64_t j = 0; j < sources; ++j) *to.at(kChunk - 1 - j, 0) = row[j];
       } else {
-        for (int64_t j = 0; j < at.columns; ++j) to[j / 2 * kPairStride + j % 2] = row[j];
+        for (int64_t j = 0; j < sources; ++j) *to.at(j, 0) = row[j];
       }
     }
   }
 
-  // e^w 2^-W of the row, [columns]; 0 where it is not seen.
-  void weights_of_row(const TileRange& at, const TileView<T>& x, int64_t i, T exponent, T* row) const {
+  // e^w 2^-W of the tile's i-th target, [sources], in whole vectors; 0 where it is not seen. x: weights(at).
+  void weights_of_row(const TileRange& at, Matrix<const T> x, int64_t i, T exponent, T* row) const {
     const int64_t n = seen(at, i);
-    for (int64_t j = 0; j < at.columns; j += kLanes) {
-      hn::Store(weight(x.data + i * x.stride + j, n - j, exponent), d, row + j);
+    for (int64_t j = 0; j < at.sources.size(); j += kLanes) {
+      hn::Store(weight(x.row(i) + j, n - j, exponent), d, row + j);
     }
   }
 
-  // p and n of the weights of one target for sources [begin, end).
-  void exact_row(int64_t target, int64_t begin, int64_t end, Exact* out) const {
+  // p and n of the weights of one target for some sources.
+  void exact_row(int64_t target, Range sources, Exact* out) const {
     HWY_ALIGN T p[HWY_MAX_BYTES / sizeof(T)];
     HWY_ALIGN T n[HWY_MAX_BYTES / sizeof(T)];
-    for (int64_t j = begin; j < end; j += kLanes) {
-      const int64_t count = std::min(kLanes, end - j);
+    for (int64_t j = sources.begin; j < sources.end; j += kLanes) {
+      const int64_t count = std::min(kLanes, sources.end - j);
       HWY_ALIGN T values[HWY_MAX_BYTES / sizeof(T)] = {};
       for (int64_t i = 0; i < count; ++i) {
         values[i] = table != nullptr ? table[target * w.row_stride + j + i] : dot(target, j + i);
@@ -150,13 +169,14 @@ class Tiles {
       const SplitExp<V> e = Split(d, hn::Load(d, values));
       hn::Store(e.p, d, p);
       hn::Store(e.n, d, n);
-      for (int64_t i = 0; i < count; ++i) out[j - begin + i] = {p[i], n[i]};
+      for (int64_t i = 0; i < count; ++i) out[j - sources.begin + i] = {p[i], n[i]};
     }
   }
 
-  // Sources of the tile that row i sees.
+  // Sources of the tile that its i-th target sees.
   int64_t seen(const TileRange& at, int64_t i) const {
-    return causal ? std::clamp<int64_t>(at.row + i + 1 - at.column, 0, at.columns) : at.columns;
+    const int64_t sources = at.sources.size();
+    return causal ? std::clamp<int64_t>(at.targets.begin + i + 1 - at.sources.begin, 0, sources) : sources;
   }
 
  private:
@@ -185,36 +205,23 @@ class Tiles {
   }
 
   // dots = u v^T of the tile.
-  void factor_products(const TileRange& at) const {
+  void multiply_factors(const TileRange& at) const {
+    const Matrix<const T> u_rows = {u + at.targets.begin * w.width, w.width};
+    const Matrix<const T> v_rows = {v + at.sources.begin * w.width, w.width};
     for (int64_t c = 0; c < w.width; c += kChunk) {
       const int64_t depth = std::min(kChunk, w.width - c);
-      for (int64_t i = 0; i < whole_row_blocks(at.rows); i += 2) {
-        T* to = left + i / 2 * kPairStride;
-        for (int64_t k = 0; k < depth; ++k) {
-          to[2 * k] = i < at.rows ? u[(at.row + i) * w.width + c + k] : T(0);
-          to[2 * k + 1] = i + 1 < at.rows ? u[(at.row + i + 1) * w.width + c + k] : T(0);
-        }
-      }
-      for (int64_t j = 0; j < at.columns; j += 2 * kLanes) {
-        const int64_t count = std::min(2 * kLanes, at.columns - j);
-        for (int64_t k = 0; k < depth; ++k) {
-          for (int64_t l = 0; l < 2 * kLanes; ++l) {
-            right[k * 2 * kLanes + l] = l < count ? v[(at.column + j + l) * w.width + c + k] : T(0);
-          }
-        }
-        for (int64_t i = 0; i < at.rows; i += kRowBlock) {
-          Multiply(d, left + i / 2 * kPairStride, right, depth, block);
-          for (int64_t r = 0; r < std::min(kRowBlock, at.rows - i); ++r) {
-            T* to = dots + (i + r) * kChunk + j;
-            for (int64_t l = 0; l < 2 * kLanes; l += kLanes) {
-              const V product = hn::Load(d, block + r * 2 * kLanes + l);
-              hn::Store(c == 0 ? product : hn::Add(product, hn::Load(d, to + l)), d, to + l);
-            }
-          }
-        }
+      PackRows(left, at.targets.size(), depth, [&](int64_t i, int64_t k) { return u_rows.row(i)[c + k]; });
+      for (int64_t j = 0; j < at.sources.size(); j += kVectors) {
+        PackColumns(d, right, depth, at.sources.size() - j,
+                    [&](int64_t k, int64_t l) { return v_rows.row(j + l)[c + k]; });
+        MultiplyRows(d, left, {0, at.targets.size()}, right, depth, block, [&](int64_t i, V dot0, V dot1) {
+          const Pairs<D> to(dots.row(i) + j);
+          hn::Store(c == 0 ? dot0 : hn::Add(dot0, hn::Load(d, to.at(0, 0))), d, to.at(0, 0));
+          hn::Store(c == 0 ? dot1 : hn::Add(dot1, hn::Load(d, to.at(0, 1))), d, to.at(0, 1));
+        });
       }
     }
-    if (w.width == 0) std::fill(dots, dots + kTileSize, T(0));
+    if (w.width == 0) std::fill_n(dots.data, kTileSize, T(0));
   }
 
   D d;
@@ -223,10 +230,32 @@ class Tiles {
   const T* table = nullptr;
   const T* u = nullptr;
   const T* v = nullptr;
-  T* dots = nullptr;   // [kChunk][kChunk]
-  T* left = nullptr;   // u, packed
-  T* right = nullptr;  // v^T, [depth][2 vectors]
-  T* block = nullptr;
+  Matrix<T> dots;  // [kChunk][kChunk]
+  Tile<T> left;    // u
+  Pairs<D> right;  // [kChunk]: v^T
+  Pairs<D> block;  // [kRowBlock]
+};
+
+// The exact weights of one target at a time: the columns of a task ask for those of the same ones.
+template <class D>
+class ExactRow {
+ public:
+  using Exact = typename Tiles<D>::Exact;
+
+  ExactRow(const Tiles<D>& weight_tiles, int64_t sources, Scratch& scratch)
+      : tiles(weight_tiles), row(scratch.take<Exact>(sources)) {}
+
+  // [sources], good until another target is asked for.
+  const Exact* of(int64_t of_target, int64_t sources) {
+    if (target != of_target) tiles.exact_row(of_target, {0, sources}, row);
+    target = of_target;
+    return row;
+  }
+
+ private:
+  const Tiles<D>& tiles;
+  Exact* const row;
+  int64_t target = -1;
 };
 
 }  // namespace aft::ops::full::HWY_NAMESPACE
