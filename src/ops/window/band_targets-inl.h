@@ -54,7 +54,7 @@ class TargetRing {
   }
 
   // The kRows targets from `begin` on, added to each other first (see Stripe::pass_out).
-  void add_block(RunningSum<V>& sum, int64_t j, int64_t begin, const T* w) const {
+  HWY_INLINE void add_block(RunningSum<V>& sum, int64_t j, int64_t begin, const T* w) const {
     V exponent[kRows];
     V max = sum.max;
     for (int64_t r = 0; r < kRows; ++r) {

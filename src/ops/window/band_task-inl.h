@@ -105,15 +105,14 @@ struct BandTask {
         if (writes_query && tensors.grad_q != nullptr && !tensors.streams_q) {
           s.prefetch_to_write(tensors.grad_q, tensors.p.grad_q.time_stride, j, tb + kRows);
         }
-        const auto leave = [&](Range rows, const RowSums<V>* row) {
-          for (int64_t t = rows.begin; t < rows.end; ++t, ++row) {
-            leave_row(t, j, *row, *s.weights.exponent(t), writes_query);
-          }
-        };
+        RowSums<V> row[kRows];
         if (shape.causal) {
-          s.causal_block(j, block, from, leave);
+          s.causal_block(j, block, from, row);
         } else {
-          s.whole_block(j, block, leave);
+          s.whole_block(j, block, row);
+        }
+        for (int64_t t = block.begin; t < block.end; ++t) {
+          leave_row(t, j, row[t - block.begin], *s.weights.exponent(t), writes_query);
         }
       }
     }

@@ -110,11 +110,11 @@ class Channels {
     return LoadSome(d, row + j * lanes, count(j));
   }
   // A source of this call, s >= 0.
-  V own_key(int64_t s, int64_t j) const { return OwnKey(d, sources, at(j), s); }
-  V own_value(int64_t s, int64_t j) const { return OwnValue(d, sources, at(j), s); }
+  HWY_INLINE V own_key(int64_t s, int64_t j) const { return OwnKey(d, sources, at(j), s); }
+  HWY_INLINE V own_value(int64_t s, int64_t j) const { return OwnValue(d, sources, at(j), s); }
   // Any source.
-  V source_key(int64_t s, int64_t j) const { return SourceKey(d, sources, at(j), s); }
-  V source_value(int64_t s, int64_t j) const { return SourceValue(d, sources, at(j), s); }
+  HWY_INLINE V source_key(int64_t s, int64_t j) const { return SourceKey(d, sources, at(j), s); }
+  HWY_INLINE V source_value(int64_t s, int64_t j) const { return SourceValue(d, sources, at(j), s); }
 
   // Source s as the ring of a state keeps it. Where that is the ring it lies in, it lies in the same slot already.
   void write_ring(int64_t s, const State<T>& state) const {

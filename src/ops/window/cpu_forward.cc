@@ -194,7 +194,9 @@ class ForwardTask {
             next.prefetch(*next.stripe, j - panel, next_begin);
           }
           // No source before the block's windows is read again.
-          s.causal_block(j, block, tb, [&](Range t, const RowSums<V>* row) { write_rows(s, t, j, row); });
+          RowSums<V> row[kRows];
+          s.causal_block(j, block, tb, row);
+          write_rows(s, block, j, row);
         }
       }
     }
@@ -229,7 +231,9 @@ class ForwardTask {
         for (int64_t tb = begin; tb < end; tb += kRows) {
           const Range block = {tb, std::min(tb + kRows, end)};
           for (int64_t j = panel; j < panel_end; ++j) {
-            s.whole_block(j, block, [&](Range t, const RowSums<V>* row) { write_rows(s, t, j, row); });
+            RowSums<V> row[kRows];
+            s.whole_block(j, block, row);
+            write_rows(s, block, j, row);
           }
         }
       }

@@ -307,27 +307,20 @@ class Stripe : public Channels<D, E> {
     window.first_column = kept.begin;
   }
 
-  // Causal: a block of targets in vector j, their sources stored on the way. Where one raises the scale, what is stored
-  // from source `kept` on follows. emit(targets, sums of their rows) is called for parts of the block, in order.
-  template <class Emit>
-  void causal_block(int64_t j, Range block, int64_t kept, const Emit& emit) {
-    T* sum_at = sums_at(j);
+  // Causal: the rows of a block of targets in vector j, their sources stored on the way. Where one raises the scale,
+  // what is stored from source `kept` on follows.
+  HWY_INLINE void causal_block(int64_t j, Range block, int64_t kept, RowSums<V>* row) {
     const int64_t rows = block.size();
     const int64_t begin = std::max(first_source, block.begin - shape.left);
     HWY_ALIGN T window_sums[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
     if (HWY_LIKELY(rows == kRows ? take_sources<kRows>(j, block.begin, kRows)
                                  : take_sources<0>(j, block.begin, rows))) {
       causal_sums(j, block.begin, begin, window_sums);
-      finish(j, block.begin, block, window_sums, sum_at, nullptr, emit);
+      finish(j, block.begin, block, window_sums, nullptr, row);
     } else {
-      // A source raises the scale: row by row, so that no row feels a later one.
-      for (int64_t t = block.begin; t < block.end; ++t) {
-        take_source(j, t, std::min(begin, kept));
-        accumulate_row(weights.at(t, begin), window.at(j, begin), t + 1 - begin, window_sums);
-        finish(j, block.begin, {t, t + 1}, window_sums, sum_at, nullptr, emit);
-      }
+      causal_rows(j, block, begin, kept, row);
     }
-    pass_out(j, block.begin - shape.left, rows, sum_at);
+    pass_out(j, block.begin - shape.left, rows);
   }
 
   // Stores K and KV of the block's own sources, unless one exceeds the scale: then nothing, and false. kCount = kRows
@@ -366,6 +359,16 @@ class Stripe : public Channels<D, E> {
     store_source(j, s, e, value, load_scales(j));
   }
 
+  // Where a source raises the scale: row by row, so that no row feels a later one.
+  HWY_NOINLINE void causal_rows(int64_t j, Range block, int64_t begin, int64_t kept, RowSums<V>* row) {
+    HWY_ALIGN T window_sums[HWY_MAX_BYTES / sizeof(T) * 2];
+    for (int64_t t = block.begin; t < block.end; ++t, ++row) {
+      take_source(j, t, std::min(begin, kept));
+      accumulate_row(weights.at(t, begin), window.at(j, begin), t + 1 - begin, window_sums);
+      finish(j, block.begin, {t, t + 1}, window_sums, nullptr, row);
+    }
+  }
+
   // D and N of a block's rows over the sources from `begin` on, [kRows][2][lanes].
   HWY_NOINLINE void causal_sums(int64_t j, int64_t tb, int64_t begin, T* HWY_RESTRICT block) const {
     V den[kRows], num[kRows];
@@ -395,7 +398,8 @@ class Stripe : public Channels<D, E> {
   // Adds the sources [begin, begin + rows) that leave the window to the sums outside. Their K, which the window still
   // holds, serves if it has lost nothing and none raises the maximum. Added to each other first, in a relative error of
   // 2 ulp at most: the compensation then keeps the whole sum to that.
-  HWY_NOINLINE void pass_out(int64_t j, int64_t begin, int64_t rows, T* sum_at) const {
+  HWY_NOINLINE void pass_out(int64_t j, int64_t begin, int64_t rows) const {
+    T* sum_at = sums_at(j);
     RunningSum<V> sum = load_sums(sum_at);
     if (HWY_LIKELY(rows == kRows && begin >= first_source)) {
       const V m = hn::Load(d, scale.at(j));
@@ -425,17 +429,15 @@ class Stripe : public Channels<D, E> {
   }
 
   // The same without `causal`: every source of the block's union is stored already.
-  template <class Emit>
-  void whole_block(int64_t j, Range block, const Emit& emit) {
-    T* sum_at = sums_at(j);
+  HWY_INLINE void whole_block(int64_t j, Range block, RowSums<V>* row) {
     const int64_t begin = std::max<int64_t>(0, block.begin - shape.left);
     const int64_t end = std::min(shape.time, block.begin + kRows + shape.right);
     HWY_ALIGN T window_sums[2 * kRows * HWY_MAX_BYTES / sizeof(T)];
     V den[kRows], num[kRows];
     accumulate(weights.targets_over_sources(block.begin, begin), window.at(j, begin), end - begin, den, num);
     store_rows(den, num, window_sums);
-    finish(j, block.begin, block, window_sums, sum_at, after.at(block.begin / kRows, j), emit);
-    pass_out(j, block.begin - shape.left, block.size(), sum_at);
+    finish(j, block.begin, block, window_sums, after.at(block.begin / kRows, j), row);
+    pass_out(j, block.begin - shape.left, block.size());
   }
 
   void clear_source(int64_t j, int64_t s) const {
@@ -503,16 +505,14 @@ class Stripe : public Channels<D, E> {
   // Ends the rows of `targets`, of a block that begins at tb, from [n][2][lanes] over the window: adds what lies
   // outside, checks the certificate and redoes the rows that fail. The rows of a whole block go side by side: one alone
   // is a chain of waits.
-  template <class Emit>
-  HWY_INLINE void finish(int64_t j, int64_t tb, Range targets, const T* window_sums, const T* sum_at, const T* later_at,
-                         const Emit& emit) {
+  HWY_INLINE void finish(int64_t j, int64_t tb, Range targets, const T* window_sums, const T* later_at,
+                         RowSums<V>* row) {
     const Scales scales = load_scales(j);
-    Outside beyond = scale_outside(load_sums(sum_at), scales);
+    Outside beyond = scale_outside(load_sums(sums_at(j)), scales);
     if (later_at != nullptr) {
       const Outside later = scale_outside(load_sums(later_at), scales);
       beyond = {hn::Add(beyond.den, later.den), hn::Add(beyond.num, later.num)};
     }
-    RowSums<V> row[kRows];
     const V certificate = hn::Set(d, kCertificate<T>);
     auto failed = hn::Lt(certificate, certificate);  // NaN passes: redone it would be NaN again
     const T* exponent = weights.exponent(targets.begin);
@@ -532,18 +532,18 @@ class Stripe : public Channels<D, E> {
       for (int64_t i = 0; i < n; ++i) add(i);
     }
     if (HWY_UNLIKELY(!hn::AllFalse(d, failed)) && redo) {
-      for (int64_t i = 0; i < n; ++i) redo_row(j, tb, targets.begin + i, sum_at, later_at, row[i]);
+      for (int64_t i = 0; i < n; ++i) redo_row(j, tb, targets.begin + i, later_at, row[i]);
     }
-    emit(targets, row);
   }
 
   // Where the row fails, from all its pairs.
-  HWY_NOINLINE void redo_row(int64_t j, int64_t tb, int64_t t, const T* sum_at, const T* later_at, RowSums<V>& row) {
+  HWY_NOINLINE void redo_row(int64_t j, int64_t tb, int64_t t, const T* later_at, RowSums<V>& row) {
     const auto failed = hn::Lt(row.den, hn::Set(d, kCertificate<T>));
     if (hn::AllFalse(d, failed)) return;
     redone += static_cast<int64_t>(hn::CountTrue(d, failed));
-    const RunningSum<V> later = load_sums(later_at == nullptr ? sum_at : later_at);
-    const RowSums<V> right = Base::exact_row(j, tb, t, load_sums(sum_at), later_at == nullptr ? nullptr : &later);
+    const RunningSum<V> outside = load_sums(sums_at(j));
+    const RunningSum<V> later = later_at == nullptr ? outside : load_sums(later_at);
+    const RowSums<V> right = Base::exact_row(j, tb, t, outside, later_at == nullptr ? nullptr : &later);
     row.den = hn::IfThenElse(failed, right.den, row.den);
     row.num = hn::IfThenElse(failed, right.num, row.num);
     row.exponent = hn::IfThenElse(failed, right.exponent, row.exponent);
