@@ -26,7 +26,8 @@ namespace aft::ops::window::HWY_NAMESPACE {
 
 // A task, and what it keeps from chunk to chunk.
 template <class D, typename E>
-struct BandTask {
+class BandTask {
+ public:
   using T = hn::TFromD<D>;
   using V = hn::Vec<D>;
   static constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(D()));
