@@ -40,7 +40,7 @@ def passes_of(op, causal, q, k, v, weights, grid):
             return ops.full_forward(q, k, v, None, *weights, [], causal=causal)[:2]
 
         def backward(grad_y, saved):
-            return ops.full_backward(grad_y, None, None, q, k, v, None, *weights, [], saved, causal=causal)
+            return ops.full_backward(grad_y, q, k, v, None, *weights, saved, causal=causal)
     elif op == "conv2d":
         def forward():
             return ops.conv2d(q, k, v, *weights, grid), None
@@ -51,7 +51,7 @@ def passes_of(op, causal, q, k, v, weights, grid):
         band = weights[0] if weights else None
 
         def forward():
-            return ops.window_forward(q, k, v, band, causal=causal)
+            return ops.window_forward(q, k, v, band, causal=causal)[:2]
 
         def backward(grad_y, saved):
             return ops.window_backward(grad_y, q, k, v, band, saved, causal=causal)

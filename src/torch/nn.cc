@@ -4,11 +4,11 @@
 
 #include "aft/torch.h"
 #include "gradients.h"
-#include "operators.h"
 
 namespace aft::nn {
 namespace {
 
+using dispatch::OptionalTensor;
 using torch::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
@@ -17,10 +17,25 @@ void check_positive(const char* module, const char* name, int64_t value) {
   if (value < 1) dispatch::fail("aft::nn::", module, ": ", name, " must be at least 1, got ", value, ": set it");
 }
 
+void check_heads(const char* module, int64_t heads, int64_t channels) {
+  check_positive(module, "heads", heads);
+  if (channels % heads != 0) {
+    dispatch::fail("aft::nn::", module, ": heads must divide channels = ", channels, ", got ", heads,
+                   ": change one of them");
+  }
+}
+
 void check_input(const char* module, const Tensor& x, int64_t channels) {
   if (x.dim() != 3 || x.size(2) != channels) {
     dispatch::fail("aft::nn::", module, ": x must have shape [batch, time, ", channels, "], got ", x.sizes(),
                    ": reshape it, or set the option channels");
+  }
+}
+
+void check_context(const char* module, const Tensor& x, int64_t context) {
+  if (x.size(1) > context) {
+    dispatch::fail("aft::nn::", module, ": x must hold at most context = ", context, " positions, got ", x.size(1),
+                   ": shorten it, or train with a longer context");
   }
 }
 
@@ -32,107 +47,159 @@ void check_causal(const char* module, bool causal) {
 
 // Views of one projection [B, T, width]: query (none where there is no gate), key, value, in this order.
 struct Projected {
-  std::optional<Tensor> q;
+  OptionalTensor q;
   Tensor k, v;
 
-  Projected(const Tensor& qkv, int64_t channels, Gate gate) {
-    const int64_t query = gate == Gate::kNone ? 0 : channels;
+  Projected(const Tensor& qkv, int64_t channels, bool has_query) {
+    const int64_t query = has_query ? channels : 0;
     const int64_t key = qkv.size(-1) - query - channels;
-    if (query > 0) q = qkv.narrow(-1, 0, query);
+    if (has_query) q = qkv.narrow(-1, 0, query);
     k = qkv.narrow(-1, query, key);
     v = qkv.narrow(-1, query + key, channels);
   }
+  template <typename Options>
+  Projected(const Tensor& qkv, const Options& options)
+      : Projected(qkv, options.channels, options.gate != Gate::kNone) {}
 };
 
 // A parameter in the dtype of the sums, so that 16 bits are rounded once; its gradient comes back in its own.
-Tensor wide(const Tensor& parameter) {
-  const auto type = parameter.scalar_type();
-  return type == at::kBFloat16 || type == at::kHalf ? parameter.to(at::kFloat) : parameter;
-}
+Tensor wide(const Tensor& parameter) { return parameter.to(at::toOpMathType(parameter.scalar_type())); }
 
-void refuse_second_derivatives() {
-  if (at::GradMode::is_enabled()) {
-    dispatch::fail(
-        "double backward through aft::nn modules is not supported: take first derivatives only, without "
-        "create_graph = true");
-  }
-}
+// ---- operators on one qkv tensor
 
-// The operator on one qkv tensor: its gradient is written in place into one tensor of the same shape, where separate
-// gradients of q, k and v would be copied together afterwards.
-struct PackedWindow : torch::autograd::Function<PackedWindow> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const std::optional<Tensor>& band, int64_t channels,
-                        bool causal, Gate gate) {
-    const Projected in(qkv, channels, gate);
-    auto [y, saved] = dispatch::window_forward(in.q, in.k, in.v, band, causal, dispatch::name_of_gate(gate), 1);
-    ctx->save_for_backward({qkv, band.value_or(Tensor()), saved});
-    ctx->saved_data["channels"] = channels;
-    ctx->saved_data["causal"] = causal;
-    ctx->saved_data["gate"] = static_cast<int64_t>(gate);
-    return y;
+struct PackedWindow {
+  using Operator = dispatch::Window;
+  using Forward = dispatch::WindowForward;
+  using Backward = dispatch::WindowBackwardOut;
+  static constexpr auto weights = &dispatch::WindowCall::band;
+  static constexpr auto gradient = &dispatch::WindowBackwardCall::grad_band;
+};
+
+struct PackedConv2d {
+  using Operator = dispatch::Conv2d;
+  using Forward = dispatch::Conv2d;
+  using Backward = dispatch::Conv2dBackwardOut;
+  static constexpr auto weights = &dispatch::Conv2dCall::kernel;
+  static constexpr auto gradient = &dispatch::Conv2dBackwardCall::grad_kernel;
+};
+
+// The gradient of qkv is written in place into one tensor of the same shape, where separate gradients of q, k and v
+// would be copied together afterwards.
+template <typename Family>
+struct Packed : torch::autograd::Function<Packed<Family>> {
+  using Call = typename Family::Operator::Call;
+  using Inputs = typename Family::Forward::Taken;
+
+  // The tensors have edges in the graph; the weights are those of the call, which has everything but q, k and v.
+  static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const OptionalTensor& /*weights*/, Call call,
+                        int64_t channels) {
+    project(call, qkv, channels);
+    return dispatch::call_and_keep<typename Family::Forward>(ctx, call, Inputs())[0];
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
-    refuse_second_derivatives();
-    const variable_list t = ctx->get_saved_variables();
-    const int64_t channels = ctx->saved_data["channels"].toInt();
-    const Gate gate = static_cast<Gate>(ctx->saved_data["gate"].toInt());
-    const Projected in(t[0], channels, gate);
-    const Tensor grad_qkv = torch::empty(t[0].sizes(), t[0].options());
-    const Projected grad(grad_qkv, channels, gate);
-    std::optional<Tensor> band, grad_band;
-    if (t[1].defined()) band = t[1];
-    if (dispatch::asked_for(ctx, t, 1)) grad_band = torch::empty(t[1].sizes(), t[1].options());
-    dispatch::window_backward_out(grad_y[0], in.q, in.k, in.v, band, t[2], ctx->saved_data["causal"].toBool(),
-                                  dispatch::name_of_gate(gate), 1, std::nullopt, std::nullopt, grad.q, grad.k, grad.v,
-                                  grad_band);
-    return {grad_qkv, grad_band.value_or(Tensor()), {}, {}, {}};
+    if (at::GradMode::is_enabled()) {
+      dispatch::fail(
+          "double backward through aft::nn modules is not supported: take first derivatives only, without "
+          "create_graph = true");
+    }
+    const variable_list kept = ctx->get_saved_variables();
+    typename Family::Backward::Call c;
+    dispatch::restore(ctx, kept, c, Inputs());
+    c.grad_y = grad_y[0];
+    const int64_t width = (c.q.has_value() ? c.q->size(2) : 0) + c.k.size(2) + c.v.size(2);
+    const Tensor grad_qkv = torch::empty({c.v.size(0), c.v.size(1), width}, c.v.options());
+    const Projected to(grad_qkv, c.v.size(2), c.q.has_value());
+    c.grad_q = to.q;
+    c.grad_k = to.k;
+    c.grad_v = to.v;
+    const OptionalTensor weights = c.*Family::weights;
+    OptionalTensor& grad_weights = c.*Family::gradient;
+    if (weights.has_value() && ctx->needs_input_grad(1)) {
+      grad_weights = torch::empty(weights->sizes(), weights->options());
+    }
+    Family::Backward::call(c);
+    return {grad_qkv, grad_weights.value_or(Tensor()), {}, {}};
+  }
+
+  static void project(dispatch::Call& c, const Tensor& qkv, int64_t channels) {
+    const Projected in(qkv, channels, c.gate != dispatch::name_of_gate(Gate::kNone));
+    c.q = in.q;
+    c.k = in.k;
+    c.v = in.v;
   }
 };
+
+template <typename Family, typename Options>
+Tensor packed(const Tensor& qkv, const Options& options, typename Family::Operator::Call call) {
+  call.gate = dispatch::name_of_gate(options.gate);
+  const OptionalTensor weights = call.*Family::weights;
+  if (dispatch::gradient_needed(qkv, weights)) {
+    return Packed<Family>::apply(qkv, weights, call, options.channels);
+  }
+  Packed<Family>::project(call, qkv, options.channels);
+  return Family::Operator::call(call);
+}
 
 // band absent: simple.
-Tensor window(const Tensor& qkv, const std::optional<Tensor>& band, int64_t channels, bool causal, Gate gate) {
-  if (dispatch::gradient_needed(qkv, band)) {
-    return PackedWindow::apply(qkv, band, channels, causal, gate);
-  }
-  const Projected in(qkv, channels, gate);
-  return dispatch::window(in.q, in.k, in.v, band, causal, dispatch::name_of_gate(gate), 1);
+template <typename Options>
+Tensor window(const Tensor& qkv, const Options& options, const OptionalTensor& band) {
+  dispatch::WindowCall call;
+  call.band = band;
+  call.causal = options.causal;
+  return packed<PackedWindow>(qkv, options, call);
 }
 
-// conv2d on one qkv tensor, in the same way.
-struct PackedConv2d : torch::autograd::Function<PackedConv2d> {
-  static Tensor forward(AutogradContext* ctx, const Tensor& qkv, const Tensor& kernel,
-                        const std::optional<Tensor>& key_mask, int64_t channels, int64_t height, int64_t width,
-                        Gate gate) {
-    const Projected in(qkv, channels, gate);
-    ctx->save_for_backward({qkv, kernel, key_mask.value_or(Tensor())});
-    ctx->saved_data["channels"] = channels;
-    ctx->saved_data["height"] = height;
-    ctx->saved_data["width"] = width;
-    ctx->saved_data["gate"] = static_cast<int64_t>(gate);
-    return conv2d(in.q, in.k, in.v, kernel, {height, width}, key_mask, gate);
-  }
+// ---- what layers have in common
 
-  static variable_list backward(AutogradContext* ctx, const variable_list& grad_y) {
-    refuse_second_derivatives();
-    const variable_list t = ctx->get_saved_variables();
-    const int64_t channels = ctx->saved_data["channels"].toInt();
-    const Gate gate = static_cast<Gate>(ctx->saved_data["gate"].toInt());
-    const Projected in(t[0], channels, gate);
-    const Tensor grad_qkv = torch::empty(t[0].sizes(), t[0].options());
-    const Projected grad(grad_qkv, channels, gate);
-    std::optional<Tensor> grad_kernel;
-    if (dispatch::asked_for(ctx, t, 1)) grad_kernel = torch::empty(t[1].sizes(), t[1].options());
-    const std::optional<Tensor> key_mask = t[2].defined() ? std::optional(t[2]) : std::nullopt;
-    dispatch::conv2d_backward_out(grad_y[0], in.q, in.k, in.v, t[1],
-                                  {ctx->saved_data["height"].toInt(), ctx->saved_data["width"].toInt()}, key_mask,
-                                  dispatch::name_of_gate(gate), grad.q, grad.k, grad.v, grad_kernel);
-    return {grad_qkv, grad_kernel.value_or(Tensor()), {}, {}, {}, {}, {}};
-  }
-};
+template <typename Layer>
+void register_projections(Layer& layer, int64_t key_channels) {
+  const int64_t channels = layer.options.channels;
+  const int64_t width = (layer.options.gate == Gate::kNone ? 1 : 2) * channels + key_channels;
+  layer.qkv = layer.register_module("qkv", torch::nn::Linear(channels, width));
+  layer.output = layer.register_module("output", torch::nn::Linear(channels, channels));
+}
 
-torch::nn::Linear projection(int64_t channels, int64_t key_channels, Gate gate) {
-  return torch::nn::Linear(channels, (gate == Gate::kNone ? 1 : 2) * channels + key_channels);
+template <typename Layer>
+void register_factors(Layer& layer) {
+  for (const auto& [name, factor] : {std::pair{"u", &layer.u}, std::pair{"v", &layer.v}}) {
+    const Tensor start = torch::randn({layer.options.context, layer.options.factor_channels}) * 0.01;
+    *factor = layer.register_parameter(name, start);
+  }
+}
+
+// A kernel for each head, and what scales it.
+template <typename Layer>
+void register_kernel(Layer& layer, at::IntArrayRef shape) {
+  layer.weight = layer.register_parameter("weight", torch::randn(shape));
+  layer.gamma = layer.register_parameter("gamma", torch::zeros({layer.options.heads}));
+  layer.beta = layer.register_parameter("beta", torch::zeros({layer.options.heads}));
+}
+
+// gamma (weight - mean) / sqrt(var + 1e-5) + beta per head: weight [H, ...], gamma and beta [H].
+template <typename Layer>
+Tensor normalised(const Layer& layer) {
+  const Tensor flat = wide(layer.weight).flatten(1);
+  const Tensor mean = flat.mean(1, /*keepdim=*/true);
+  const Tensor variance = flat.var(/*dim=*/1, /*unbiased=*/false, /*keepdim=*/true);
+  const Tensor scaled = wide(layer.gamma).unsqueeze(1) * (flat - mean) * (variance + 1e-5).rsqrt();
+  return (scaled + wide(layer.beta).unsqueeze(1)).view_as(layer.weight);
+}
+
+// op(the projections of x) goes on from a state.
+template <typename Layer, typename Op>
+std::tuple<Tensor, State> go_on(const char* module, Layer& layer, const Tensor& x, const Op& op) {
+  check_input(module, x, layer.options.channels);
+  check_causal(module, layer.options.causal);
+  auto [y, after] = op(Projected(layer.qkv(x), layer.options));
+  return {layer.output(y), after};
+}
+
+template <typename Layer>
+State neutral(const char* module, const Layer& layer, int64_t batch, int64_t key_channels, int64_t left) {
+  check_causal(module, layer.options.causal);
+  return aft::initial_state(batch, layer.options.channels, key_channels, left,
+                            layer.qkv->weight.options().requires_grad(false));
 }
 
 }  // namespace
@@ -142,27 +209,20 @@ AFTSimpleImpl::AFTSimpleImpl(const AFTSimpleOptions& options_) : options(options
   reset();
 }
 
-void AFTSimpleImpl::reset() {
-  qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
-  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
-}
+void AFTSimpleImpl::reset() { register_projections(*this, options.channels); }
 
 Tensor AFTSimpleImpl::forward(const Tensor& x) {
   check_input("AFTSimple", x, options.channels);
-  return output(window(qkv(x), std::nullopt, options.channels, options.causal, options.gate));
+  return output(window(qkv(x), options, std::nullopt));
 }
 
 std::tuple<Tensor, State> AFTSimpleImpl::forward_with_state(const Tensor& x, const State& state) {
-  check_input("AFTSimple", x, options.channels);
-  check_causal("AFTSimple", options.causal);
-  const Projected in(qkv(x), options.channels, options.gate);
-  auto [y, after] = simple(in.q, in.k, in.v, state, options.gate);
-  return {output(y), after};
+  return go_on("AFTSimple", *this, x,
+               [&](const Projected& in) { return simple(in.q, in.k, in.v, state, options.gate); });
 }
 
 State AFTSimpleImpl::initial_state(int64_t batch) const {
-  check_causal("AFTSimple", options.causal);
-  return aft::initial_state(batch, options.channels, options.channels, 0, qkv->weight.options().requires_grad(false));
+  return neutral("AFTSimple", *this, batch, options.channels, 0);
 }
 
 AFTLocalImpl::AFTLocalImpl(const AFTLocalOptions& options_) : options(options_) {
@@ -176,14 +236,12 @@ AFTLocalImpl::AFTLocalImpl(const AFTLocalOptions& options_) : options(options_) 
 }
 
 void AFTLocalImpl::reset() {
-  qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
-  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
-  u = register_parameter("u", torch::randn({options.context, options.factor_channels}) * 0.01);
-  v = register_parameter("v", torch::randn({options.context, options.factor_channels}) * 0.01);
+  register_projections(*this, options.channels);
+  register_factors(*this);
 }
 
 // The weights of the first `rows` positions: of the table only what a sequence from position 0 on can see.
-std::optional<Tensor> AFTLocalImpl::bias(int64_t rows) const {
+OptionalTensor AFTLocalImpl::bias(int64_t rows) const {
   if (options.window == 0) return std::nullopt;
   const int64_t left = options.window - 1;
   const int64_t right = options.causal ? 0 : left;
@@ -193,29 +251,22 @@ std::optional<Tensor> AFTLocalImpl::bias(int64_t rows) const {
 
 Tensor AFTLocalImpl::forward(const Tensor& x) {
   check_input("AFTLocal", x, options.channels);
-  if (x.size(1) > options.context) {
-    dispatch::fail("aft::nn::AFTLocal: x must hold at most context = ", options.context, " positions, got ", x.size(1),
-                   ": shorten it, or train with a longer context");
-  }
-  std::optional<Tensor> band = bias(x.size(1));
+  check_context("AFTLocal", x, options.context);
+  OptionalTensor band = bias(x.size(1));
   if (band.has_value()) band = band->unsqueeze(0);
-  return output(window(qkv(x), band, options.channels, options.causal, options.gate));
+  return output(window(qkv(x), options, band));
 }
 
 std::tuple<Tensor, State> AFTLocalImpl::forward_with_state(const Tensor& x, const State& state) {
-  check_input("AFTLocal", x, options.channels);
-  check_causal("AFTLocal", options.causal);
-  const Projected in(qkv(x), options.channels, options.gate);
-  const std::optional<Tensor> w = bias(options.context);
-  auto [y, after] =
-      w.has_value() ? local(in.q, in.k, in.v, *w, state, options.gate) : simple(in.q, in.k, in.v, state, options.gate);
-  return {output(y), after};
+  return go_on("AFTLocal", *this, x, [&](const Projected& in) {
+    const OptionalTensor w = bias(options.context);
+    return w.has_value() ? local(in.q, in.k, in.v, *w, state, options.gate)
+                         : simple(in.q, in.k, in.v, state, options.gate);
+  });
 }
 
 State AFTLocalImpl::initial_state(int64_t batch) const {
-  check_causal("AFTLocal", options.causal);
-  return aft::initial_state(batch, options.channels, options.channels, std::max<int64_t>(options.window - 1, 0),
-                            qkv->weight.options().requires_grad(false));
+  return neutral("AFTLocal", *this, batch, options.channels, std::max<int64_t>(options.window - 1, 0));
 }
 
 AFTFullImpl::AFTFullImpl(const AFTFullOptions& options_) : options(options_) {
@@ -226,60 +277,34 @@ AFTFullImpl::AFTFullImpl(const AFTFullOptions& options_) : options(options_) {
 }
 
 void AFTFullImpl::reset() {
-  qkv = register_module("qkv", projection(options.channels, options.channels, options.gate));
-  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
-  u = register_parameter("u", torch::randn({options.context, options.factor_channels}) * 0.01);
-  v = register_parameter("v", torch::randn({options.context, options.factor_channels}) * 0.01);
+  register_projections(*this, options.channels);
+  register_factors(*this);
 }
 
 Tensor AFTFullImpl::forward(const Tensor& x) {
   check_input("AFTFull", x, options.channels);
-  if (x.size(1) > options.context) {
-    dispatch::fail("aft::nn::AFTFull: x must hold at most context = ", options.context, " positions, got ", x.size(1),
-                   ": shorten it, or train with a longer context");
-  }
-  const Projected in(qkv(x), options.channels, options.gate);
+  check_context("AFTFull", x, options.context);
+  const Projected in(qkv(x), options);
   // Without a gate and a causal order the operator takes its targets from the rows of the weights.
   const FullWeights weights = {.bias = std::nullopt, .u = wide(u.narrow(0, 0, x.size(1))), .w = wide(v)};
   return output(full(in.q, in.k, in.v, weights, options.causal, options.gate));
 }
 
 std::tuple<Tensor, State> AFTFullImpl::forward_with_state(const Tensor& x, const State& state) {
-  check_input("AFTFull", x, options.channels);
-  check_causal("AFTFull", options.causal);
-  const Projected in(qkv(x), options.channels, options.gate);
-  const FullWeights weights = {.bias = std::nullopt, .u = wide(u), .w = wide(v)};
-  auto [y, after] = full(in.q, in.k, in.v, weights, state, options.gate);
-  return {output(y), after};
+  return go_on("AFTFull", *this, x, [&](const Projected& in) {
+    const FullWeights weights = {.bias = std::nullopt, .u = wide(u), .w = wide(v)};
+    return full(in.q, in.k, in.v, weights, state, options.gate);
+  });
 }
 
 State AFTFullImpl::initial_state(int64_t batch) const {
-  check_causal("AFTFull", options.causal);
-  return aft::initial_state(batch, options.channels, options.channels, options.context,
-                            qkv->weight.options().requires_grad(false));
+  return neutral("AFTFull", *this, batch, options.channels, options.context);
 }
-
-namespace {
-
-// gamma (weight - mean) / sqrt(var + 1e-5) + beta per head: weight [H, ...], gamma and beta [H].
-Tensor normalised(const Tensor& weight, const Tensor& gamma, const Tensor& beta) {
-  const Tensor flat = weight.flatten(1);
-  const Tensor mean = flat.mean(1, /*keepdim=*/true);
-  const Tensor variance = flat.var(/*dim=*/1, /*unbiased=*/false, /*keepdim=*/true);
-  const Tensor w = gamma.unsqueeze(1) * (flat - mean) * (variance + 1e-5).rsqrt() + beta.unsqueeze(1);
-  return w.view_as(weight);
-}
-
-}  // namespace
 
 AFTConv1dImpl::AFTConv1dImpl(const AFTConv1dOptions& options_) : options(options_) {
   check_positive("AFTConv1d", "channels", options.channels);
-  check_positive("AFTConv1d", "heads", options.heads);
+  check_heads("AFTConv1d", options.heads, options.channels);
   check_positive("AFTConv1d", "kernel", options.kernel);
-  if (options.channels % options.heads != 0) {
-    dispatch::fail("aft::nn::AFTConv1d: heads must divide channels = ", options.channels, ", got ", options.heads,
-                   ": change one of them");
-  }
   if (!options.causal && options.kernel % 2 == 0) {
     dispatch::fail("aft::nn::AFTConv1d: kernel must be odd if causal is false, got ", options.kernel,
                    ": a centred kernel has a middle");
@@ -288,44 +313,32 @@ AFTConv1dImpl::AFTConv1dImpl(const AFTConv1dOptions& options_) : options(options
 }
 
 void AFTConv1dImpl::reset() {
-  qkv = register_module("qkv", projection(options.channels, key_channels(), options.gate));
-  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
-  weight = register_parameter("weight", torch::randn({options.heads, options.kernel}));
-  gamma = register_parameter("gamma", torch::zeros({options.heads}));
-  beta = register_parameter("beta", torch::zeros({options.heads}));
+  register_projections(*this, key_channels());
+  register_kernel(*this, {options.heads, options.kernel});
 }
 
 int64_t AFTConv1dImpl::key_channels() const { return options.key_per_head ? options.heads : options.channels; }
 
-Tensor AFTConv1dImpl::kernel() const { return normalised(wide(weight), wide(gamma), wide(beta)); }
+Tensor AFTConv1dImpl::kernel() const { return normalised(*this); }
 
 Tensor AFTConv1dImpl::forward(const Tensor& x) {
   check_input("AFTConv1d", x, options.channels);
-  return output(window(qkv(x), kernel(), options.channels, options.causal, options.gate));
+  return output(window(qkv(x), options, kernel()));
 }
 
 std::tuple<Tensor, State> AFTConv1dImpl::forward_with_state(const Tensor& x, const State& state) {
-  check_input("AFTConv1d", x, options.channels);
-  check_causal("AFTConv1d", options.causal);
-  const Projected in(qkv(x), options.channels, options.gate);
-  auto [y, after] = conv1d(in.q, in.k, in.v, kernel(), state, options.gate);
-  return {output(y), after};
+  return go_on("AFTConv1d", *this, x,
+               [&](const Projected& in) { return conv1d(in.q, in.k, in.v, kernel(), state, options.gate); });
 }
 
 State AFTConv1dImpl::initial_state(int64_t batch) const {
-  check_causal("AFTConv1d", options.causal);
-  return aft::initial_state(batch, options.channels, key_channels(), options.kernel - 1,
-                            qkv->weight.options().requires_grad(false));
+  return neutral("AFTConv1d", *this, batch, key_channels(), options.kernel - 1);
 }
 
 AFTConv2dImpl::AFTConv2dImpl(const AFTConv2dOptions& options_) : options(options_) {
   check_positive("AFTConv2d", "channels", options.channels);
-  check_positive("AFTConv2d", "heads", options.heads);
+  check_heads("AFTConv2d", options.heads, options.channels);
   check_positive("AFTConv2d", "kernel", options.kernel);
-  if (options.channels % options.heads != 0) {
-    dispatch::fail("aft::nn::AFTConv2d: heads must divide channels = ", options.channels, ", got ", options.heads,
-                   ": change one of them");
-  }
   if (options.kernel % 2 == 0) {
     dispatch::fail("aft::nn::AFTConv2d: kernel must be odd, got ", options.kernel, ": a centred kernel has a middle");
   }
@@ -333,26 +346,20 @@ AFTConv2dImpl::AFTConv2dImpl(const AFTConv2dOptions& options_) : options(options
 }
 
 void AFTConv2dImpl::reset() {
-  const int64_t key_channels = options.key_per_head ? options.heads : options.channels;
-  qkv = register_module("qkv", projection(options.channels, key_channels, options.gate));
-  output = register_module("output", torch::nn::Linear(options.channels, options.channels));
-  weight = register_parameter("weight", torch::randn({options.heads, options.kernel, options.kernel}));
-  gamma = register_parameter("gamma", torch::zeros({options.heads}));
-  beta = register_parameter("beta", torch::zeros({options.heads}));
+  register_projections(*this, options.key_per_head ? options.heads : options.channels);
+  register_kernel(*this, {options.heads, options.kernel, options.kernel});
 }
 
-Tensor AFTConv2dImpl::kernel() const { return normalised(wide(weight), wide(gamma), wide(beta)); }
+Tensor AFTConv2dImpl::kernel() const { return normalised(*this); }
 
-Tensor AFTConv2dImpl::forward(const Tensor& x, std::array<int64_t, 2> grid, const std::optional<Tensor>& key_mask) {
+Tensor AFTConv2dImpl::forward(const Tensor& x, std::array<int64_t, 2> grid, const OptionalTensor& key_mask) {
   check_input("AFTConv2d", x, options.channels);
   if (grid == std::array<int64_t, 2>{0, 0}) grid = options.grid;
-  const Tensor projected = qkv(x);
-  const Tensor w = kernel();
-  if (dispatch::gradient_needed(projected, w)) {
-    return output(PackedConv2d::apply(projected, w, key_mask, options.channels, grid[0], grid[1], options.gate));
-  }
-  const Projected in(projected, options.channels, options.gate);
-  return output(conv2d(in.q, in.k, in.v, w, grid, key_mask, options.gate));
+  dispatch::Conv2dCall call;
+  call.kernel = kernel();
+  call.grid = {grid[0], grid[1]};
+  call.key_mask = key_mask;
+  return output(packed<PackedConv2d>(qkv(x), options, call));
 }
 
 }  // namespace aft::nn

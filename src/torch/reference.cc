@@ -6,10 +6,13 @@
 
 #include <limits>
 
-#include "operators.h"
+#include "aft/torch.h"
+#include "arguments.h"
+#include "register.h"
 #include "version_check.h"
 
-namespace aft::dispatch {
+namespace aft {
+namespace dispatch {
 namespace {
 
 using c10::SymInt;
@@ -21,6 +24,31 @@ struct DenseSizes {
   ops::Gate gate = ops::Gate::kSigmoid;
 };
 
+struct ReferenceCall : SequenceCall {
+  OptionalTensor w;  // [targets, sources], with [heads,] or [batch, heads,] before
+};
+struct LocalWeightsCall {
+  Tensor bias;
+  SymInt time;
+  int64_t left = 0, right = 0;
+};
+struct Conv2dWeightsCall {
+  Tensor kernel;
+  c10::SymDimVector grid;
+};
+
+struct Reference
+    : Operator<ReferenceCall, "reference", ReturnsTensor,
+               Join<Qkv, Argument<"Tensor? w=None", &ReferenceCall::w>, ByName, Causal, GateName, Heads, KeyMask>> {};
+struct LocalWeights
+    : Operator<LocalWeightsCall, "local_weights", ReturnsTensor,
+               Join<Argument<"Tensor bias", &LocalWeightsCall::bias>, Argument<"SymInt time", &LocalWeightsCall::time>,
+                    Argument<"int left", &LocalWeightsCall::left>, Argument<"int right=0", &LocalWeightsCall::right>>> {
+};
+struct Conv2dWeights : Operator<Conv2dWeightsCall, "conv2d_weights", ReturnsTensor,
+                                Join<Argument<"Tensor kernel", &Conv2dWeightsCall::kernel>,
+                                     Argument<"SymInt[2] grid", &Conv2dWeightsCall::grid>>> {};
+
 void check_reference_dtype(std::string_view name, const Tensor& t) {
   if (!t.defined()) fail("aft::reference: ", name, " must be a tensor, got none: pass one");
   if (!t.is_floating_point()) {
@@ -29,31 +57,30 @@ void check_reference_dtype(std::string_view name, const Tensor& t) {
   }
 }
 
-DenseSizes check_reference(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w,
-                           bool causal, std::string_view gate, int64_t heads, const OptionalTensor& key_mask) {
-  constexpr std::string_view op = "reference";
+DenseSizes check_reference(std::string_view op, const ReferenceCall& c) {
+  const auto& [q, k, v, w] = std::tie(c.q, c.k, c.v, c.w);
   check_torch_version();
   DenseSizes s;
-  s.gate = gate_from_name(op, gate);
+  s.gate = gate_from_name(op, c.gate);
   check_reference_dtype("v", v);
   if (v.dim() != 3) {
-    fail("aft::reference: v must have three dimensions [batch, time, channels], got shape ", sizes_of(v),
-         ": add the missing ones with unsqueeze()");
+    refuse(op, "v must have three dimensions [batch, time, channels], got shape ", sizes_of(v),
+           ": add the missing ones with unsqueeze()");
   }
   s.batch = v.sym_size(0);
   s.sources = v.sym_size(1);
   s.channels = v.sym_size(2);
 
-  s.heads = heads;
+  s.heads = c.heads;
   s.targets = s.sources;
   if (w.has_value()) {
     check_reference_dtype("w", *w);
     if (w->dim() < 2 || w->dim() > 4) {
-      fail("aft::reference: w must have shape [Tq, Tk], [heads, Tq, Tk] or [batch, heads, Tq, Tk], got ", sizes_of(*w),
-           ": make it with aft::local_weights or aft::conv2d_weights");
+      refuse(op, "w must have shape [Tq, Tk], [heads, Tq, Tk] or [batch, heads, Tq, Tk], got ", sizes_of(*w),
+             ": make it with aft::local_weights or aft::conv2d_weights");
     }
     s.targets = w->sym_size(-2);
-    if (w->dim() > 2 && heads == 1) s.heads = w->sym_size(-3);
+    if (w->dim() > 2 && c.heads == 1) s.heads = w->sym_size(-3);
   }
   if (has_query(op, q, s.gate)) {
     check_dtype_device(op, "q", *q, "v", v);
@@ -69,15 +96,14 @@ DenseSizes check_reference(const OptionalTensor& q, const Tensor& k, const Tenso
                       (w->dim() < 3 || w->sym_size(-3) == 1 || w->sym_size(-3) == s.heads) &&
                       (w->dim() < 4 || w->sym_size(0) == 1 || w->sym_size(0) == s.batch);
     if (!fits) {
-      fail("aft::reference: w must spread over [", s.batch, ", ", s.heads, ", ", s.targets, ", ", s.sources, "] on ",
-           v.device(), ", got shape ", sizes_of(*w), " on ", w->device(), ": reshape or move it");
+      refuse(op, "w must spread over [", s.batch, ", ", s.heads, ", ", s.targets, ", ", s.sources, "] on ", v.device(),
+             ", got shape ", sizes_of(*w), " on ", w->device(), ": reshape or move it");
     }
   }
-  if (causal && s.targets != s.sources) {
-    fail("aft::reference: causal needs as many targets as sources, got ", s.targets, " and ", s.sources,
-         ": pass causal=False");
+  if (c.causal && s.targets != s.sources) {
+    refuse(op, "causal needs as many targets as sources, got ", s.targets, " and ", s.sources, ": pass causal=False");
   }
-  check_key_mask(op, key_mask, v);
+  check_key_mask(op, c.key_mask, v);
   return s;
 }
 
@@ -88,11 +114,10 @@ Tensor by_head(const Tensor& t, const SymInt& heads) {
       .unsqueeze(3);
 }
 
-Tensor reference_dense(const OptionalTensor& q, const Tensor& k, const Tensor& v, const OptionalTensor& w, bool causal,
-                       std::string_view gate, int64_t heads, const OptionalTensor& key_mask) {
-  const DenseSizes s = check_reference(q, k, v, w, causal, gate, heads, key_mask);
-  const bool small = v.scalar_type() == at::kHalf || v.scalar_type() == at::kBFloat16;
-  const auto type = small ? at::kFloat : v.scalar_type();
+Tensor reference(std::string_view op, ReferenceCall& c) {
+  const DenseSizes s = check_reference(op, c);
+  const auto& [q, k, v, w] = std::tie(c.q, c.k, c.v, c.w);
+  const auto type = at::toOpMathType(v.scalar_type());
   const Tensor values = by_head(v.to(type), s.heads);  // [B, H, d / H, 1, Tk]
   Tensor x = by_head(k.to(type), s.heads);             // [B, H, d / H or 1, 1, Tk]
   if (w.has_value()) {
@@ -103,11 +128,11 @@ Tensor reference_dense(const OptionalTensor& q, const Tensor& k, const Tensor& v
 
   // What a row does not see is cut off before it meets a number that is not finite: 0 * inf would reach the gradients.
   Tensor seen = x.detach() != kNothing;
-  if (causal) {
+  if (c.causal) {
     const auto bools = v.options().dtype(at::kBool);
     seen = seen.logical_and(at::ones_symint({s.targets, s.sources}, bools).tril());
   }
-  if (key_mask.has_value()) seen = seen.logical_and(key_mask->unsqueeze(1).unsqueeze(1).unsqueeze(1));
+  if (c.key_mask.has_value()) seen = seen.logical_and(c.key_mask->unsqueeze(1).unsqueeze(1).unsqueeze(1));
   x = at::where(seen, x, kNothing);
   // The maximum cancels out of N / D, so it is a constant of every derivative.
   Tensor ratio, empty;
@@ -135,16 +160,17 @@ Tensor reference_dense(const OptionalTensor& q, const Tensor& k, const Tensor& v
 }
 
 // w[h, t, t'] = bias[h, t, t' - t + left] where there is such a column, else 0.
-Tensor local_weights_dense(const Tensor& bias, SymInt time, int64_t left, int64_t right) {
+Tensor local_weights(std::string_view op, const LocalWeightsCall& c) {
+  const auto& [bias, time, left, right] = c;
   const bool table_like = bias.dim() == 2 || bias.dim() == 3;
   if (!table_like || left < 0 || right < 0 || bias.sym_size(-1) - 1 - left != right) {
-    fail("aft::local_weights: bias must have shape [heads, rows, left + 1 + right] or [rows, left + 1 + right], got ",
-         sizes_of(bias), " with left = ", left, " and right = ", right, ": pass the reach that the bias was made for");
+    refuse(op, "bias must have shape [heads, rows, left + 1 + right] or [rows, left + 1 + right], got ", sizes_of(bias),
+           " with left = ", left, " and right = ", right, ": pass the reach that the bias was made for");
   }
   const Tensor table = bias.dim() == 2 ? bias.unsqueeze(0) : bias;
   if (time < 0 || (table.sym_size(1) != 1 && table.sym_size(1) < time)) {
-    fail("aft::local_weights: bias must have a row for each of the ", time, " positions, or one for all, got ",
-         table.sym_size(1), " rows: pass a longer table or a smaller time");
+    refuse(op, "bias must have a row for each of the ", time, " positions, or one for all, got ", table.sym_size(1),
+           " rows: pass a longer table or a smaller time");
   }
   const SymInt heads = table.sym_size(0);
   const Tensor rows =
@@ -157,13 +183,15 @@ Tensor local_weights_dense(const Tensor& bias, SymInt time, int64_t left, int64_
 }
 
 // w[h, (y, x), (y', x')] = kernel[h, y' - y + reach_y, x' - x + reach_x] inside the kernel, else 0.
-Tensor conv2d_weights_dense(const Tensor& kernel, c10::SymIntArrayRef grid) {
+Tensor conv2d_weights(std::string_view op, const Conv2dWeightsCall& c) {
+  const Tensor& kernel = c.kernel;
+  const c10::SymIntArrayRef grid = c.grid;
   if (kernel.dim() != 3 || kernel.sym_size(1) % 2 != 1 || kernel.sym_size(2) % 2 != 1) {
-    fail("aft::conv2d_weights: kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
-         ": it is centred on the target");
+    refuse(op, "kernel must have shape [heads, s, s] with s odd, got ", sizes_of(kernel),
+           ": it is centred on the target");
   }
   if (grid.size() != 2 || grid[0] < 0 || grid[1] < 0) {
-    fail("aft::conv2d_weights: grid must be the two sizes [rows, columns], got ", grid, ": pass both");
+    refuse(op, "grid must be the two sizes [rows, columns], got ", grid, ": pass both");
   }
   const SymInt time = grid[0] * grid[1];
   const SymInt height = kernel.sym_size(1);
@@ -183,15 +211,28 @@ Tensor conv2d_weights_dense(const Tensor& kernel, c10::SymIntArrayRef grid) {
   return at::where(inside, weights, 0);
 }
 
-void compose(torch::Library& m) {
-  m.impl("reference", reference_dense);
-  m.impl("local_weights", local_weights_dense);
-  m.impl("conv2d_weights", conv2d_weights_dense);
+TORCH_LIBRARY_FRAGMENT(aft, m) {
+  define_composite<Reference, reference>(m);
+  define_composite<LocalWeights, local_weights>(m);
+  define_composite<Conv2dWeights, conv2d_weights>(m);
 }
 
-TORCH_LIBRARY_IMPL(aft, CompositeImplicitAutograd, m) { compose(m); }
-// What these are made of knows vmap.
-TORCH_LIBRARY_IMPL(aft, FuncTorchBatched, m) { compose(m); }
-
 }  // namespace
-}  // namespace aft::dispatch
+}  // namespace dispatch
+
+torch::Tensor reference(const std::optional<torch::Tensor>& q, const torch::Tensor& k, const torch::Tensor& v,
+                        const std::optional<torch::Tensor>& w, bool causal, Gate gate, int64_t heads,
+                        const std::optional<torch::Tensor>& key_mask) {
+  return dispatch::Reference::call(q, k, v, w, causal, dispatch::name_of_gate(gate), heads, key_mask);
+}
+
+torch::Tensor local_weights(const torch::Tensor& bias, int64_t time, int64_t left, int64_t right) {
+  return dispatch::LocalWeights::call(bias, time, left, right);
+}
+
+torch::Tensor conv2d_weights(const torch::Tensor& kernel, std::array<int64_t, 2> grid) {
+  const std::array<c10::SymInt, 2> sizes = {grid[0], grid[1]};
+  return dispatch::Conv2dWeights::call(kernel, sizes);
+}
+
+}  // namespace aft

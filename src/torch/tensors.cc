@@ -7,8 +7,6 @@
 namespace aft::dispatch {
 namespace {
 
-using at::Tensor;
-
 struct Dimension {
   int64_t step, size;  // bytes, elements
 };
@@ -92,41 +90,82 @@ bool may_share_memory(const Tensor& a, const Tensor& b) {
 
 }  // namespace
 
-WeightsGradient::WeightsGradient(const Tensor& result, at::IntArrayRef shape, const Tensor& v) : result_(result) {
-  if (!result.defined()) return;
-  const at::TensorOptions options = accumulated(v);
-  const bool direct = result.scalar_type() == options.dtype() && result.is_contiguous();
-  sum_ = direct ? result.view(shape) : at::empty(shape, options);
+std::vector<Tensor> empty_state_like(TensorList state) {
+  std::vector<Tensor> result;
+  result.reserve(state.size());
+  for (size_t i = 0; i < state.size(); ++i) {
+    result.push_back(i < 4 ? dense_like(state[i]) : at::zeros_symint(state[i].sym_sizes(), state[i].options()));
+  }
+  return result;
 }
 
-void WeightsGradient::finish() const {
-  if (result_.defined() && !sum_.is_alias_of(result_)) result_.copy_(sum_.view(result_.sizes()));
+std::vector<Tensor> contiguous(TensorList tensors) {
+  std::vector<Tensor> result;
+  result.reserve(tensors.size());
+  for (const Tensor& t : tensors) result.push_back(t.contiguous());
+  return result;
 }
 
-void check_writable(std::string_view op, std::string_view name, const Tensor& out,
-                    const std::vector<OptionalTensor>& inputs) {
+void make_readable(Call& c) {
+  make_readable(c.q);
+  make_readable(c.k);
+  make_readable(c.v);
+  make_readable(c.key_mask);
+}
+
+void make_readable(SequenceCall& c) {
+  make_readable(static_cast<Call&>(c));
+  if (c.cu_seqlens.has_value()) c.cu_seqlens = c.cu_seqlens->contiguous();
+  const auto is_contiguous = [](const Tensor& t) { return t.is_contiguous(); };
+  if (std::all_of(c.state.begin(), c.state.end(), is_contiguous)) return;
+  c.state_copy = contiguous(c.state);
+  c.state = c.state_copy;
+}
+
+void check_writable(std::string_view op, std::string_view name, const Tensor& out, const std::vector<Tensor>& inputs) {
+  if (out.is_meta()) return;
   if (out.size(-1) > 1 && out.stride(-1) != 1) {
-    fail("aft::", op, ": ", name, " must have its last dimension contiguous, got strides ", out.strides(),
-         ": allocate it with torch.empty");
+    refuse(op, name, " must have its last dimension contiguous, got strides ", out.strides(),
+           ": allocate it with torch.empty");
   }
   if (!owns_its_elements(out)) {
-    fail("aft::", op, ": ", name, " must own each of its elements, got strides ", out.strides(),
-         ": allocate it with torch.empty");
+    refuse(op, name, " must own each of its elements, got strides ", out.strides(), ": allocate it with torch.empty");
   }
-  for (const OptionalTensor& input : inputs) {
-    if (input.has_value() && input->defined() && may_share_memory(out, *input)) {
-      fail("aft::", op, ": ", name, " must not share memory with another argument: give it memory of its own");
+  for (const Tensor& input : inputs) {
+    if (input.defined() && may_share_memory(out, input)) {
+      refuse(op, name, " must not share memory with another argument: give it memory of its own");
     }
   }
 }
 
-void check_writable(std::string_view op, const std::vector<GradientOutput>& outputs,
-                    std::vector<OptionalTensor> inputs) {
-  for (const GradientOutput& output : outputs) {
-    if (!output.to.defined()) continue;
-    check_writable(op, output.name, output.to, inputs);
-    inputs.emplace_back(output.to);
+void check_gradients(std::string_view op, const std::vector<GradientOutput>& outputs, std::vector<Tensor> inputs) {
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const auto& [name, to, of_name, of] = outputs[i];
+    if (to.has_value() && !of.has_value()) {
+      refuse(op, name, " must be None where ", of_name, " is, got a tensor: leave it out");
+    }
+    if (of.has_value() && !to.has_value() && i < 3) {
+      refuse(op, name, " must be a tensor where ", of_name, " is one, got None: pass one");
+    }
+    if (to.has_value()) check_same(op, name, *to, of_name, *of);
   }
+  for (const GradientOutput& output : outputs) {
+    if (!output.to.has_value()) continue;
+    check_writable(op, output.name, *output.to, inputs);
+    inputs.push_back(*output.to);
+  }
+}
+
+GradientSum::GradientSum(const OptionalTensor& result, const OptionalTensor& weights, const Tensor& v)
+    : result_(result) {
+  if (!result.has_value()) return;
+  const at::TensorOptions options = accumulated(v);
+  const bool direct = result->scalar_type() == options.dtype() && result->is_contiguous();
+  sum_ = direct ? result->view(weights->sizes()) : at::empty(weights->sizes(), options);
+}
+
+void GradientSum::finish() const {
+  if (result_.has_value() && !sum_->is_alias_of(*result_)) result_->copy_(sum_->view(result_->sizes()));
 }
 
 }  // namespace aft::dispatch

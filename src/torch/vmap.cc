@@ -27,7 +27,8 @@ struct FuncTorch {
   int64_t level;
 };
 
-TORCH_LIBRARY_IMPL(aft, FuncTorchBatched, m) { slice_all<FuncTorch>(m); }
-
 }  // namespace
+
+torch::CppFunction each_slice_of_vmap() { return torch::CppFunction::makeFromBoxedFunction<&each_slice<FuncTorch>>(); }
+
 }  // namespace aft::dispatch

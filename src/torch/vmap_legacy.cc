@@ -36,7 +36,10 @@ struct Legacy {
   int64_t level = -1;
 };
 
-TORCH_LIBRARY_IMPL(aft, Batched, m) { slice_all<Legacy>(m); }
-
 }  // namespace
+
+torch::CppFunction each_slice_of_older_vmap() {
+  return torch::CppFunction::makeFromBoxedFunction<&each_slice<Legacy>>();
+}
+
 }  // namespace aft::dispatch

@@ -1,8 +1,11 @@
 """What PyTorch asks of an operator: opcheck, meta tensors, torch.compile."""
 
+import pathlib
+import re
 import unittest
 
 import torch
+import torch._dynamo.testing
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -52,7 +55,7 @@ def samples():
         out = dict(grad_q=None if q is None else torch.empty_like(q), grad_k=torch.empty_like(k),
                    grad_v=torch.empty_like(v))
         for band in (None, bias, bias[:, 0].contiguous()):
-            _, saved = aft.window_forward(q, k, v, band, gate=gate)
+            saved = aft.window_forward(q, k, v, band, gate=gate)[1]
             yield aft.window_forward.default, (q, k, v, band), dict(gate=gate)
             yield aft.window_backward.default, (v, q, k, v, band, saved), dict(gate=gate)
             grad_band = None if band is None else torch.empty_like(band)
@@ -78,24 +81,23 @@ def samples():
         for weights, state in (((square, None, None), []), ((None, *factors), []), ((square, None, None), ring)):
             yield aft.full_forward.default, (q, k, v, *weights, state), dict(gate=gate)
             saved = aft.full_forward(q, k, v, *weights, state, gate=gate)[1]
-            after = state[4:] or (None, None)
-            yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), dict(gate=gate)
+            yield aft.full_backward.default, (v, q, k, v, *weights, saved, state, state[4:]), dict(gate=gate)
             if state:
                 continue
             yield aft.full.out, (q, k, v, *weights), dict(gate=gate, out=torch.empty_like(v))
             into = [t if t is None else torch.empty_like(t) for t in weights]
             into = dict(zip(("grad_bias", "grad_u", "grad_w"), into, strict=True))
             yield aft.full_backward.out, (v, q, k, v, *weights, saved), dict(gate=gate, **out, **into)
-        yield aft.full_backward.default, (v, *after, q, k, v, *weights, state, saved), frozen
+        yield aft.full_backward.default, (v, q, k, v, *weights, saved, state), frozen
         no_weights = dict.fromkeys(("grad_bias", "grad_u", "grad_w"))
         saved = aft.full_forward(q, k, v, square, None, None, [], gate=gate)[1]
         yield aft.full_backward.out, (v, q, k, v, square, None, None, saved), dict(gate=gate, **out, **no_weights)
         yield aft.full_step_.default, (*one, square, None, None, ring), dict(gate=gate)
         for b, state in ((None, simple_state), (bias[:, :, :], [t.clone() for t in aft.initial_state(k, v, 2)])):
-            yield aft.window_with_state_forward.default, (q, k, v, b, state), dict(gate=gate)
-            *_, saved = aft.window_with_state_forward(q, k, v, b, state, gate=gate)
-            yield aft.window_with_state_backward.default, (v, *state[2:], q, k, v, b, state, saved), dict(gate=gate)
-        yield aft.window_with_state_backward.default, (v, *state[2:], q, k, v, b, state, saved), frozen
+            yield aft.window_forward.default, (q, k, v, b, state), dict(gate=gate)
+            saved = aft.window_forward(q, k, v, b, state, gate=gate)[1]
+            yield aft.window_backward.default, (v, q, k, v, b, saved, state, state[2:]), dict(gate=gate)
+        yield aft.window_backward.default, (v, q, k, v, b, saved, state), frozen
     for requires_grad in (True, False):
         q, k, v, bias = inputs(2, 5, 4, span=3, heads=2, requires_grad=requires_grad)
         w = bias.new_zeros(2, 5, 5).requires_grad_(requires_grad)
@@ -130,6 +132,20 @@ class PyTorch(unittest.TestCase):
         sampled = {op.name() if "." in op.name() else op.name() + ".default" for op, _, _ in samples()}
         self.assertEqual(names - sampled, {"aft::redo_count.default"})
 
+    def test_the_table_of_the_page_is_what_is_registered(self):
+        page = (pathlib.Path(__file__).parents[2] / "docs" / "ops.md").read_text(encoding="utf-8")
+        rows = re.findall(r"^\| `(\w+)\((.*?)\) -> (.*?)` \|", page, re.MULTILINE)
+        state = re.search(r"^\| `simple_with_state\(.* -> (\(.*?\))` \|", page, re.MULTILINE)[1]
+        registered = {s.name: str(s) for s in torch._C._jit_get_all_schemas() if s.name.startswith("aft::")}
+        for name, arguments, results in rows:
+            with self.subTest(name):
+                text = f"aft::{name}({arguments}) -> {results.replace('(the same)', state)}"
+                self.assertEqual(str(torch._C.parse_schema(text)), str(getattr(aft, name).default._schema))
+        # Those behind the gradient and the forms that write into memory of the caller are described in words.
+        behind = {name for name in registered
+                  if name.startswith("aft::window") or name.endswith(("_forward", "_backward"))}
+        self.assertEqual({f"aft::{name}" for name, _, _ in rows}, set(registered) - behind)
+
     def test_opcheck(self):
         for op, args, kwargs in samples():
             with self.subTest(op=str(op), gate=kwargs.get("gate"), causal=kwargs.get("causal")):
@@ -141,6 +157,9 @@ class PyTorch(unittest.TestCase):
                 return value.detach().to("meta")
             return [meta(t) for t in value] if isinstance(value, list) else value
 
+        def flat(results):
+            return [t for r in results for t in flat(r)] if isinstance(results, (tuple, list)) else [results]
+
         for op, args, kwargs in samples():
             with self.subTest(op=str(op)):
                 real = op(*[a.detach() if isinstance(a, torch.Tensor) else a for a in args], **kwargs) \
@@ -148,8 +167,7 @@ class PyTorch(unittest.TestCase):
                 got = op(*[meta(a) for a in args], **{name: meta(a) for name, a in kwargs.items()})
                 if real is None:
                     continue
-                pairs = zip(got, real, strict=True) if isinstance(real, tuple) else [(got, real)]
-                for a, b in pairs:
+                for a, b in zip(flat(got), flat(real), strict=True):
                     self.assertEqual(a.device.type, "meta")
                     self.assertEqual((a.shape, a.dtype, a.stride()), (b.shape, b.dtype, b.stride()))
 
@@ -163,11 +181,8 @@ class PyTorch(unittest.TestCase):
                     if t is not None:
                         t.fill_(torch.nan)
                 op(*args, **kwargs)
-                given = args
-                if op._opname == "full_backward":  # the plain one has a state's arguments too
-                    given = (args[0], None, None, *args[1:7], [], args[7])
                 plain = getattr(aft, op._opname).default
-                results = plain(*given, **{k: v for k, v in kwargs.items() if k not in into})
+                results = plain(*args, **{k: v for k, v in kwargs.items() if k not in into})
                 names = [r.name for r in plain._schema.returns]
                 results = dict(zip(names, results, strict=True)) if len(names) > 1 else {"out": results}
                 for name, t in into.items():
@@ -204,6 +219,29 @@ class PyTorch(unittest.TestCase):
             y = compiled(*tensors)
             self.assertTrue(torch.equal(y, aft.local(*tensors)))
             y.sum().backward()
+
+    def test_a_new_length_does_not_compile_anew(self):
+        def layer(q, k, v, bias, square, cu_seqlens):
+            y = aft.simple(q, k, v) + aft.local(q, k, v, bias, causal=False) + aft.full(q, k, v, square)
+            packed = aft.local(q[:1], k[:1], v[:1], bias, cu_seqlens=cu_seqlens)
+            state = list(aft.initial_state(k, v, 2))
+            return y + packed, aft.local_with_state(q, k, v, bias, state)
+
+        torch._dynamo.reset()
+        counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+        compiled = torch.compile(layer, fullgraph=True, backend=counter, dynamic=True)
+        for batch, time in ((2, 5), (2, 70), (3, 64), (2, 65), (5, 400)):
+            with self.subTest(batch=batch, time=time):
+                q, k, v, bias = inputs(batch, time, 4, span=3, rows=500, requires_grad=True)
+                square = torch.randn(500, 500, dtype=torch.float64, requires_grad=True)
+                tensors = (q, k, v, bias, square, torch.tensor([0, time // 2, time]))
+                results = [[ys[0], *ys[1][:1], *ys[1][3:]] for ys in (compiled(*tensors), layer(*tensors))]
+                for a, b in zip(*results, strict=True):
+                    self.assertTrue(torch.equal(a, b))
+                sums = [sum(y.square().sum() for y in ys) for ys in results]
+                for a, b in zip(*(torch.autograd.grad(s, tensors[:5]) for s in sums), strict=True):
+                    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        self.assertEqual(counter.frame_count, 1)
 
     def test_redo_count(self):
         redone, total = aft.redo_count()
@@ -252,7 +290,7 @@ class FrozenWeights(unittest.TestCase):
             options = dict(gate=gate)
             yield ("conv2d", "conv2d_backward",
                    lambda q, k, v, b, o=options: aft.conv2d(q, k, v, b, (10, 20), **o), qkv, [kernel])
-            yield ("local_with_state", "window_with_state_backward",
+            yield ("local_with_state", "window_backward",
                    lambda q, k, v, b, s=short, o=options: aft.local_with_state(q, k, v, b, s, **o)[0], qkv, [bias])
             yield ("full_with_state", "full_backward",
                    lambda q, k, v, b, s=long, o=options: aft.full_with_state(q, k, v, b, None, None, s, **o)[0], qkv,
@@ -295,9 +333,9 @@ class FrozenWeights(unittest.TestCase):
     def test_the_backward_alone(self):
         for gate in ("sigmoid", "none"):
             q, k, v, bias = inputs(2, 70, 4, span=3, heads=2, gate=gate)
-            _, saved = aft.window_forward(q, k, v, bias, gate=gate)
-            *whole, _ = aft.window_backward(v, q, k, v, bias, saved, gate=gate)
-            *grads, none = aft.window_backward(v, q, k, v, bias, saved, gate=gate, weights_gradient=False)
+            saved = aft.window_forward(q, k, v, bias, gate=gate)[1]
+            *whole, _, _ = aft.window_backward(v, q, k, v, bias, saved, gate=gate)
+            *grads, none, _ = aft.window_backward(v, q, k, v, bias, saved, gate=gate, weights_gradient=False)
             self.assertEqual(none.shape, (0,))
             written = [None if q is None else torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)]
             aft.window_backward(v, q, k, v, bias, saved, gate=gate, grad_q=written[0], grad_k=written[1],

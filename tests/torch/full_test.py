@@ -528,9 +528,9 @@ class Messages(unittest.TestCase):
              lambda: aft.full_with_state(q, k, v, bias, None, None, [state[0] - 1, *state[1:]])),
             (r"v must hold one position", lambda: aft.full_step_(q, k, v, bias, None, None, state)),
             (r"saved must have 180 elements, got 1: pass what aft::full_forward gave",
-             lambda: aft.full_backward(v, None, None, q, k, v, bias, None, None, [], v[0, 0, :1])),
+             lambda: aft.full_backward(v, q, k, v, bias, None, None, v[0, 0, :1])),
             (r"grad_y must have shape \[2, 5, 6\], got \[2, 4, 6\]",
-             lambda: aft.full_backward(v[:, :4], None, None, q, k, v, bias, None, None, [], v)),
+             lambda: aft.full_backward(v[:, :4], q, k, v, bias, None, None, v)),
             (r"state needs causal=True, got False",
              lambda: aft.full_forward(q, k, v, bias, None, None, state, causal=False)),
         ):
@@ -550,7 +550,7 @@ class Messages(unittest.TestCase):
                 out = torch.full((2, 9, 6), torch.nan, dtype=dtype)[:, 2:2 + few]  # rows of a larger tensor
                 aft.full.out(q, k, v, bias, **options, out=out)
                 self.assertTrue(torch.equal(out, y))
-                expected = aft.full_backward(y, None, None, q, k, v, bias, None, None, [], saved, **options)[:4]
+                expected = aft.full_backward(y, q, k, v, bias, None, None, saved, **options)[:4]
                 table = torch.full((2, 7, 5), torch.nan, dtype=bias.dtype)[:, 1:6]
                 grads = dict(grad_q=torch.empty_like(q), grad_k=torch.empty_like(k), grad_v=torch.empty_like(v),
                              grad_bias=table)

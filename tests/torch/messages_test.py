@@ -117,12 +117,13 @@ class Messages(unittest.TestCase):
           lambda: aft.window(q, k, v, out=v.new_empty(2, 4, 5).transpose(1, 2)))
         r("out must own each of its elements", lambda: aft.window(q, k, v, out=v.new_empty(1, 5, 4).expand(2, 5, 4)))
         bias = bias[None]
-        _, saved = aft.window_forward(q, k, v, bias)
+        saved = aft.window_forward(q, k, v, bias)[1]
         grad = torch.empty_like(v)
         r("grad_v must not share memory",
           lambda: aft.window_backward(v, q, k, v, bias, saved, grad_q=torch.empty_like(q), grad_k=grad, grad_v=grad,
                                       grad_band=torch.empty_like(bias)))
-        r("saved must have shape", lambda: aft.window_backward(v, q, k, v, bias, torch.cat([saved, v.flatten()])))
+        r("saved must have 2 elements, got 42: pass what aft::window_forward gave",
+          lambda: aft.window_backward(v, q, k, v, bias, torch.cat([saved, v.flatten()])))
 
     def test_gradients_into_memory_of_the_caller(self):
         for device in ("cpu", "meta"):
@@ -170,7 +171,7 @@ class Messages(unittest.TestCase):
             (band, "grad_band", lambda **to: aft.window_backward(v, q, k, v, band, saved, **to)),
             (kernel, "grad_kernel", lambda **to: aft.conv2d_backward(v, q, k, v, kernel, (2, 3), **to)),
         ):
-            *_, want = backward()
+            want = backward()[3]
             got = v.new_full((*weights.shape[:-1], 8), torch.nan)[..., 2:5]
             backward(grad_q=torch.empty_like(q), grad_k=torch.empty_like(k), grad_v=torch.empty_like(v), **{of: got})
             self.assertTrue(torch.equal(got, want))
@@ -220,24 +221,26 @@ class Messages(unittest.TestCase):
         state = list(aft.initial_state(k, v, 5))
         full = aft.full_forward(q, k, v, square, None, None, state)[1]
         local_state = list(aft.initial_state(k, v, 2))
-        stateful = aft.window_with_state_forward(q, k, v, band, local_state)[-1]
+        stateful = aft.window_forward(q, k, v, band, local_state)[1]
 
-        def full_backward(key=None, value=None):
-            return aft.full_backward(v, key, value, q, k, v, square, None, None, state, full)
+        def full_backward(state, *ring):
+            return aft.full_backward(v, q, k, v, square, None, None, full, state, ring)
 
         r = self.refused
         r("saved must be on the device of v, cpu, got meta",
           lambda: aft.window_backward(v, q, k, v, band, saved.to("meta")))
         r("saved must be on the device of v, cpu, got meta", lambda: aft.full_backward(
-            v, None, None, q, k, v, square, None, None, state, full.to("meta")))
-        r("saved must be on the device of v, cpu, got meta", lambda: aft.window_with_state_backward(
-            v, *local_state[2:], q, k, v, band, local_state, stateful.to("meta")))
+            v, q, k, v, square, None, None, full.to("meta"), state))
+        r("saved must be on the device of v, cpu, got meta", lambda: aft.window_backward(
+            v, q, k, v, band, stateful.to("meta"), local_state, local_state[2:]))
         for device in ("cpu", "meta"):
             q, k, v, square, full, *state = (t.to(device) for t in (q, k, v, square, full, *state))
-            r("grad_ring_key must have the shape of state ring_key", lambda: full_backward(k[:, :1]))
-            r("grad_ring_value must have the dtype of state ring_value", lambda: full_backward(None, state[5].float()))
-            r("grad_ring_key must be None without a state", lambda: aft.full_backward(
-                v, state[4], None, q, k, v, square, None, None, [], full))
+            r("grad_ring_key must have the shape of state ring_key", lambda: full_backward(state, k[:, :1], state[5]))
+            r("grad_ring_value must have the dtype of state ring_value",
+              lambda: full_backward(state, state[4], state[5].float()))
+            r("grad_state must be the gradients of the last 2 tensors of a state, got 1",
+              lambda: full_backward(state, state[4]))
+            r("grad_state must be None without a state", lambda: full_backward(None, *state[4:]))
 
     def test_sizes_of_nothing(self):
         q, k, v = inputs(1, 1, 4)

@@ -251,20 +251,20 @@ class Memory(unittest.TestCase):
         names = ("grad_q", "grad_k", "grad_v")
         for band in (None, bias[None], bias[:1].contiguous()):
             with self.subTest(band=None if band is None else band.shape):
-                y, saved = aft.window_forward(q, k, v, band)
+                y, saved, _ = aft.window_forward(q, k, v, band)
                 self.assertTrue(torch.equal(y, aft.window(q, k, v, band)))
                 grad_y = torch.randn_like(y)
                 packed = torch.full((2, 5, 12), float("nan"), dtype=torch.float64)
                 out = dict(zip(names, packed.chunk(3, -1), strict=True))
                 out["grad_band"] = None if band is None else torch.full_like(band, float("nan"))
-                want = aft.window_backward(grad_y, q, k, v, band, saved)
+                *want, _ = aft.window_backward(grad_y, q, k, v, band, saved)
                 aft.window_backward(grad_y, q, k, v, band, saved, **out)
                 for got, expected in zip(out.values(), want, strict=True):
                     self.assertTrue(got is None or torch.equal(got, expected))
 
     def test_backward_without_query(self):
         _, k, v = inputs(2, 5, 4)
-        y, saved = aft.window_forward(None, k, v, gate="none")
+        y, saved, _ = aft.window_forward(None, k, v, gate="none")
         want = aft.window_backward(y, None, k, v, None, saved, gate="none")
         self.assertEqual(want[0].shape, (0,))
         grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)

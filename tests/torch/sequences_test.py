@@ -214,7 +214,7 @@ class Traced(unittest.TestCase):
             opcheck(aft.local.default, (q, k, v, bias), options)
             plain = [t.detach() for t in (q, k, v, bias)]
             opcheck(aft.window_forward.default, tuple(plain), options)
-            y, saved = aft.window_forward(*plain, **options)
+            y, saved, _ = aft.window_forward(*plain, **options)
             opcheck(aft.window_backward.default, (y, *plain, saved), options)
         narrow = [t.detach().bfloat16().requires_grad_() for t in (q, k, v)]
         opcheck(aft.window.default, (*narrow, bias.detach().float().requires_grad_()), {})

@@ -6,7 +6,7 @@
 #include <set>
 #include <thread>
 
-#include "../../src/torch/torch_threads.h"
+#include "../../src/torch/device.h"
 #include "aft/torch.h"
 
 namespace {
@@ -15,7 +15,7 @@ TEST(Threads, AsManyRunAsLibTorchWasTold) {
   const int before = torch::get_num_threads();
   for (const int threads : {1, 2, 3}) {
     torch::set_num_threads(threads);
-    const aft::ops::ParallelFor parallel = aft::dispatch::torch_threads();
+    const aft::ops::ParallelFor parallel = aft::dispatch::cpu_device().parallel;
     EXPECT_EQ(parallel.threads, threads);
     std::mutex mutex;
     std::set<std::thread::id> ids;

@@ -89,6 +89,9 @@ struct WindowStep {
 /// Elements of Accumulate<E> that the forward hands to the backward: the running sums at chunk boundaries, a few per
 /// cent of a tensor (0 where the backward needs nothing). Of packed sequences as of one of all tokens.
 int64_t window_saved_size(const WindowShape& shape);
+/// The same for callers whose sizes are symbols: causal, it is 3 d sequences max(0, ceil(T / chunk) - 1), where the
+/// chunk is of the window's reach alone.
+int64_t window_chunk(const WindowShape& shape);
 
 /// Bytes of device memory that a pass takes on CUDA (Cuda::workspace).
 template <typename E>

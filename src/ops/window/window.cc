@@ -161,6 +161,8 @@ int64_t window_saved_size(const WindowShape& s) {
   return s.causal ? (s.packed ? 1 : s.batch) * window::chunk_boundaries(s, s.time) * 3 * s.channels : 0;
 }
 
+int64_t window_chunk(const WindowShape& s) { return window::chunk_rows(s); }
+
 template <typename T>
 void window_state_init(const WindowShape& s, const State<T>& state, const Cpu& /*cpu*/) {
   std::fill_n(state.position, s.batch, int64_t{0});
