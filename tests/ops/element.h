@@ -52,6 +52,16 @@ double ulp_of(double x) {
   }
 }
 
+/// The largest finite number of X, any element type.
+template <typename X>
+double largest_of() {
+  if constexpr (kIs16Bit<X>) {
+    return value_of<X>((0x7FFF >> Format<X>::kMantissaBits << Format<X>::kMantissaBits) - 1);
+  } else {
+    return double(std::numeric_limits<X>::max());
+  }
+}
+
 /// The nearest number of E (ties to even), in the accumulation type.
 template <typename E>
 Accumulate<E> rounded(Accumulate<E> x) {

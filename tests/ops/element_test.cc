@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "tests/ops/targets.h"
+#include "tests/ops/backend.h"
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "tests/ops/element_test.cc"
@@ -78,7 +78,7 @@ TYPED_TEST(Element, EveryPatternIsItsValueAndComesBack) {
   using E = TypeParam;
   std::vector<E> all(0x10000);
   for (uint32_t i = 0; i < 0x10000; ++i) all[i].bits = static_cast<uint16_t>(i);
-  for (const int64_t target : machine_targets()) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
     const TargetScope scope(target);
     const std::vector<float> wide = widen(all);
     std::vector<E> back(all.size());
@@ -134,7 +134,7 @@ TYPED_TEST(Element, RoundsToNearestTiesToEven) {
       ASSERT_EQ(element<E>(rounded<E>(x[i])).bits, want[i]) << x[i] << ", tests/ops/element.h";
     }
   }
-  for (const int64_t target : machine_targets()) {
+  for (const int64_t target : hwy::SupportedAndGeneratedTargets()) {
     const TargetScope scope(target);
     std::vector<E> got(x.size());
     narrow(x, got);

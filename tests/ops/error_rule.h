@@ -1,19 +1,14 @@
 #pragma once
 
-#include <gtest/gtest.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
-#include <fstream>
-#include <limits>
+#include <cstdint>
 #include <map>
-#include <sstream>
 #include <string>
+#include <type_traits>
 #include <vector>
 
-#include "tests/ops/element.h"
-#include "tests/ops/input_classes.h"
+#include "aft/ops/operands.h"
 
 namespace aft::ops::test {
 
@@ -35,132 +30,59 @@ class ErrorRule {
  public:
   using T = Accumulate<E>;
 
-  /// Adds one output of one case, stored as E or as its accumulation type. `floor` is an absolute error that the
-  /// operator's contract allows anywhere.
+  /// Adds one output of one case, stored as E or as its accumulation type, judged by R: one precision up. `floor` is an
+  /// absolute error that the operator's contract allows anywhere.
   template <typename R>
   void add(const std::string& key, const std::string& output, const std::string& what, const std::vector<T>& kernel,
            const std::vector<T>& plain, const std::vector<double>& scale, const std::vector<R>& reference,
-           double floor = 0) {
-    ASSERT_EQ(kernel.size(), reference.size()) << key << ' ' << output << ": " << what;
-    ASSERT_EQ(plain.size(), reference.size()) << key << ' ' << output << ": " << what;
-    ASSERT_EQ(scale.size(), reference.size()) << key << ' ' << output << ": " << what;
-    Pool& pool = pools_[key + ", " + output];
-    for (size_t i = 0; i < reference.size(); ++i) {
-      if (!std::isfinite(reference[i])) {
-        if (pool.failures++ == 0)
-          ADD_FAILURE() << key << ", " << output << "[" << i << "]: reference not finite; " << what;
-        continue;
-      }
-      if (!std::isfinite(kernel[i])) {
-        if (pool.failures++ == 0) {
-          ADD_FAILURE() << key << ", " << output << "[" << i << "] = " << kernel[i] << ", reference "
-                        << double(reference[i]) << "; " << what;
-        }
-        continue;
-      }
-      const auto location = [&] {
-        std::ostringstream text;
-        text.precision(9);
-        text << output << "[" << i << "] = " << kernel[i] << ", plain " << plain[i] << ", reference "
-             << double(reference[i]) << ", scale " << scale[i] << "; " << what;
-        return text.str();
-      };
-      const double error = std::max(0.0, double(std::abs(R(kernel[i]) - reference[i])) - floor);
-      const double plain_error = std::isfinite(plain[i]) ? double(std::abs(R(plain[i]) - reference[i])) : 0;
-      pool.scaled.add(error / scale[i], plain_error / scale[i], 1, location);
-      pool.absolute.add(error, plain_error, scale[i], location);
-    }
-  }
+           double floor = 0);
 
   /// Judges every pool of at least `smallest` elements on absolute errors.
-  void check(int64_t smallest = 0) const {
-    EXPECT_FALSE(pools_.empty());
-    report();
-    for (const auto& [key, pool] : pools_) {
-      if (pool.absolute.kernel.count < smallest) continue;
-      judge_maximum(key, "absolute", pool.absolute);
-      judge_root_mean_square(key, "absolute", pool.absolute);
-    }
-  }
-
+  void check(int64_t smallest = 0) const;
   /// Judges every pool on either measure; without `maxima` the second on root mean squares alone.
-  void check_each_element(bool maxima = true) const {
-    check();
-    for (const auto& [key, pool] : pools_) {
-      if (maxima) judge_maximum(key, "in scales", pool.scaled);
-      judge_root_mean_square(key, "in scales", pool.scaled);
-    }
-  }
-
+  void check_each_element(bool maxima = true) const;
   /// Largest kernel error of all pools, in scales; infinite if an element was not finite.
-  double largest() const {
-    double largest = 0;
-    for (const auto& [key, pool] : pools_) {
-      largest = std::max(largest, pool.failures > 0 ? std::numeric_limits<double>::infinity() : pool.scaled.kernel.max);
-    }
-    return largest;
-  }
+  double largest() const;
 
  private:
+  // Of the errors of numbers near 1e-300, too.
+  using Square = std::conditional_t<std::is_same_v<T, double>, long double, double>;
+
   struct Errors {
     double max = 0;
-    long double squares = 0;  // of the errors of numbers near 1e-300, too
+    Square squares = 0;
     int64_t count = 0;
     std::string worst;
-    template <typename Location>
-    void add(double error, Location location) {
-      squares += static_cast<long double>(error) * error;
+
+    /// True if it is the largest so far.
+    bool add(double error) {
       ++count;
-      if (error > max) max = error, worst = location();
+      if (error == 0) return false;
+      squares += Square(error) * error;
+      const bool largest = error > max;
+      if (largest) max = error;
+      return largest;
     }
     double rms() const { return count == 0 ? 0 : double(std::sqrt(squares / count)); }
   };
   struct Measure {
-    Errors kernel, plain, scale;
-    template <typename Location>
-    void add(double kernel_error, double plain_error, double of_scale, Location location) {
-      kernel.add(kernel_error, location);
-      plain.add(plain_error, [] { return ""; });
-      scale.add(of_scale, [] { return ""; });
-    }
+    Errors kernel, plain, scale;  // scale: none where errors are in scales, which is 1 then
+
+    double largest_scale() const { return scale.count == 0 ? 1 : scale.max; }
+    double mean_scale() const { return scale.count == 0 ? 1 : scale.rms(); }
+    // What is allowed: twice the plain error, or twice what plain is credited with.
+    double most() const { return 2 * std::max(plain.max, largest_scale()); }
+    double most_in_mean() const { return 2 * std::max(plain.rms(), 0.42 * mean_scale()); }
+    void judge_maximum(const std::string& key, const char* measure) const;
+    void judge_root_mean_square(const std::string& key, const char* measure) const;
   };
   struct Pool {
     Measure scaled, absolute;
     int64_t failures = 0;
   };
 
-  // What is allowed: twice the plain error, or twice what plain is credited with.
-  static double most(const Measure& m) { return 2 * std::max(m.plain.max, m.scale.max); }
-  static double most_in_mean(const Measure& m) { return 2 * std::max(m.plain.rms(), 0.42 * m.scale.rms()); }
-
-  static void judge_maximum(const std::string& key, const char* measure, const Measure& m) {
-    EXPECT_LE(m.kernel.max, most(m)) << key << ": maximum error, " << measure << ": kernel " << m.kernel.max
-                                     << ", plain " << m.plain.max << ", scale " << m.scale.max << ", over "
-                                     << m.kernel.count << " elements; worst: " << m.kernel.worst;
-  }
-
-  static void judge_root_mean_square(const std::string& key, const char* measure, const Measure& m) {
-    EXPECT_LE(m.kernel.rms(), most_in_mean(m))
-        << key << ": root mean square error, " << measure << ": kernel " << m.kernel.rms() << ", plain "
-        << m.plain.rms() << ", scale " << m.scale.rms() << ", over " << m.kernel.count
-        << " elements; worst: " << m.kernel.worst;
-  }
-
   // AFT_ERROR_REPORT=FILE: a line a pool and measure is added to it, errors as parts of what is allowed: below 1.
-  void report() const {
-    const char* file = std::getenv("AFT_ERROR_REPORT");
-    if (file == nullptr) return;
-    std::ofstream to(file, std::ios::app);
-    for (const auto& [key, pool] : pools_) {
-      const auto line = [&](const char* measure, const Measure& m) {
-        if (m.kernel.max == 0) return;
-        to << m.kernel.max / most(m) << ' ' << m.kernel.rms() / most_in_mean(m) << ' ' << m.kernel.count << ' '
-           << measure << ", " << key << ", AFT_TEST_SEED=" << environment_seed() << '\n';
-      };
-      line("absolute", pool.absolute);
-      line("in scales", pool.scaled);
-    }
-  }
+  void report() const;
 
   std::map<std::string, Pool> pools_;
 };

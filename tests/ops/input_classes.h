@@ -54,6 +54,7 @@ inline bool is_peak(int64_t t) { return (t % 5 + 5) % 5 == 2; }
 //   absent          some k = -inf (channel 0: all), some w = -inf
 inline double key_value(const std::string& input, Random& r, int64_t t, int64_t c, int64_t last) {
   const double normal = r.normal();
+  if (input == "normal") return normal;
   const double x = size_of(input);
   if (input == "wide") return 30 * normal;
   if (input == "key_offset_1e4") return 1e4 + normal;
@@ -67,6 +68,7 @@ inline double key_value(const std::string& input, Random& r, int64_t t, int64_t 
 
 inline double weight_value(const std::string& input, Random& r, int64_t source) {
   const double normal = r.normal();
+  if (input == "normal") return normal;
   const double x = size_of(input);
   if (input == "wide") return 30 * normal;
   if (has_prefix(input, "weight_") || has_prefix(input, "both_")) return x * r.sign();

@@ -1,0 +1,35 @@
+#pragma once
+
+#include "aft/ops/device.h"
+#include "tests/ops/backend.h"
+#include "tests/ops/inputs.h"
+
+// Runs of an operator as dense numbers in, dense numbers out.
+
+namespace aft::ops::test {
+
+struct RunOptions {
+  const Backend* backend = &current_backend();  // null: the reference, in E
+  ParallelFor parallel = {};
+  RedoCount* redone = nullptr;
+  bool backward = true;
+  bool grad_weights = true;  // false: the gradient of the weights is not wanted
+  bool alias_state = false;  // final_state is the initial state's own memory
+  int64_t shift = 1;         // elements before the first row in its buffer; 0: rows are dense and on a cache line
+};
+
+/// Forward and backward, by the operator of the case. Fails the test if anything was written but the outputs.
+template <typename E>
+Outputs<E> run(const Inputs<E>& in, const RunOptions& options = {});
+
+/// The same through the step, position by position, from the initial or the neutral state. Forward only.
+template <typename E>
+Outputs<E> run_steps(const Inputs<E>& in, const RunOptions& options = {});
+
+/// R: double or long double.
+template <typename R>
+Outputs<R> run_reference(const Inputs<R>& in, bool backward = true) {
+  return run(in, {.backend = nullptr, .backward = backward});
+}
+
+}  // namespace aft::ops::test
