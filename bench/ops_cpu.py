@@ -23,6 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHAPES = [(4, 1024, 256), (2, 2048, 512), (1, 4096, 512), (1, 16384, 256), (8, 2048, 512)]
 # B, grid, d and the kernels of conv2d: the paper's image classifier, a kernel per channel.
 IMAGES = (32, (14, 14), 384, (11, 15))
+TWO_LONG = (2, 8192, 256)  # the bytes of 1,16384,256, as 2,2048,512 has those of 1,4096,512: one sequence beside two
 WINDOW = 32
 HEADS = {"conv1d": 4}
 BIAS = {"local": "table", "conv1d": "kernel", "conv2d": "kernel", "full": "table"}
@@ -220,6 +221,9 @@ def all_cases():
     cases = [Case(op, p, *shape) for shape in SHAPES for op in ("simple", "local", "conv1d") for p in passes]
     cases += [Case("local_bias", p, 1, T, FACTOR_CHANNELS) for T in sorted({T for _, T, _ in SHAPES}) for p in passes]
     cases += [Case(op, p, *SHAPES[0], causal=False) for op in ("simple", "local", "conv1d") for p in passes]
+    # simple as it is split by channels (one sequence) and by sequences, and not causal beside causal.
+    cases += [Case("simple", p, *TWO_LONG) for p in passes]
+    cases += [Case("simple", p, *shape, causal=False) for shape in (*SHAPES[1:], TWO_LONG) for p in passes]
     cases += [Case(op, p, *SHAPES[0], dtype="f64") for op in ("simple", "local") for p in passes]
     cases += [Case("full", p, *shape) for shape in SHAPES[:4] for p in passes]
     cases += [Case("full", p, *SHAPES[0], causal=False) for p in passes]
@@ -271,7 +275,8 @@ def main():
     cases = [case for case in all_cases() if args.op in (None, case.op)
              and args.shape in (None, f"{case.B},{case.T},{case.d}")]
     if not cases:
-        parser.error(f"--shape {args.shape} is none of: " + " ".join(",".join(map(str, shape)) for shape in SHAPES))
+        shapes = " ".join(",".join(map(str, shape)) for shape in (*SHAPES, TWO_LONG))
+        parser.error(f"--shape {args.shape} is none of: {shapes}")
 
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it quietly
     torch.set_num_threads(args.threads)

@@ -48,30 +48,36 @@ class BackwardSimple : BackwardTask<D, E> {
     later = scratch.take<T>(vectors * kSumParts * lanes);
     T* kept = scratch.take<T>(size);
     const V one = hn::Set(d, T(1));
-    std::vector<T> keys(key_per_head ? chunk : 0);
+    const int64_t ahead = s.rows_ahead();
     for (int64_t begin = (shape.time - 1) / chunk * chunk; shape.time > 0 && begin >= 0; begin -= chunk) {
       const int64_t end = std::min(begin + chunk, shape.time);
       Base::restore_sums(s, begin / chunk, 0, vectors);
       T* row = kept;
       for (int64_t t = begin; t < end; ++t) {
-        for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) keep_row(s, t, j, row);
+        const int64_t next = std::min(t + ahead, end - 1);
+        for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) {
+          s.prefetch_sources(j, next, 1);
+          prefetch_target(s, j, next);
+          keep_row(s, t, j, row);
+        }
       }
       if (end == shape.time) {
         for (int64_t j = 0; j < vectors; ++j) start_later(s, j, hn::Load(d, s.sums + j * kSumParts * lanes));
       }
-      std::fill(keys.begin(), keys.end(), T(0));
-      T unused = 0;
       for (int64_t t = end - 1; t >= begin; --t) {
         row = kept + (t - begin) * vectors * kKept * lanes;
+        const int64_t next = std::max(t - ahead, begin);
+        T key_sum = 0;
         for (int64_t j = 0; j < vectors; ++j, row += kKept * lanes) {
+          prefetch_source_gradients(s, j, next);
           RunningSum<V> sum = s.load_sums(later + j * kSumParts * lanes);
           rescale(sum, hn::Load(d, row + 3 * lanes));
           AddCompensated(hn::Load(d, row + lanes), one, sum.num, sum.num_low);
           AddCompensated(hn::Load(d, row + 2 * lanes), one, sum.den, sum.den_low);
           s.store_sums(sum, later + j * kSumParts * lanes);
-          Base::write_source(s, j, t, hn::Load(d, row), sum.num, sum.den, key_per_head ? keys[t - begin] : unused);
+          Base::write_source(s, j, t, hn::Load(d, row), sum.num, sum.den, key_sum);
         }
-        if (key_per_head) Base::write_key(s, t, keys[t - begin]);
+        if (key_per_head) Base::write_key(s, t, key_sum);
       }
     }
     if (p.in.initial_state.position == nullptr) return;
@@ -116,32 +122,57 @@ class BackwardSimple : BackwardTask<D, E> {
     if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Eq(max, sum.max)))) Rescale(d, sum, max);
   }
 
+  // Target and source t of a walk row by row.
+  HWY_INLINE void prefetch_target(const Channels<D, E>& s, int64_t j, int64_t t) const {
+    s.prefetch(Base::gy, p.grad_y.time_stride, j, t, 1);
+    if (Base::grad_q == nullptr) return;
+    s.prefetch(Base::q, p.in.q.time_stride, j, t, 1);
+    if (!Base::streams_q) s.prefetch_to_write(Base::grad_q, p.grad_q.time_stride, j, t, 1);
+  }
+  HWY_INLINE void prefetch_source_gradients(const Channels<D, E>& s, int64_t j, int64_t t) const {
+    if (!Base::grads.streams_v) s.prefetch_to_write(Base::grads.v, p.grad_v.time_stride, j, t, 1);
+    if (!Base::grads.streams_k && !key_per_head) s.prefetch_to_write(Base::grads.k, p.grad_k.time_stride, j, t, 1);
+  }
+
   // Not causal: every target sees every source, so there is one D, one maximum, and one pair of sums.
   void whole() {
     Scratch scratch;
     Channels<D, E> s(shape, task, p.in, scratch);
-    std::vector<T> keys(key_per_head ? shape.time : 0, T(0));
+    later = scratch.take<T>(vectors * kSumParts * lanes);
+    const V one = hn::Set(d, T(1));
+    const int64_t ahead = s.rows_ahead();
+    s.sum_sources();
     for (int64_t j = 0; j < vectors; ++j) {
-      RunningSum<V> sum = StartSum(d, hn::Set(d, kExponentFloor<T>));
-      for (int64_t t = 0; t < shape.time; ++t) {
-        AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
-      }
-      RunningSum<V> targets = StartSum(d, hn::Neg(sum.max));
-      const V one = hn::Set(d, T(1));
-      for (int64_t t = 0; t < shape.time; ++t) {
+      const V max = s.load_sums(s.sums_at(j)).max;
+      s.store_sums(StartSum(d, hn::Neg(max)), later + j * kSumParts * lanes);
+    }
+    for (int64_t t = 0; t < shape.time; ++t) {
+      const int64_t next = std::min(t + ahead, shape.time - 1);
+      for (int64_t j = 0; j < vectors; ++j) {
+        prefetch_target(s, j, next);
+        const RunningSum<V> sum = s.load_sums(s.sums_at(j));
         const TargetGrad<V> grad = Base::target_grad(t, j, sum.den, sum.num, one);
         Base::write_query(t, j, grad.query);
+        RunningSum<V> targets = s.load_sums(later + j * kSumParts * lanes);
         AddCompensated(grad.a, one, targets.num, targets.num_low);
         AddCompensated(grad.b, one, targets.den, targets.den_low);
-      }
-      for (int64_t t = 0; t < shape.time; ++t) {
-        const SplitExp<V> e = Split(d, s.own_key(t, j));
-        const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, sum.max)));
-        T unused = 0;
-        Base::write_source(s, j, t, k, targets.num, targets.den, key_per_head ? keys[t] : unused);
+        s.store_sums(targets, later + j * kSumParts * lanes);
       }
     }
-    for (int64_t t = 0; key_per_head && t < shape.time; ++t) Base::write_key(s, t, keys[t]);
+    for (int64_t t = 0; t < shape.time; ++t) {
+      const int64_t next = std::min(t + ahead, shape.time - 1);
+      T key_sum = 0;
+      for (int64_t j = 0; j < vectors; ++j) {
+        s.prefetch_sources(j, next, 1);
+        prefetch_source_gradients(s, j, next);
+        const V max = s.load_sums(s.sums_at(j)).max;
+        const RunningSum<V> targets = s.load_sums(later + j * kSumParts * lanes);
+        const SplitExp<V> e = Split(d, s.own_key(t, j));
+        const V k = hn::Mul(e.p, Pow2(d, hn::Sub(e.n, max)));
+        Base::write_source(s, j, t, k, targets.num, targets.den, key_sum);
+      }
+      if (key_per_head) Base::write_key(s, t, key_sum);
+    }
   }
 };
 

@@ -114,9 +114,15 @@ class ForwardTask {
   }
 
   // The rows that the next block in the walk reads.
-  void prefetch(const Channels<D, E>& s, int64_t j, int64_t t) const {
+  HWY_INLINE void prefetch(const Channels<D, E>& s, int64_t j, int64_t t) const {
     s.prefetch_sources(j, t);
     if (q != nullptr) s.prefetch(q, p.in.q.time_stride, j, t);
+  }
+
+  // Target t of a walk row by row.
+  HWY_INLINE void prefetch_target(const Channels<D, E>& s, int64_t j, int64_t t) const {
+    if (q != nullptr) s.prefetch(q, p.in.q.time_stride, j, t, 1);
+    if (!streams) s.prefetch_to_write(y, p.y.time_stride, j, t, 1);
   }
 
   // Before chunk `chunk`; those before the first are the initial state's.
@@ -137,10 +143,14 @@ class ForwardTask {
     for (int64_t j = 0; j < s.vectors; ++j)
       s.store_sums(s.initial_sums(p.in.initial_state, j), s.sums + j * kSumParts * s.lanes);
     const int64_t chunk = chunk_rows(shape);
+    const int64_t ahead = s.rows_ahead();
     // Row by row: blocks of rows would keep the sums in registers, but memory likes one stream a tensor better.
     for (int64_t t = 0; t < shape.time; ++t) {
       if (t % chunk == 0) save_sums(s, t / chunk);
+      const int64_t next = std::min(t + ahead, shape.time - 1);
       for (int64_t j = 0; j < s.vectors; ++j) {
+        s.prefetch_sources(j, next, 1);
+        prefetch_target(s, j, next);
         T* at = s.sums + j * kSumParts * s.lanes;
         RunningSum<V> sum = s.load_sums(at);
         AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
@@ -154,12 +164,15 @@ class ForwardTask {
   void simple_whole() {
     Scratch scratch;
     const Channels<D, E> s(shape, task, p.in, scratch);
-    for (int64_t j = 0; j < s.vectors; ++j) {
-      RunningSum<V> sum = s.initial_sums({}, j);
-      for (int64_t t = 0; t < shape.time; ++t) {
-        AddSource(d, sum, s.own_key(t, j), s.own_value(t, j));
+    s.sum_sources();
+    const int64_t ahead = s.rows_ahead();
+    for (int64_t t = 0; t < shape.time; ++t) {
+      const int64_t next = std::min(t + ahead, shape.time - 1);
+      for (int64_t j = 0; j < s.vectors; ++j) {
+        prefetch_target(s, j, next);
+        const RunningSum<V> sum = s.load_sums(s.sums_at(j));
+        write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
       }
-      for (int64_t t = 0; t < shape.time; ++t) write_row(s, t, j, sum.num, sum.den, hn::Set(d, T(1)));
     }
   }
 

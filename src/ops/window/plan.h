@@ -73,11 +73,15 @@ struct WindowTask {
   int64_t head, begin, end;
 };
 
+/// Heads that are tasks of their own: those of a band or of keys they share. Other heads differ in nothing.
+inline int64_t separate_heads(const WindowShape& s) { return s.has_band || s.key_channels != s.channels ? s.heads : 1; }
+
 inline std::vector<WindowTask> window_tasks(const WindowShape& s, const int64_t* cu_seqlens, int64_t width) {
   std::vector<WindowTask> tasks;
-  const int64_t head_width = s.channels / s.heads;
+  const int64_t heads = separate_heads(s);
+  const int64_t head_width = s.channels / heads;
   for_each_sequence(s, cu_seqlens, [&](const Sequence& sequence) {
-    for (int64_t h = 0; h < s.heads; ++h) {
+    for (int64_t h = 0; h < heads; ++h) {
       for (int64_t c = 0; c < head_width; c += width) {
         tasks.push_back({sequence, h, h * head_width + c, h * head_width + std::min(c + width, head_width)});
       }
@@ -98,9 +102,10 @@ inline WindowShape alone(WindowShape s, const Sequence& sequence) {
 /// whole rows). A key that serves its whole head keeps the head together.
 template <typename E>
 int64_t split_channels(const WindowShape& s, int64_t threads) {
-  const int64_t width = s.channels / s.heads;
+  const int64_t heads = separate_heads(s);
+  const int64_t width = s.channels / heads;
   const bool key_per_head = s.key_channels != s.channels;
-  const int64_t rows = std::max<int64_t>(1, s.batch * s.heads);
+  const int64_t rows = std::max<int64_t>(1, s.batch * heads);
   if (key_per_head || rows >= threads) return width;
   const int64_t pieces = (threads + rows - 1) / rows;
   const int64_t piece = (width + pieces - 1) / pieces;
@@ -161,10 +166,11 @@ inline int64_t token_count(const WindowShape& s) { return s.packed ? s.time : s.
 /// Whether a task's output rows may be written past the caches: a tensor of this size does not stay in a second-level
 /// cache anyway, and every store is a whole vector on its own boundary, so that no line is fetched to be written.
 /// Measured with a reader of the outputs right behind: with a band a sixth faster from 2 MiB on; without, where little
-/// else is done, slower below 16 MiB.
+/// else is done, slower below 16 MiB, unless threads write parts of the same rows: there a core fetches ahead, past its
+/// part, lines that another is about to write, and backwards took up to 2.5 times as long.
 template <typename E>
 bool streams_past_caches(const WindowShape& s, int64_t tokens, const E* first, int64_t stride, int64_t width) {
-  const int64_t least_bytes = int64_t{s.has_band ? 2 : 16} << 20;
+  const int64_t least_bytes = int64_t{s.has_band || width < s.channels ? 2 : 16} << 20;
   constexpr int64_t kLine = 64;
   const auto whole = [](int64_t elements) { return elements * static_cast<int64_t>(sizeof(E)) % kLine == 0; };
   return tokens * s.channels * static_cast<int64_t>(sizeof(E)) >= least_bytes &&
