@@ -40,6 +40,7 @@ endif()
 # stops nobody's build. -fno-math-errno lets sqrt and friends inline, and changes no value. All of it is for building
 # only: an installed library asks nothing of its consumer's flags.
 add_library(aft_compile INTERFACE)
-target_compile_options(aft_compile INTERFACE $<BUILD_INTERFACE:-Wall;-Wextra;-Wshadow;-fno-math-errno>)
+target_compile_options(aft_compile INTERFACE
+  $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-fno-math-errno>>)
 target_include_directories(aft_compile INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                                  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
