@@ -26,7 +26,7 @@ struct GridShape {
   int64_t kernel = 1;        // s, odd; may be larger than the grid
   Gate gate = Gate::kSigmoid;
 
-  int64_t time() const { return height * width; }  // T
+  constexpr int64_t time() const { return height * width; }  // T
 };
 
 /// What both passes read.

@@ -16,7 +16,7 @@ struct LocalBiasShape {
   int64_t left = 0;
   int64_t right = 0;
 
-  int64_t columns() const { return left + 1 + right; }  // J
+  constexpr int64_t columns() const { return left + 1 + right; }  // J
 };
 
 /// What both passes read. All arrays are dense.

@@ -15,9 +15,9 @@ constexpr int64_t kTargets = 4;
 /// The part of the kernel that can meet the grid: |dy| <= y, |dx| <= x.
 struct GridReach {
   int64_t y = 0, x = 0;
-  int64_t rows() const { return 2 * y + 1; }
-  int64_t columns() const { return 2 * x + 1; }
-  int64_t size() const { return rows() * columns(); }
+  constexpr int64_t rows() const { return 2 * y + 1; }
+  constexpr int64_t columns() const { return 2 * x + 1; }
+  constexpr int64_t size() const { return rows() * columns(); }
 };
 
 inline GridReach grid_reach(const GridShape& s) {

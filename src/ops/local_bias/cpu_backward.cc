@@ -105,35 +105,14 @@ namespace {
 template <typename T>
 void backward(const LocalBiasBackward<T>& p, const Cpu& cpu) {
   const LocalBiasShape& s = p.in.shape;
-  const int64_t span = s.columns();
   const int64_t tasks = (s.rows + kTaskRows - 1) / kTaskRows;
   if (tasks == 0 || s.width == 0) return;
   cpu.parallel.run(s.heads * tasks, [&](int64_t task) {
-    const int64_t first = task / tasks * s.rows;  // row 0 of the head
+    const int64_t head = task / tasks;
     const int64_t begin = task % tasks * kTaskRows;
     const int64_t end = std::min(s.rows, begin + kTaskRows);
-    BandedProduct<T> product;
-    product.count = s.rows;
-    product.width = s.width;
-    product.coefficients = p.grad_band + first * span + s.left;  // entry (t, t') lies at t * span + t' - t
-    if (p.grad_u != nullptr) {
-      product.out = p.grad_u + first * s.width;
-      product.partners = p.in.v + first * s.width;
-      product.out_stride = span - 1;
-      product.partner_stride = 1;
-      product.before = s.left;
-      product.after = s.right;
-      AFT_DISPATCH(product_rows<T>)(product, begin, end);
-    }
-    if (p.grad_v != nullptr) {
-      product.out = p.grad_v + first * s.width;
-      product.partners = p.in.u + first * s.width;
-      product.out_stride = 1;
-      product.partner_stride = span - 1;
-      product.before = s.right;
-      product.after = s.left;
-      AFT_DISPATCH(product_rows<T>)(product, begin, end);
-    }
+    if (p.grad_u != nullptr) AFT_DISPATCH(product_rows<T>)(product_of_u(p, head), begin, end);
+    if (p.grad_v != nullptr) AFT_DISPATCH(product_rows<T>)(product_of_v(p, head), begin, end);
   });
 }
 

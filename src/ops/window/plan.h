@@ -63,7 +63,7 @@ void for_each_sequence(const WindowShape& s, const int64_t* cu_seqlens, const Vi
 
 /// The first row of a sequence; null stays null.
 template <typename E>
-E* first_row(const Rows<E>& rows, const Sequence& s) {
+constexpr E* first_row(const Rows<E>& rows, const Sequence& s) {
   return rows.data == nullptr ? nullptr : rows.data + s.row * rows.batch_stride + s.first * rows.time_stride;
 }
 

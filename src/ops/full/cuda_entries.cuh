@@ -1,0 +1,188 @@
+#pragma once
+
+// What the sums start from: W, the largest exponent of every target's weights, and the sources as entries. A chunk of
+// entries lies in memory under its own largest exponents.
+
+#include "ops/full/cuda_product.cuh"
+
+namespace aft::ops::full {
+
+/// A position as it takes part in the sums of the other axis: two numbers x 2^n.
+template <typename T>
+struct Entry {
+  T x0, x1, n0, n1;
+};
+
+template <typename E, typename T = Accumulate<E>>
+__device__ Entry<T> source_entry(const Call<E>& call, const Sequence& x, int64_t s, int64_t c) {
+  const T key = call.key(x, s, c);
+  const cuda::SplitExp<T> e = cuda::split_exp(key);
+  const T value = cuda::is_absent(key) ? T(0) : call.value(x, s, c);
+  const T exponent = modest_exponent(value);
+  return {e.p, e.p * (value * cuda::pow2(-exponent)), e.n, e.n + exponent};
+}
+
+constexpr int kPackRows = kThreads / kTileChannels;  // that a block packs at once
+
+template <typename T, int kParts>
+struct PackRoom {
+  T most[kPackRows][kParts][kTileChannels];
+};
+
+/// The largest of what kPackRows threads of a channel hold, part by part.
+template <typename T, int kParts>
+__device__ void largest_of_channel(PackRoom<T, kParts>& room, T (&most)[kParts]) {
+  const int lane = threadIdx.x % kTileChannels, row = threadIdx.x / kTileChannels;
+  for (int part = 0; part < kParts; ++part) room.most[row][part][lane] = most[part];
+  __syncthreads();
+  for (int part = 0; part < kParts; ++part) {
+    for (int i = 0; i < kPackRows; ++i) most[part] = fmax(most[part], room.most[i][part][lane]);
+  }
+}
+
+template <typename T>
+__device__ void include(T& most, T n) {
+  most = fmax(most, n == n ? n : T(0));  // NaN and +inf are something to see
+}
+
+template <typename T>
+__device__ void store_entry(const Entry<T>& e, T most0, T most1, T* to) {
+  to[0] = e.x0 * cuda::pow2(e.n0 - most0);
+  to[1] = e.x1 * cuda::pow2(e.n1 - most1);
+}
+
+template <typename T>
+__device__ void store_scale(T most0, T most1, T mark, T* to, int64_t channels) {
+  to[0] = most0;
+  to[channels] = most1;
+  to[2 * channels] = mark;
+}
+
+/// A block: one slot of sources, kTileChannels channels.
+template <typename E>
+__global__ void __launch_bounds__(kThreads) pack_sources(Call<E> call, Entries<Accumulate<E>> to) {
+  using T = Accumulate<E>;
+  __shared__ PackRoom<T, 2> room;
+  const int64_t d = call.in.shape.channels, tiles = tiles_of(d, kTileChannels);
+  Slot slot;
+  if (!call.find_slot(Axis::kSources, blockIdx.x / tiles, slot)) return;
+  const int64_t c = blockIdx.x % tiles * kTileChannels + threadIdx.x % kTileChannels;
+  const int64_t begin = slot.begin + threadIdx.x / kTileChannels, end = c < d ? slot.end : begin;
+  T most[2] = {kExponentFloor<T>, kExponentFloor<T>};
+  for (int64_t s = begin; s < end; s += kPackRows) {
+    const Entry<T> e = source_entry(call, slot.x, s, c);
+    include(most[0], e.n0);
+    include(most[1], e.n1);
+  }
+  largest_of_channel(room, most);
+  for (int64_t s = begin; s < end; s += kPackRows) {
+    store_entry(source_entry(call, slot.x, s, c), most[0], most[1], to.data + ((slot.x.source_row + s) * d + c) * 2);
+  }
+  if (c >= d || threadIdx.x >= kTileChannels) return;
+  store_scale(most[0], most[1], T(0), to.scales + slot.index * kScaleParts * d + c, d);
+}
+
+/// W from the largest weight; the floor where there is nothing to see.
+template <typename T>
+__device__ T weight_exponent(T largest) {
+  return cuda::is_absent(largest) ? kExponentFloor<T> : cuda::split_exp(fmin(largest, kKeyLimit<T>)).n;
+}
+
+/// Sources that W of a position is taken over. Packed sequences share it, whatever their lengths.
+template <typename E>
+__device__ int64_t exponent_sources(const Call<E>& call, int64_t t) {
+  const FullShape& s = call.in.shape;
+  const int64_t sources = s.causal ? t + 1 : s.packed ? call.in.weights.columns : s.sources;
+  return t < call.in.weights.rows && sources <= call.in.weights.columns ? sources : 0;
+}
+
+/// A matrix: a warp has one row.
+template <typename E>
+__global__ void find_exponents(Call<E> call, Accumulate<E>* exponents) {
+  using T = Accumulate<E>;
+  const int64_t rows = call.exponent_rows;
+  const int64_t i = cuda::thread_index() / 32, row = i % rows;
+  const int lane = threadIdx.x % 32;
+  if (i >= rows * call.weight_heads) return;
+  Sequence x = {};
+  int64_t t = row;
+  if (call.exponents_per_row) {
+    x = call.sequence(row / call.in.shape.targets);
+    t = x.first + row % call.in.shape.targets;
+  }
+  const int64_t sources = exponent_sources(call, t);
+  const T* weights = sources == 0 ? nullptr : call.table_row(x, i / rows, t);
+  T largest = -INFINITY;
+  for (int64_t s = lane; s < sources; s += 32) {
+    const T w = weights[s];
+    largest = fmax(largest, w == w ? w : T(0));
+  }
+  for (int step = 16; step > 0; step /= 2) largest = fmax(largest, __shfl_xor_sync(0xffffffffu, largest, step));
+  if (lane == 0) exponents[i] = weight_exponent(largest);
+}
+
+/// Factors: a block has kTile rows of one head.
+template <typename E>
+__global__ void __launch_bounds__(kThreads, 1) find_factor_exponents(Call<E> call, Accumulate<E>* exponents) {
+  using T = Accumulate<E>;
+  const int64_t rows = call.exponent_rows;
+  __shared__ typename Product<T>::Shared shared;
+  __shared__ T room[2][kTile];
+  const PairWeights<const T>& w = call.in.weights;
+  const int64_t chunks = tiles_of(rows, kTile), head = blockIdx.x / chunks;
+  const int64_t begin = blockIdx.x % chunks * kTile, end = min(begin + kTile, min(rows, w.rows));
+  // Later rows see no fewer sources, if there are weights for them.
+  const int64_t sources =
+      min(end > begin ? (call.in.shape.causal ? end : exponent_sources(call, begin)) : 0, w.columns);
+  T largest[8];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) largest[i] = -INFINITY;
+  for (int64_t s = 0; s < sources; s += kTile) {
+    Product<T> product;
+    product.clear();
+    multiply_factors(product, shared, w.u + head * w.u_head_stride + begin * w.width, end - begin,
+                     w.v + head * w.v_head_stride + s * w.width, sources - s, w.width);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const int64_t seen = exponent_sources(call, begin + row_of(i)) - s;
+#pragma unroll
+      for (int j = 0; j < 8; ++j) {
+        const T x = product.sum[i][j];
+        if (column_of(j) < seen) largest[i] = fmax(largest[i], x == x ? x : T(0));
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    for (int step = 1; step < 8; step *= 2) {
+      largest[i] = fmax(largest[i], __shfl_xor_sync(0xffffffffu, largest[i], step));
+    }
+    if (threadIdx.x % 8 == 0) room[threadIdx.x / 32 % 2][row_of(i)] = largest[i];
+  }
+  __syncthreads();
+  const int i = threadIdx.x;
+  if (i < kTile && begin + i < rows) {
+    exponents[head * rows + begin + i] = weight_exponent(fmax(room[0][i], room[1][i]));
+  }
+}
+
+/// W of all targets, [weight_heads][call.exponent_rows].
+template <typename E>
+void find_all_exponents(const Call<E>& call, Accumulate<E>* exponents, const char* name, const Cuda& cuda) {
+  const int64_t rows = call.exponent_rows, all = rows * call.weight_heads;
+  if (call.in.shape.targets == 0 || (call.in.shape.sources == 0 && !call.has_state)) return;
+  if (call.in.weights.u == nullptr) {
+    cuda::launch(cuda, name, all * 32, find_exponents<E>, call, exponents);
+  } else {
+    cuda::launch_blocks(cuda, name, tiles_of(rows, kTile) * call.weight_heads, kThreads, find_factor_exponents<E>, call,
+                        exponents);
+  }
+}
+
+template <typename E>
+void pack_all_sources(const Call<E>& call, const Entries<Accumulate<E>>& to, const char* name, const Cuda& cuda) {
+  cuda::launch_blocks(cuda, name, call.cut.source_slots * tiles_of(call.in.shape.channels, kTileChannels), kThreads,
+                      pack_sources<E>, call, to);
+}
+
+}  // namespace aft::ops::full

@@ -1,0 +1,107 @@
+#pragma once
+
+// The product that everything here is: a block multiplies [rows][k] by [k][columns], kTile of each, kStep of k at a
+// time from shared memory. A thread has 8 rows and 8 columns in registers.
+
+#include <cuda_pipeline.h>
+
+#include "ops/full/cuda_call.cuh"
+
+namespace aft::ops::full {
+
+constexpr int kThreads = 256;
+/// The depth of a product that is summed before it is added to the rest: equal summands are rounded the same way at
+/// every step.
+constexpr int kSegment = 32;
+
+/// Where this thread's rows and columns lie: a warp has 32 rows and 64 columns, so that what its threads read at once
+/// is one line of shared memory.
+inline __device__ int row_of(int i) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  return warp / 2 * 32 + lane / 8 * 4 + i % 4 + i / 4 * 16;
+}
+inline __device__ int column_of(int j) {
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  return warp % 2 * 64 + lane % 8 * 4 + j % 4 + j / 4 * 32;
+}
+
+template <typename T>
+struct Product {
+  static constexpr int kStep = 64 / static_cast<int>(sizeof(T));
+  static constexpr int kLine = kTile + 16 / static_cast<int>(sizeof(T));  // transposed writes take other banks
+  static constexpr int kOwn = kTile * kStep / kThreads;                   // elements of an operand that a thread brings
+
+  /// An operand of one step: [k][rows or columns].
+  struct alignas(16) Operand {
+    T at[kStep][kLine];
+  };
+  /// While one pair is multiplied the next is brought.
+  struct Shared {
+    Operand a[2], b[2];
+  };
+
+  T sum[8][8];
+
+  __device__ void clear() {
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum[i][j] = 0;
+    }
+  }
+
+  __device__ void multiply(const Operand& a, const Operand& b) {
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) {
+      T x[8], y[8];
+      load4(&a.at[k][row_of(0)], x);
+      load4(&a.at[k][row_of(4)], x + 4);
+      load4(&b.at[k][column_of(0)], y);
+      load4(&b.at[k][column_of(4)], y + 4);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+#pragma unroll
+        for (int j = 0; j < 8; ++j) sum[i][j] = fma(x[i], y[j], sum[i][j]);
+      }
+    }
+  }
+
+ private:
+  static __device__ void load4(const T* from, T* to) {
+    constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+#pragma unroll
+    for (int i = 0; i < 4; i += kPack) {
+      const auto pack = cuda::load<kPack>(from + i);
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) to[i + j] = pack.lane[j];
+    }
+  }
+};
+
+/// Factors on their way to weights.
+template <typename T>
+struct FactorTile {
+  static constexpr int kStep = Product<T>::kStep;
+
+  typename Product<T>::Operand rows;
+  T steps[kStep][kStep];
+};
+
+/// Adds to sum the products of kTile rows of factors, the first at u, with as many of v. Rows past the last are 0.
+template <typename T>
+__device__ void multiply_factors(Product<T>& product, typename Product<T>::Shared& shared, const T* u, int64_t u_rows,
+                                 const T* v, int64_t v_rows, int64_t width) {
+  constexpr int kStep = Product<T>::kStep;
+  for (int64_t f = 0; f < width; f += kStep) {
+    __syncthreads();
+    for (int i = threadIdx.x; i < kTile * kStep; i += kThreads) {
+      const int k = i % kStep, row = i / kStep;
+      shared.a[0].at[k][row] = row < u_rows && f + k < width ? u[row * width + f + k] : T(0);
+      shared.b[0].at[k][row] = row < v_rows && f + k < width ? v[row * width + f + k] : T(0);
+    }
+    __syncthreads();
+    product.multiply(shared.a[0], shared.b[0]);
+  }
+}
+
+}  // namespace aft::ops::full
