@@ -29,8 +29,11 @@ struct Backend {
   DeviceMemory* memory = nullptr;  // null: kernels work on the host's memory
 };
 
-/// Those of this machine, the usual one first: every SIMD target. Every case of the error rule runs through all of
-/// them, what holds bit for bit through the first. AFT_TEST_BACKEND=NAME leaves that one alone.
+/// Of the current CUDA device; null where there is none. Only in a build with CUDA.
+DeviceMemory* cuda_memory();
+
+/// Those of this machine, the usual one first: every SIMD target, and a CUDA device. Every case of the error rule runs
+/// through all of them, what holds bit for bit through the first. AFT_TEST_BACKEND=NAME leaves that one alone.
 const std::vector<Backend>& backends();
 
 /// The one that runs are on where they do not say: the first, or that of the innermost scope.

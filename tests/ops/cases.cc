@@ -126,6 +126,9 @@ std::vector<Case> grid_cases() {
   add(2, 70, 5, 5, false, 9);
   add(70, 2, 5, 1, false, 9);
   add(9, 41, 2, 1, false, 73);
+  // Images that have no room in the shared memory of a GPU.
+  add(29, 28, 2, 2, false, 7);
+  add(2, 450, 2, 1, true, 5);
   return list;
 }
 

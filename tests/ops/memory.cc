@@ -76,6 +76,10 @@ const std::vector<Backend>& backends() {
       // The first is what the library chooses.
       if (only == nullptr || name == only) list.push_back({.name = name, .target = list.empty() ? 0 : target});
     }
+#ifdef AFT_CUDA
+    DeviceMemory* cuda = only == nullptr || std::string(only) == "cuda" ? cuda_memory() : nullptr;
+    if (cuda != nullptr) list.push_back({.name = "cuda", .cuda = true, .memory = cuda});
+#endif
     if (list.empty()) throw std::invalid_argument(std::string("AFT_TEST_BACKEND: no such backend here: ") + only);
     return list;
   }();

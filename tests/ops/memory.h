@@ -271,7 +271,7 @@ void Memory::run(const Workspace& workspace, const Call& call) {
       auto* scratch = uninitialised<uint64_t>("workspace", (workspace() + 7) / 8);
       auto* redone = plain<int64_t>("redone", {0, 0}, true);
       const Buffer& counters = *buffers_.back();
-      on(Cuda{.workspace = scratch, .redone = redone});
+      on(Cuda{.workspace = scratch, .redone = redone, .check_values = options_.check_values});
       if (options_.redone != nullptr) {
         const auto* counted = reinterpret_cast<const int64_t*>(counters.host(0));
         options_.redone->redone += counted[0], options_.redone->total += counted[1];

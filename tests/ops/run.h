@@ -15,6 +15,7 @@ struct RunOptions {
   bool backward = true;
   bool grad_weights = true;  // false: the gradient of the weights is not wanted
   bool alias_state = false;  // final_state is the initial state's own memory
+  bool check_values = true;  // on CUDA: positions and cu_seqlens (the CPU's kernels always do)
   int64_t shift = 1;         // elements before the first row in its buffer; 0: rows are dense and on a cache line
 };
 
