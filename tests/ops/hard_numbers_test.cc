@@ -400,7 +400,7 @@ TYPED_TEST(HardNumbers, TheFutureLeavesEarlierRowsAlone) {
       }
       const std::vector<T> y = run(changed, {.backward = false})["y"];
       for (int64_t i = 0; i < static_cast<int64_t>(y.size()); ++i) {
-        if (i / c.channels % c.time >= c.time / 2 / tile_of(c) * tile_of(c)) continue;
+        if (i / c.channels % c.time > c.time / 2 - tile_of(c)) continue;  // a tile may begin anywhere
         ASSERT_TRUE(same_bits(y[i], clean[i])) << "y[" << i << "] by keys of " << x << "; " << describe(c);
       }
     }
