@@ -361,7 +361,7 @@ class Stripe : public Channels<D, E> {
 
   // Where a source raises the scale: row by row, so that no row feels a later one.
   HWY_NOINLINE void causal_rows(int64_t j, Range block, int64_t begin, int64_t kept, RowSums<V>* row) {
-    HWY_ALIGN T window_sums[2 * HWY_MAX_BYTES / sizeof(T)];
+    HWY_ALIGN T window_sums[size_t{2} * HWY_MAX_BYTES / sizeof(T)];
     for (int64_t t = block.begin; t < block.end; ++t, ++row) {
       take_source(j, t, std::min(begin, kept));
       accumulate_row(weights.at(t, begin), window.at(j, begin), t + 1 - begin, window_sums);
