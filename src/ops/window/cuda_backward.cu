@@ -70,7 +70,7 @@ __device__ void source_grad(T k, T key, T value, const cuda::RunningSum<T>& late
   // A value that no target sees may be infinite.
   if (a == 0 || cuda::is_absent(key)) value = 0;
   dv = k * a;
-  dk = k * fma(value, a, -b);
+  dk = cuda::multiply(k, fma(value, a, -b));  // it may be added up over a head next, in threads of one channel or two
 }
 
 constexpr int kCausalChunk = 64, kLongestChunk = 256;  // rows of chunks without a band

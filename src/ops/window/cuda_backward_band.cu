@@ -470,6 +470,16 @@ __global__ void __launch_bounds__(kPairThreads) band_pairs(WindowBackward<E> p, 
     const int64_t t1 = min(t0 + kPairTargets, slot.end);
     for (int64_t s0 = first.window_begin(t0), stop = first.window_end(t1 - 1, time); s0 < stop; s0 += kPairSources) {
       T sum[2][4] = {};
+      cuda::SplitExp<T> weight[2][4] = {};  // p 0 where a target has no such source in its window
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+          const int64_t t = t0 + my_targets + i, source = s0 + my_sources + j;
+          if (t >= t1 || t >= table_rows || source >= stop || source < t - s.left || source > t + s.right) continue;
+          weight[i][j] = cuda::split_exp(first.weights(t)[source]);
+        }
+      }
       for (int64_t c0 = 0; c0 < width; c0 += kPairChannels) {
         __syncthreads();
         for (int i = threadIdx.x; i < kPairChannels * kPairSources; i += blockDim.x) {
@@ -507,12 +517,9 @@ __global__ void __launch_bounds__(kPairThreads) band_pairs(WindowBackward<E> p, 
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
               const int m = my_sources + j;
-              const int64_t t = t0 + r, source = s0 + m;
-              if (key_p[c][m] == 0 || source < t - s.left || source > t + s.right) continue;
-              const T w = first.weights(t)[source];
-              const cuda::SplitExp<T> ew = cuda::split_exp(w);
-              if (ew.p == 0) continue;
-              const T k = key_p[c][m] * ew.p * cuda::pow2(fmin(key_n[c][m] + ew.n - et, kPairExponentLimit<T>));
+              if (key_p[c][m] == 0 || weight[i][j].p == 0) continue;
+              const T shift = fmin(key_n[c][m] + weight[i][j].n - et, kPairExponentLimit<T>);
+              const T k = key_p[c][m] * weight[i][j].p * cuda::pow2(shift);
               sum[i][j] = fma(k, fma(value[c][m], at, -bt), sum[i][j]);
             }
           }

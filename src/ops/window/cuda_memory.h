@@ -50,7 +50,7 @@ struct BackwardMemory : ForwardMemory<E> {
 };
 
 /// With a band, a and b of targets are kept for some slots at a time, a wave, and for those whose windows reach into
-/// it. That takes a 32nd of q, k, v and y, or 4 MiB if that is less, and at least what a window needs.
+/// it. That takes a 32nd of q, k, v and y, or 32 MiB if that is more, and at least what a window needs.
 template <typename E>
 struct Waves {
   int64_t overlap = 0;  // slots to either side
@@ -63,7 +63,7 @@ struct Waves {
     overlap = 2 * std::max(reach(s.left), reach(s.right));
     const int64_t of_slot = all.chunk * (3 * s.channels + s.heads * columns(s)) * int64_t{sizeof(Accumulate<E>)};
     const int64_t tensor = (s.packed ? 1 : s.batch) * s.time * s.channels * int64_t{sizeof(E)};
-    const int64_t room = std::max(int64_t{1} << 22, tensor / 8);
+    const int64_t room = std::max(int64_t{1} << 25, tensor / 8);
     slots = std::clamp<int64_t>(room / std::max<int64_t>(of_slot, 1), std::min(all.count, 2 * overlap + 1), all.count);
     count = slots == 0 ? 0 : (all.count + slots - 1) / slots;
   }

@@ -24,6 +24,11 @@ __device__ T pow2(T n) {
   return from_bits(to_bits(biased) << F::kMantissaBits);
 }
 
+/// x y, rounded before anything is added to it: the compiler makes one rounding of a product and a sum where it can,
+/// and what it can depends on the code around.
+inline __device__ float multiply(float x, float y) { return __fmul_rn(x, y); }
+inline __device__ double multiply(double x, double y) { return __dmul_rn(x, y); }
+
 /// Integer part of log2 |x|, kept as a float; -bias for 0.
 template <typename T>
 __device__ T exponent_of(T x) {
