@@ -340,15 +340,6 @@ TYPED_TEST(HardNumbers, NothingToSeeGivesZero) {
 }
 
 // A future key or value of any size leaves every earlier row alone, bit for bit.
-/// Rows that share a scale: a future key leaves those of earlier tiles alone. On the CPU every row has its own.
-int64_t tile_of(const Case& c) {
-  if (!current_backend().cuda || c.op == Operator::kSimple) return 1;
-  if (c.op == Operator::kFull) return 128;
-  WindowShape reach;
-  reach.left = c.left;
-  return window_chunk(reach);
-}
-
 TYPED_TEST(HardNumbers, TheFutureLeavesEarlierRowsAlone) {
   using E = typename TypeParam::E;
   using T = Accumulate<E>;
@@ -369,7 +360,7 @@ TYPED_TEST(HardNumbers, TheFutureLeavesEarlierRowsAlone) {
           Inputs<E> changed = in;
           std::fill_n(changed[name].begin() + future * c.channels, c.channels, rounded<E>(x));
           const Outputs<E> out = run(changed);
-          const int64_t tile = tile_of(c);
+          const int64_t tile = rows_of_a_scale(c);
           for (const char* o : {"y", "grad_q"}) {
             const std::vector<T>&got = out[o], &before = clean[o];
             for (int64_t i = 0; i < future / tile * tile * c.channels; ++i) {
@@ -400,7 +391,7 @@ TYPED_TEST(HardNumbers, TheFutureLeavesEarlierRowsAlone) {
       }
       const std::vector<T> y = run(changed, {.backward = false})["y"];
       for (int64_t i = 0; i < static_cast<int64_t>(y.size()); ++i) {
-        if (i / c.channels % c.time > c.time / 2 - tile_of(c)) continue;  // a tile may begin anywhere
+        if (i / c.channels % c.time > c.time / 2 - rows_of_a_scale(c)) continue;  // a tile may begin anywhere
         ASSERT_TRUE(same_bits(y[i], clean[i])) << "y[" << i << "] by keys of " << x << "; " << describe(c);
       }
     }

@@ -27,6 +27,10 @@ Outputs<E> run(const Inputs<E>& in, const RunOptions& options = {});
 template <typename E>
 Outputs<E> run_steps(const Inputs<E>& in, const RunOptions& options = {});
 
+/// Rows that share a scale on the current backend, in tiles that may begin anywhere where states stand apart: a future
+/// key leaves those of earlier tiles alone, bit for bit. On the CPU every row has its own.
+int64_t rows_of_a_scale(const Case& c);
+
 /// R: double or long double.
 template <typename R>
 Outputs<R> run_reference(const Inputs<R>& in, bool backward = true) {
