@@ -1,10 +1,9 @@
 // What every pass of the windowed operator needs on a CUDA device beside its kernels: checks, sizes, the neutral state.
 
 #include <limits>
-#include <vector>
 
 #include "aft/ops/window.h"
-#include "ops/common/cuda/launch.cuh"
+#include "ops/common/cuda/host_values.cuh"
 #include "ops/common/for_each_element.h"
 #include "ops/window/check.h"
 #include "ops/window/cuda_checks.h"
@@ -13,18 +12,6 @@
 namespace aft::ops {
 namespace window {
 namespace {
-
-// A copy in the host's memory, for as long as `room` lives.
-const int64_t* on_host(const int64_t* device, int64_t count, std::vector<int64_t>& room, const Cuda& cuda) {
-  if (device == nullptr) return nullptr;
-  room.resize(count);
-  constexpr const char* kName = "check_values";
-  cuda::check(
-      cudaMemcpyAsync(room.data(), device, count * sizeof(int64_t), cudaMemcpyDeviceToHost, cuda::stream_of(cuda)),
-      kName);
-  cuda::check(cudaStreamSynchronize(cuda::stream_of(cuda)), kName);
-  return room.data();
-}
 
 template <typename T>
 __global__ void neutral_state(WindowShape s, State<T> state) {
@@ -44,11 +31,7 @@ __global__ void neutral_state(WindowShape s, State<T> state) {
 
 template <typename E>
 void check_values(WindowInputs<E> in, const Cuda& cuda) {
-  if (!cuda.check_values) return;
-  std::vector<int64_t> lengths, positions;
-  in.cu_seqlens = on_host(in.cu_seqlens, in.shape.batch + 1, lengths, cuda);
-  in.initial_state.position = on_host(in.initial_state.position, in.shape.batch, positions, cuda);
-  check_values(in);
+  cuda::with_values_on_host(in, cuda, [](const WindowInputs<E>& on_host) { check_values(on_host); });
 }
 
 #define AFT_INSTANTIATE(E) template void check_values<E>(WindowInputs<E>, const Cuda&);
