@@ -73,9 +73,13 @@ template <typename... A>
 struct Arguments {};
 
 template <typename... A, typename... B>
-Arguments<A..., B...> operator+(Arguments<A...>, Arguments<B...>);
+constexpr Arguments<A..., B...> operator+(Arguments<A...>, Arguments<B...>) {
+  return {};
+}
 template <typename... A, typename B>
-Arguments<A..., B> operator+(Arguments<A...>, B);
+constexpr Arguments<A..., B> operator+(Arguments<A...>, B) {
+  return {};
+}
 template <typename... Parts>
 using Join = decltype((Arguments<>() + ... + Parts()));
 template <typename... A>
