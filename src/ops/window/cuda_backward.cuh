@@ -88,14 +88,7 @@ __global__ void fold_targets(WindowBackward<E> p, Slots slots, Accumulate<E>* ta
       later.den.sum = -final.den[b * s.key_channels + (shares_key ? c / width : c)];
     }
   }
-  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    T* here = at + chunk * kSumParts * d;
-    const T part[kSumParts] = {here[0], here[d], here[2 * d]};
-    here[0] = later.max;
-    here[d] = later.den.sum;
-    here[2 * d] = later.num.sum;
-    later.add(part[0], part[1], part[2]);
-  }
+  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) fold_in(at + chunk * kSumParts * d, d, later);
   T* start = at_start + b * kSumParts * d + c;
   start[0] = later.max;
   start[d] = later.den.sum;

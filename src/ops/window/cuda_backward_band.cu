@@ -147,14 +147,7 @@ __global__ void fold_earlier(WindowInputs<E> in, Slots slots, Accumulate<E>* ear
   T* at = earlier + first_slot(in, slots, one.index) * kSumParts * d + i % d;
   cuda::RunningSum<T> sum;
   sum.max = -INFINITY;
-  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    T* here = at + chunk * kSumParts * d;
-    const T part[kSumParts] = {here[0], here[d], here[2 * d]};
-    here[0] = sum.max;
-    here[d] = sum.den.sum;
-    here[2 * d] = sum.num.sum;
-    sum.add(part[0], part[1], part[2]);
-  }
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) fold_in(at + chunk * kSumParts * d, d, sum);
 }
 
 /// dk of a key channel, and what the ring after the call asks.

@@ -127,6 +127,16 @@ __global__ void fold_chunks(WindowInputs<E> in, Slots slots, Accumulate<E>* sums
   end[2 * d] = sum.num.sum;
 }
 
+/// What a chunk adds, at `here`, becomes the sums so far, which it then joins.
+template <typename T>
+__device__ void fold_in(T* here, int64_t channels, cuda::RunningSum<T>& sum) {
+  const T part[kSumParts] = {here[0], here[channels], here[2 * channels]};
+  here[0] = sum.max;
+  here[channels] = sum.den.sum;
+  here[2 * channels] = sum.num.sum;
+  sum.add(part[0], part[1], part[2]);
+}
+
 /// The same from right to left: sums of all after each chunk.
 template <typename E>
 __global__ void fold_chunks_back(WindowInputs<E> in, Slots slots, Accumulate<E>* sums) {
@@ -137,14 +147,7 @@ __global__ void fold_chunks_back(WindowInputs<E> in, Slots slots, Accumulate<E>*
   const int64_t chunks = (one.time + slots.chunk - 1) / slots.chunk;
   T* at = sums + first_slot(in, slots, one.index) * kSumParts * d + i % d;
   cuda::RunningSum<T> sum;
-  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) {
-    T* here = at + chunk * kSumParts * d;
-    const T part[kSumParts] = {here[0], here[d], here[2 * d]};
-    here[0] = sum.max;
-    here[d] = sum.den.sum;
-    here[2 * d] = sum.num.sum;
-    sum.add(part[0], part[1], part[2]);
-  }
+  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) fold_in(at + chunk * kSumParts * d, d, sum);
 }
 
 /// N channels a thread where everything that a row is made of can be moved N elements at a time.
