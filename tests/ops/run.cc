@@ -275,7 +275,7 @@ Outputs<T> run_local_bias(const Inputs<T>& in, const RunOptions& options) {
 }  // namespace
 
 int64_t rows_of_a_scale(const Case& c) {
-  if (!current_backend().cuda || c.op == Operator::kSimple) return 1;
+  if (!current_backend().cuda) return 1;
   if (c.op == Operator::kFull) return 128;  // src/ops/full/cuda_memory.h: kTile
   WindowShape reach;
   reach.left = c.left;

@@ -5,9 +5,11 @@
 // Everything of row t stands under the maximum M[t] of the running sums there: a and b are worth 2^-M. So the sums over
 // later targets are running sums of terms with exponent -M, folded from right to left.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "aft/ops/window.h"
+#include "ops/common/cuda/shared.cuh"
 #include "ops/common/for_each_element.h"
 #include "ops/window/check.h"
 #include "ops/window/cuda_backward.cuh"
@@ -17,202 +19,481 @@ namespace aft::ops {
 namespace window {
 namespace {
 
-constexpr int kTile = 8;  // rows whose K, a, b and M a thread keeps
+/// What a slot leaves in sum_targets.
+template <typename E, int N, typename T>
+__device__ void store_target_sums(const cuda::RunningSum<T> (&sum)[N], const cuda::RunningSum<T> (&later)[N],
+                                  const BackwardMemory<E>& memory, int64_t index, const Slot& slot, int64_t c,
+                                  int64_t d) {
+  store_sums(later, memory.later.chunks + index * kSumParts * d + c, d);
+  if (slot.end == slot.sequence.time) store_sums(sum, memory.ends + slot.sequence.index * kSumParts * d + c, d);
+}
 
-// Two channels a thread: four would need more registers than there are.
+/// A slot at channel c, every row under its own maximum.
 template <typename E>
-constexpr int kBackwardPack = sizeof(E) == 8 ? 1 : 2;
-
-/// targets [slots][3][d]: -M, b and a summed over the targets of each chunk. Causal, M at the end of each sequence goes
-/// to `ends`; not causal, that is where it comes from, and the gradients of the queries are written here.
-template <typename E, int N, bool causal>
-__global__ void sum_targets(WindowBackward<E> p, Slots slots, Accumulate<E>* targets, Accumulate<E>* ends) {
+__device__ __noinline__ void sum_targets_exactly(const WindowBackward<E>& p, const Slots& slots,
+                                                 const BackwardMemory<E>& memory, int64_t index, const Slot& slot,
+                                                 int64_t c) {
   using T = Accumulate<E>;
-  const int64_t d = slots.channels, groups = d / N, i = cuda::thread_index();
-  Slot slot;
-  if (i >= slots.count * groups || !find_slot(p.in, slots, i / groups, slot)) return;
-  const int64_t c = i % groups * N;
-  const Columns<E, N> columns(p.in, slot.sequence, c);
-  const Targets<E, N> rows(p, slot.sequence, c);
-  T* end = ends + slot.sequence.index * kSumParts * d + c;
-  cuda::RunningSum<T> sum[N], later[N];
-  if constexpr (causal) {
-    restore_sums(sum, p, slot, c);
-  } else {
-    load_sums(sum, end, d);
-  }
-#pragma unroll
-  for (int lane = 0; lane < N; ++lane) later[lane].max = -INFINITY;
+  const Columns<E, 1> columns(p.in, slot.sequence, c);
+  const Targets<E, 1> targets(p, slot.sequence, c);
+  cuda::RunningSum<T> sum[1], later[1];
+  restore_sums(sum, p, slot, c);
+  later[0].max = -INFINITY;
   for (int64_t t = slot.begin; t < slot.end; ++t) {
-    const auto row = rows.read(t);
-    T dq[N];
-    if constexpr (causal) {
-      const auto source = columns.read(t);
+    const auto source = columns.read(t);
+    sum[0].add_source(columns.key(source, 0), columns.value(source, 0));
+    const auto grad = targets.grad_at(t, sum[0]);
+    later[0].add(-sum[0].max, grad.b, grad.a);
+    const T query[1] = {grad.query};
+    targets.write_query(t, query);
+  }
+  store_target_sums(sum, later, memory, index, slot, c, slots.channels);
+}
+
+/// memory.later.chunks: -M, b and a summed over the targets of each chunk; memory.ends: M at the end of each sequence;
+/// and the gradients of the queries. A thread has N channels of a slot.
+template <typename E, int N>
+__global__ void __launch_bounds__(cuda::kBlock, kBlocks<E>)
+    sum_targets(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
+                const __grid_constant__ BackwardMemory<E> memory) {
+  using T = Accumulate<E>;
+  const int64_t packs = slots.channels / N, i = cuda::thread_index();
+  Slot slot;
+  if (i >= slots.count * packs || !find_slot(p.in, slots, i / packs, slot)) return;
+  const int64_t c = i % packs * N;
+  const Columns<E, N> columns(p.in, slot.sequence, c);
+  const Targets<E, N> targets(p, slot.sequence, c);
+  cuda::RunningSum<T> sum[N], later[N];
+  restore_sums(sum, p, slot, c);
+  bool fits[N];
 #pragma unroll
-      for (int lane = 0; lane < N; ++lane) sum[lane].add_source(columns.key(source, lane), columns.value(source, lane));
-    }
+  for (int lane = 0; lane < N; ++lane) {
+    later[lane].max = -INFINITY;
+    fits[lane] = true;
+  }
+  using Rows = cuda::Stream<E, N, 4, kTile, cuda::kBlock>;
+  __shared__ __align__(16) unsigned char room[Rows::kBytes];
+  const Rows stream(room);
+  const auto fetch = [&](int tile, int stage) {
+    fetch_sources(stream, stage, columns, slot.begin + tile * kTile, slot.end);
+    fetch_targets(stream, stage, targets, slot.begin + tile * kTile, slot.end);
+  };
+  cuda::stream_tiles(stream, tile_count(slot.begin, slot.end), fetch, [&](int index, int stage) {
+    const int64_t t = slot.begin + index * kTile;
+    const SourceTile<E, N> tile(stream, stage, columns.mask, t, slot.end);
+    cuda::Pack<E, N> query[kTile];
 #pragma unroll
     for (int lane = 0; lane < N; ++lane) {
-      const cuda::TargetGrad<T> grad = rows.grad(row, lane, sum[lane]);
-      later[lane].add(-sum[lane].max, grad.b, grad.a);
-      dq[lane] = grad.query;
+      const SummedTile<T> rows = tile.add_to(sum[lane], lane);
+      T a = 0, b = 0;
+#pragma unroll
+      for (int r = 0; r < kTile; ++r) {
+        if (r >= tile.count) continue;
+        const auto grad = targets.grad(fetched_row<E, N>(stream, stage, r), lane, rows.num[r], rows.den[r]);
+        a += grad.a;
+        b += grad.b;
+        query[r].lane[lane] = cuda::narrow<E>(grad.query);
+      }
+      fits[lane] = fits[lane] && rows.certified() && fabs(a) < INFINITY && fabs(b) < INFINITY;
+      later[lane].add(-sum[lane].max, b, a);
     }
-    if constexpr (!causal) rows.write_query(t, dq);
+#pragma unroll
+    for (int r = 0; r < kTile; ++r) {
+      if (r < tile.count) targets.write_query(t + r, query[r]);
+    }
+  });
+  store_target_sums(sum, later, memory, i / packs, slot, c, slots.channels);
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane) {
+    if (!fits[lane]) sum_targets_exactly(p, slots, memory, i / packs, slot, c + lane);
   }
-  store_sums(later, targets + i / groups * kSumParts * d + c, d);
-  if (causal && slot.end == slot.sequence.time) store_sums(sum, end, d);
 }
 
-/// dk and dv of one row, from K = e^k 2^-M and the sums of a and b under the same M.
-template <typename T>
-__device__ void source_grad(T k, T key, T value, const cuda::RunningSum<T>& later, T& dk, T& dv) {
-  const T a = later.num.sum, b = later.den.sum;
-  // A value that no target sees may be infinite.
-  if (a == 0 || cuda::is_absent(key)) value = 0;
-  dv = k * a;
-  dk = cuda::multiply(k, fma(value, a, -b));  // it may be added up over a head next, in threads of one channel or two
-}
-
-constexpr int kCausalChunk = 64, kLongestChunk = 256;  // rows of chunks without a band
-constexpr int kStrip = 256;                            // channels of a block, whatever a thread has of them
-
-// Keys of their own: a thread has N channels of a slot. A key a head: a block has one head of a slot, whose channels it
-// walks in strips; dk is summed over them in order.
-template <typename E, int N, bool causal, bool shares_key>
-__global__ void __launch_bounds__(kStrip / N)
-    write_grads(WindowBackward<E> p, Slots slots, const Accumulate<E>* targets, const Accumulate<E>* ends) {
+/// Not causal: every target has the sums of all sources, `ends`.
+template <typename E, int N>
+__global__ void sum_all_targets(WindowBackward<E> p, Slots slots, Accumulate<E>* later_sums,
+                                const Accumulate<E>* ends) {
   using T = Accumulate<E>;
-  constexpr int kTiles = kCausalChunk / kTile;
-  // Of each thread: the sums before every tile but the first of its chunk.
-  __shared__ T starts[causal ? kTiles - 1 : 1][kSumParts][N][kStrip / N];
-  __shared__ T key_sums[shares_key ? kLongestChunk : 1];
-  __shared__ T room[kStrip / N / 32];
-  const WindowShape& s = p.in.shape;
-  const int64_t d = slots.channels;
-  const int64_t units = shares_key ? s.heads : d / N;  // of a slot: blocks, or threads
-  const int64_t i = shares_key ? int64_t{blockIdx.x} : cuda::thread_index();
+  const int64_t d = slots.channels, packs = d / N, i = cuda::thread_index();
   Slot slot;
-  if (i >= slots.count * units || !find_slot(p.in, slots, i / units, slot)) return;
-  const int64_t width = shares_key ? d / s.heads : N;
-  const int64_t first = i % units * width;
-  if constexpr (shares_key) {
-    for (int64_t t = threadIdx.x; t < slot.end - slot.begin; t += blockDim.x) key_sums[t] = 0;
+  if (i >= slots.count * packs || !find_slot(p.in, slots, i / packs, slot)) return;
+  const int64_t c = i % packs * N;
+  const Targets<E, N> targets(p, slot.sequence, c);
+  cuda::RunningSum<T> sum[N], later[N];
+  load_sums(sum, ends + slot.sequence.index * kSumParts * d + c, d);
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane) later[lane].max = -INFINITY;
+#pragma unroll 4
+  for (int64_t t = slot.begin; t < slot.end; ++t) {
+    const auto row = targets.read(t);
+    T query[N];
+#pragma unroll
+    for (int lane = 0; lane < N; ++lane) {
+      cuda::TargetGrad<T> grad = {};
+      if (sum[lane].den.sum != 0) grad = targets.grad(row, lane, sum[lane].num.sum, sum[lane].den.sum);
+      later[lane].add(-sum[lane].max, grad.b, grad.a);
+      query[lane] = grad.query;
+    }
+    targets.write_query(t, query);
   }
-  const int64_t strip = shares_key ? int64_t{blockDim.x} * N : N;
-  for (int64_t offset = 0; offset < width; offset += strip) {
-    const int64_t own = offset + (shares_key ? int64_t{threadIdx.x} * N : 0);
-    const bool active = own < width;
-    const int64_t c = first + (active ? own : 0);
-    const Columns<E, N> columns(p.in, slot.sequence, c);
-    const Targets<E, N> rows(p, slot.sequence, c);
-    E* grad_k = column(p.grad_k, slot.sequence, shares_key ? 0 : c);
-    E* grad_v = column(p.grad_v, slot.sequence, c);
-    cuda::RunningSum<T> sum[N], later[N];
-    // Not causal, of all targets of the sequence.
-    load_sums(later, targets + (causal ? i / units : slot.sequence.index) * kSumParts * d + c, d);
-    const auto write_source = [&](int64_t t, const auto& source, const T(&k)[N]) {
-      T dk[N], dv[N], dk_sum = 0;
-      const bool masked = !source.seen;
+  store_sums(later, later_sums + i / packs * kSumParts * d + c, d);
+}
+
+/// dk and dv of a source, from K = e^k 2^-M and the sums of a and b under the same M.
+template <typename T>
+struct SourceGrad {
+  T dk, dv;
+};
+
+template <typename T>
+__device__ SourceGrad<T> grad_of_source(T k, T value, T a, T b) {
+  if (a == 0 || k == 0) value = 0;  // one that no target sees may be infinite
+  // Added to 0, so that what is absent has no sign. dk may be added up over a head next, in threads of one channel or
+  // more: rounded before.
+  return {cuda::multiply(k, fma(value, a, -b)) + 0, fma(k, a, T(0))};
+}
+
+constexpr int kStarts = kChunk / kTile - 1;
+constexpr int kStrip = 256;  // channels of a block, whatever a thread has of them
+/// As kBlocks, of kStrip / N threads.
+template <typename E>
+constexpr int kGradBlocks = sizeof(E) == 8 ? 1 : sizeof(E) == 4 ? 2 : 4;
+
+/// A thread's room in shared memory for the sums of N channels before every tile of a chunk but the first.
+template <typename T, int N>
+struct TileStarts {
+  T* own;
+  int stride;
+
+  __device__ T& at(int tile, int part, int lane) const {
+    return own[((tile - 1) * kSumParts * N + part * N + lane) * stride];
+  }
+  __device__ void keep(int tile, int lane, const cuda::RunningSum<T>& sum) const {
+    at(tile, 0, lane) = sum.max;
+    at(tile, 1, lane) = sum.den.sum;
+    at(tile, 2, lane) = sum.num.sum;
+  }
+  __device__ cuda::RunningSum<T> operator()(int tile, int lane) const {
+    return {at(tile, 0, lane), {at(tile, 1, lane), T(0)}, {at(tile, 2, lane), T(0)}};
+  }
+};
+
+/// A thread's shared memory.
+template <typename E, int N>
+struct Room {
+  using T = Accumulate<E>;
+  static constexpr int kThreads = kStrip / N;
+  using Rows = cuda::Stream<E, N, 4, kTile, kThreads>;
+  static constexpr int64_t kBytes = Rows::kBytes + int64_t{kStarts} * kSumParts * N * kThreads * sizeof(T);
+
+  Rows stream;
+  TileStarts<T, N> starts;
+
+  __device__ explicit Room(unsigned char* memory)
+      : stream(memory), starts{reinterpret_cast<T*>(memory + Rows::kBytes) + threadIdx.x, kThreads} {}
+};
+
+/// The sums at a row's beginning, and those of the targets after it.
+template <typename T>
+struct BothSums {
+  cuda::RunningSum<T> sum, later;
+};
+
+/// The gradients of the rows [from, to), a tile or less, of channel c, every row under its own maximum. `at`: before the
+/// first row, and after the last; returns what is after the first row's predecessor.
+template <typename E>
+__device__ __noinline__ cuda::RunningSum<Accumulate<E>> exact_grads(const WindowBackward<E>& p, const Sequence& one,
+                                                                    int64_t c, int64_t from, int64_t to,
+                                                                    BothSums<Accumulate<E>> at,
+                                                                    SourceGrad<Accumulate<E>>* grads) {
+  using T = Accumulate<E>;
+  const Columns<E, 1> columns(p.in, one, c);
+  const Targets<E, 1> targets(p, one, c);
+  const int count = static_cast<int>(to - from);
+  T a[kTile], b[kTile], max[kTile];
+#pragma unroll 1
+  for (int r = 0; r < count; ++r) {
+    const auto source = columns.read(from + r);
+    at.sum.add_source(columns.key(source, 0), columns.value(source, 0));
+    const auto grad = targets.grad_at(from + r, at.sum);
+    a[r] = grad.a;
+    b[r] = grad.b;
+    max[r] = at.sum.max;
+  }
+#pragma unroll 1
+  for (int r = count - 1; r >= 0; --r) {
+    if (-max[r] != at.later.max) at.later.rescale(-max[r]);
+    at.later.den.add(b[r], T(1));
+    at.later.num.add(a[r], T(1));
+    const auto source = columns.read(from + r);
+    const T key = columns.key(source, 0);
+    const cuda::SplitExp<T> e = cuda::split_exp(key);
+    grads[r] = grad_of_source(e.p * cuda::pow2(e.n - max[r]), cuda::is_absent(key) ? T(0) : columns.value(source, 0),
+                              at.later.num.sum, at.later.den.sum);
+    if (!source.seen) grads[r] = {};
+  }
+  return at.later;
+}
+
+/// Gradients of keys that every channel has for itself: as they come.
+template <typename E, int N>
+struct OwnKeys {
+  E* grad_k;
+  int64_t stride;
+
+  __device__ void add(int64_t t, bool active, const Accumulate<E> (&dk)[N]) const {
+    if (active) cuda::store<N>(grad_k + t * stride, dk);
+  }
+};
+
+/// Of the key of a head: summed over the channels of a block, which every row is to call with all threads.
+template <typename T, int N>
+struct HeadKey {
+  T* sums;  // of each row of the slot
+  T* room;
+  int64_t begin;
+
+  __device__ void add(int64_t t, bool active, const T (&dk)[N]) const {
+    T sum[N];
+#pragma unroll
+    for (int i = 0; i < N; ++i) sum[i] = dk[i];
+#pragma unroll
+    for (int step = 1; step < N; step *= 2) {
+#pragma unroll
+      for (int i = 0; i + step < N; i += 2 * step) sum[i] += sum[i + step];
+    }
+    const T all = sum_of_block(active ? sum[0] : T(0), room);
+    if (threadIdx.x == 0) sums[t - begin] += all;
+  }
+};
+
+/// Fills `starts`.
+template <typename E, int N, typename S>
+__device__ void sum_tiles(const WindowBackward<E>& p, const Slot& slot, int64_t c, const S& stream,
+                          const TileStarts<Accumulate<E>, N>& starts) {
+  const Columns<E, N> columns(p.in, slot.sequence, c);
+  cuda::RunningSum<Accumulate<E>> sum[N];
+  restore_sums(sum, p, slot, c);
+  cuda::stream_tiles(
+      stream, tile_count(slot.begin, slot.end) - 1,
+      [&](int i, int stage) { fetch_sources(stream, stage, columns, slot.begin + i * kTile, slot.end); },
+      [&](int i, int stage) {
+        const SourceTile<E, N> tile(stream, stage, columns.mask, slot.begin + i * kTile, slot.end);
+#pragma unroll
+        for (int lane = 0; lane < N; ++lane) {
+          tile.add_to(sum[lane], lane);
+          starts.keep(i + 1, lane, sum[lane]);
+        }
+      });
+}
+
+/// The gradients of a slot's sources at N channels, causal, tile by tile from the last, every row under its own maximum.
+template <typename E, int N, typename Keys>
+__device__ __noinline__ void write_sources_exactly(const WindowBackward<E>& p, const Slots& slots,
+                                                   const BackwardMemory<E>& memory, int64_t index, const Slot& slot,
+                                                   int64_t c, bool active, const Keys& keys) {
+  using T = Accumulate<E>;
+  const int tiles = tile_count(slot.begin, slot.end);
+  E* grad_v = column(p.grad_v, slot.sequence, c);
+  cuda::RunningSum<T> starts[N][kChunk / kTile], later[N], first[N];
+  restore_sums(first, p, slot, c);
+  sums_at(later, memory.later, slots, index, slot, c);
+#pragma unroll 1
+  for (int lane = 0; lane < N; ++lane) {
+    const Columns<E, 1> columns(p.in, slot.sequence, c + lane);
+    starts[lane][0] = first[lane];
+#pragma unroll 1
+    for (int i = 1; i < tiles; ++i) {
+      cuda::RunningSum<T> sum = starts[lane][i - 1];
+      for (int64_t t = slot.begin + (i - 1) * kTile, end = t + kTile; t < end; ++t) {
+        const auto source = columns.read(t);
+        sum.add_source(columns.key(source, 0), columns.value(source, 0));
+      }
+      starts[lane][i] = sum;
+    }
+  }
+#pragma unroll 1
+  for (int i = tiles - 1; i >= 0; --i) {
+    const int64_t t = slot.begin + i * kTile, end = min(t + kTile, slot.end);
+    SourceGrad<T> grads[N][kTile];
+#pragma unroll 1
+    for (int lane = 0; lane < N; ++lane) {
+      const BothSums<T> at = {starts[lane][i], later[lane]};
+      later[lane] = exact_grads(p, slot.sequence, c + lane, t, end, at, grads[lane]);
+    }
+#pragma unroll 1
+    for (int64_t row = end - 1; row >= t; --row) {
+      T dk[N], dv[N];
 #pragma unroll
       for (int lane = 0; lane < N; ++lane) {
-        source_grad(k[lane], columns.key(source, lane), columns.value(source, lane), later[lane], dk[lane], dv[lane]);
-        if (masked) dk[lane] = dv[lane] = 0;
-        dk_sum += dk[lane];
+        dk[lane] = grads[lane][row - t].dk;
+        dv[lane] = grads[lane][row - t].dv;
       }
-      if (active) cuda::store<N>(grad_v + t * p.grad_v.time_stride, dv);
-      if constexpr (shares_key) {
-        dk_sum = sum_of_block(active ? dk_sum : T(0), room);
-        if (threadIdx.x == 0) key_sums[t - slot.begin] += dk_sum;
-      } else {
-        cuda::store<N>(grad_k + t * p.grad_k.time_stride, dk);
-      }
-    };
-
-    if constexpr (!causal) {
-      load_sums(sum, ends + slot.sequence.index * kSumParts * d + c, d);
-      for (int64_t t = slot.begin; t < slot.end; ++t) {
-        const auto source = columns.read(t);
-        T k[N];
-#pragma unroll
-        for (int lane = 0; lane < N; ++lane) {
-          const cuda::SplitExp<T> e = cuda::split_exp(columns.key(source, lane));
-          k[lane] = e.p * cuda::pow2(e.n - sum[lane].max);
-        }
-        write_source(t, source, k);
-      }
-    } else {
-      restore_sums(sum, p, slot, c);
-      const int tiles = static_cast<int>((slot.end - slot.begin + kTile - 1) / kTile);
-      for (int tile = 1; tile < tiles; ++tile) {
-        const int64_t begin = slot.begin + (tile - 1) * kTile;
-        visit_rows<kTile>(columns, begin, begin + kTile, [&](int64_t, const auto& source) {
-#pragma unroll
-          for (int lane = 0; lane < N; ++lane) {
-            sum[lane].add_source(columns.key(source, lane), columns.value(source, lane));
-          }
-        });
-#pragma unroll
-        for (int lane = 0; lane < N; ++lane) {
-          starts[tile - 1][0][lane][threadIdx.x] = sum[lane].max;
-          starts[tile - 1][1][lane][threadIdx.x] = sum[lane].den.sum;
-          starts[tile - 1][2][lane][threadIdx.x] = sum[lane].num.sum;
-        }
-      }
-      for (int tile = tiles - 1; tile >= 0; --tile) {
-        if (tile > 0) {
-#pragma unroll
-          for (int lane = 0; lane < N; ++lane) {
-            sum[lane] = {starts[tile - 1][0][lane][threadIdx.x],
-                         {starts[tile - 1][1][lane][threadIdx.x], T(0)},
-                         {starts[tile - 1][2][lane][threadIdx.x], T(0)}};
-          }
-        } else {
-          restore_sums(sum, p, slot, c);
-        }
-        const int64_t begin = slot.begin + tile * kTile;
-        const int count = static_cast<int>(min(int64_t{kTile}, slot.end - begin));
-        typename Columns<E, N>::Source source[kTile];
-        T k[kTile][N], a[kTile][N], b[kTile][N], max[kTile][N];
-#pragma unroll
-        for (int r = 0; r < kTile; ++r) {
-          if (r >= count) break;
-          source[r] = columns.read(begin + r);
-          const auto row = rows.read(begin + r);
-          T dq[N];
-#pragma unroll
-          for (int lane = 0; lane < N; ++lane) {
-            const T key = columns.key(source[r], lane);
-            const cuda::SplitExp<T> e = cuda::split_exp(key);
-            sum[lane].add(e.n, e.p, cuda::is_absent(key) ? T(0) : e.p * columns.value(source[r], lane));
-            const cuda::TargetGrad<T> grad = rows.grad(row, lane, sum[lane]);
-            max[r][lane] = sum[lane].max;
-            k[r][lane] = e.p * cuda::pow2(e.n - sum[lane].max);
-            a[r][lane] = grad.a;
-            b[r][lane] = grad.b;
-            dq[lane] = grad.query;
-          }
-          if (active) rows.write_query(begin + r, dq);
-        }
-#pragma unroll
-        for (int r = kTile - 1; r >= 0; --r) {
-          if (r >= count) continue;
-#pragma unroll
-          for (int lane = 0; lane < N; ++lane) {
-            if (-max[r][lane] != later[lane].max) later[lane].rescale(-max[r][lane]);
-            later[lane].den.add(b[r][lane], T(1));
-            later[lane].num.add(a[r][lane], T(1));
-          }
-          write_source(begin + r, source[r], k[r]);
-        }
-      }
+      if (active) cuda::store<N>(grad_v + row * p.grad_v.time_stride, dv);
+      keys.add(row, active, dk);
     }
   }
-  if constexpr (shares_key) {
-    __syncthreads();
-    E* grad_k = column(p.grad_k, slot.sequence, first / width);
-    for (int64_t t = slot.begin + threadIdx.x; t < slot.end; t += blockDim.x) {
-      grad_k[t * p.grad_k.time_stride] = cuda::narrow<E>(key_sums[t - slot.begin]);
+}
+
+/// The same with the rows of a tile under one maximum. fits: false where a channel is to be done exactly.
+template <typename E, int N>
+__device__ void write_sources(const WindowBackward<E>& p, const Slots& slots, const BackwardMemory<E>& memory,
+                              int64_t index, const Slot& slot, int64_t c, const Room<E, N>& room, bool (&fits)[N]) {
+  using T = Accumulate<E>;
+  const Columns<E, N> columns(p.in, slot.sequence, c);
+  const Targets<E, N> targets(p, slot.sequence, c);
+  E* grad_k = column(p.grad_k, slot.sequence, c);
+  E* grad_v = column(p.grad_v, slot.sequence, c);
+  sum_tiles(p, slot, c, room.stream, room.starts);
+  cuda::RunningSum<T> later[N];
+  sums_at(later, memory.later, slots, index, slot, c);
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane) fits[lane] = true;
+  const auto& stream = room.stream;
+  const int tiles = tile_count(slot.begin, slot.end);
+  const auto fetch = [&](int i, int stage) {
+    const int64_t t = slot.begin + (tiles - 1 - i) * kTile;
+    fetch_sources(stream, stage, columns, t, slot.end);
+    fetch_targets(stream, stage, targets, t, slot.end);
+  };
+  cuda::stream_tiles(stream, tiles, fetch, [&](int i, int stage) {
+    const int index_of_tile = tiles - 1 - i;
+    cuda::RunningSum<T> sum[N];
+    if (index_of_tile == 0) {
+      restore_sums(sum, p, slot, c);
+    } else {
+#pragma unroll
+      for (int lane = 0; lane < N; ++lane) sum[lane] = room.starts(index_of_tile, lane);
     }
+    const int64_t t = slot.begin + index_of_tile * kTile;
+    SourceTile<E, N> tile(stream, stage, columns.mask, t, slot.end);
+#pragma unroll
+    for (int lane = 0; lane < N; ++lane) {
+      const SummedTile<T> rows = tile.add_to(sum[lane], lane);
+      T a[kTile], b[kTile], a_sum = 0, b_sum = 0;
+#pragma unroll
+      for (int r = 0; r < kTile; ++r) {
+        cuda::TargetGrad<T> grad = {};
+        if (r < tile.count) {
+          grad = targets.grad(fetched_row<E, N>(stream, stage, r), lane, rows.num[r], rows.den[r]);
+        }
+        a[r] = grad.a;
+        b[r] = grad.b;
+      }
+      later[lane].rescale(-sum[lane].max);
+#pragma unroll
+      for (int r = kTile - 1; r >= 0; --r) {
+        a_sum += a[r];
+        b_sum += b[r];
+        const SourceGrad<T> grad = grad_of_source(rows.weight[r], tile.value(r, lane), later[lane].num.sum + a_sum,
+                                                  later[lane].den.sum + b_sum);
+        tile.k[r].lane[lane] = cuda::narrow<E>(grad.dk);
+        tile.v[r].lane[lane] = cuda::narrow<E>(grad.dv);
+      }
+      fits[lane] = fits[lane] && rows.certified() && fabs(a_sum) < INFINITY && fabs(b_sum) < INFINITY;
+      later[lane].num.add(a_sum, T(1));
+      later[lane].den.add(b_sum, T(1));
+    }
+    E* dk = grad_k + t * p.grad_k.time_stride;
+    E* dv = grad_v + t * p.grad_v.time_stride;
+#pragma unroll
+    for (int r = 0; r < kTile; ++r, dk += p.grad_k.time_stride, dv += p.grad_v.time_stride) {
+      if (r >= tile.count) continue;
+      cuda::store(dk, tile.k[r]);
+      cuda::store(dv, tile.v[r]);
+    }
+  });
+}
+
+/// The same not causal: K under the maximum of all sources, with the sums over all targets.
+template <typename E, int N, typename Keys>
+__device__ void write_sources_of_all(const WindowBackward<E>& p, const Slots& slots, const BackwardMemory<E>& memory,
+                                     const Slot& slot, int64_t c, bool active, const Keys& keys) {
+  using T = Accumulate<E>;
+  const int64_t d = slots.channels, sums = slot.sequence.index * kSumParts * d + c;
+  const Columns<E, N> columns(p.in, slot.sequence, c);
+  E* grad_v = column(p.grad_v, slot.sequence, c);
+  cuda::RunningSum<T> all[N], targets[N];
+  load_sums(all, memory.ends + sums, d);
+  load_sums(targets, memory.at_start + sums, d);
+#pragma unroll 4
+  for (int64_t t = slot.begin; t < slot.end; ++t) {
+    const auto source = columns.read(t);
+    T dk[N], dv[N];
+#pragma unroll
+    for (int lane = 0; lane < N; ++lane) {
+      const T key = columns.key(source, lane);
+      const cuda::SplitExp<T> e = cuda::split_exp(key);
+      const SourceGrad<T> grad = grad_of_source(e.p * cuda::pow2(e.n - all[lane].max),
+                                                cuda::is_absent(key) ? T(0) : columns.value(source, lane),
+                                                targets[lane].num.sum, targets[lane].den.sum);
+      dk[lane] = source.seen ? grad.dk : T(0);
+      dv[lane] = source.seen ? grad.dv : T(0);
+    }
+    if (active) cuda::store<N>(grad_v + t * p.grad_v.time_stride, dv);
+    keys.add(t, active, dk);
+  }
+}
+
+// A thread has N channels of a slot, each with a key of its own.
+template <typename E, int N>
+__global__ void __launch_bounds__(kStrip / N, N == kPack<E> ? kGradBlocks<E> : 1)
+    write_grads(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
+                const __grid_constant__ BackwardMemory<E> memory) {
+  const int64_t packs = slots.channels / N, i = cuda::thread_index();
+  Slot slot;
+  if (i >= slots.count * packs || !find_slot(p.in, slots, i / packs, slot)) return;
+  const int64_t c = i % packs * N;
+  bool fits[N];
+  write_sources<E, N>(p, slots, memory, i / packs, slot, c, Room<E, N>(cuda::shared_memory<unsigned char>()), fits);
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane) {
+    if (fits[lane]) continue;
+    const OwnKeys<E, 1> keys = {column(p.grad_k, slot.sequence, c + lane), p.grad_k.time_stride};
+    write_sources_exactly<E, 1>(p, slots, memory, i / packs, slot, c + lane, true, keys);
+  }
+}
+
+// The same not causal.
+template <typename E, int N>
+__global__ void __launch_bounds__(kStrip / N)
+    write_grads_of_all(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
+                       const __grid_constant__ BackwardMemory<E> memory) {
+  const int64_t packs = slots.channels / N, i = cuda::thread_index();
+  Slot slot;
+  if (i >= slots.count * packs || !find_slot(p.in, slots, i / packs, slot)) return;
+  const int64_t c = i % packs * N;
+  const OwnKeys<E, N> keys = {column(p.grad_k, slot.sequence, c), p.grad_k.time_stride};
+  write_sources_of_all<E, N>(p, slots, memory, slot, c, true, keys);
+}
+
+// A key a head: a block has one head of a slot, whose channels it walks in strips; dk is summed over them in order.
+template <typename E, int N, bool causal>
+__global__ void __launch_bounds__(kStrip / N)
+    write_grads_of_heads(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
+                         const __grid_constant__ BackwardMemory<E> memory) {
+  using T = Accumulate<E>;
+  __shared__ T key_sums[kChunk], warp_sums[kStrip / N / 32];
+  const int64_t heads = p.in.shape.heads, width = slots.channels / heads, head = blockIdx.x % heads;
+  const int64_t index = blockIdx.x / heads;
+  Slot slot;
+  if (!find_slot(p.in, slots, index, slot)) return;
+  const HeadKey<T, N> keys = {key_sums, warp_sums, slot.begin};
+  for (int64_t t = threadIdx.x; t < slot.end - slot.begin; t += blockDim.x) key_sums[t] = 0;
+  for (int64_t offset = 0; offset < width; offset += int64_t{blockDim.x} * N) {
+    const int64_t own = offset + int64_t{threadIdx.x} * N;
+    const bool active = own < width;
+    const int64_t c = head * width + (active ? own : 0);
+    if constexpr (causal) {
+      write_sources_exactly<E, N>(p, slots, memory, index, slot, c, active, keys);
+    } else {
+      write_sources_of_all<E, N>(p, slots, memory, slot, c, active, keys);
+    }
+  }
+  __syncthreads();
+  E* grad_k = column(p.grad_k, slot.sequence, head);
+  for (int64_t t = slot.begin + threadIdx.x; t < slot.end; t += blockDim.x) {
+    grad_k[t * p.grad_k.time_stride] = cuda::narrow<E>(key_sums[t - slot.begin]);
   }
 }
 
@@ -221,23 +502,25 @@ void run(const WindowBackward<E>& p, const Slots& slots, const BackwardMemory<E>
   constexpr const char* kName = "window_backward";
   const WindowShape& s = p.in.shape;
   const int64_t threads = slots.count * (s.channels / N);
-  if constexpr (!causal) {
-    cuda::launch(cuda, kName, threads, sum_chunks<E, N>, p.in, slots, int64_t{0}, memory.before);
-    cuda::launch(cuda, kName, s.batch * s.channels, fold_chunks<E>, p.in, slots, memory.before, memory.ends,
-                 static_cast<Accumulate<E>*>(nullptr));
-  }
-  cuda::launch(cuda, kName, threads, sum_targets<E, N, causal>, p, slots, memory.targets, memory.ends);
-  cuda::launch(cuda, kName, s.batch * s.channels, fold_targets<E>, p, slots, memory.targets, memory.ends,
-               memory.at_start);
-  const Accumulate<E>* targets = causal ? memory.targets : memory.at_start;
-  if (s.key_channels != s.channels) {
-    const int64_t block = std::min<int64_t>(kStrip / N, (s.channels / s.heads / N + 31) / 32 * 32);
-    cuda::launch_blocks(cuda, kName, slots.count * s.heads, block, write_grads<E, N, causal, true>, p, slots, targets,
-                        memory.ends);
+  if constexpr (causal) {
+    cuda::launch(cuda, kName, threads, sum_targets<E, N>, p, slots, memory);
   } else {
-    constexpr int kBlock = kStrip / N;
-    cuda::launch_blocks(cuda, kName, (threads + kBlock - 1) / kBlock, kBlock, write_grads<E, N, causal, false>, p,
-                        slots, targets, memory.ends);
+    cuda::launch(cuda, kName, threads, sum_chunks<E, N>, p.in, slots, int64_t{0}, memory.before.chunks);
+    fold_chunks(cuda, kName, p.in, slots, memory.before, false, memory.ends);
+    cuda::launch(cuda, kName, threads, sum_all_targets<E, N>, p, slots, memory.later.chunks, memory.ends);
+  }
+  fold_targets(cuda, kName, p, slots, memory);
+  constexpr int kBlock = kStrip / N;
+  if (s.key_channels != s.channels) {
+    const int64_t block = std::min<int64_t>(kBlock, (s.channels / s.heads / N + 31) / 32 * 32);
+    cuda::launch_blocks(cuda, kName, slots.count * s.heads, block, write_grads_of_heads<E, N, causal>, p, slots,
+                        memory);
+  } else if constexpr (causal) {
+    cuda::launch_with_memory(cuda, kName, (threads + kBlock - 1) / kBlock, kBlock, Room<E, N>::kBytes,
+                             write_grads<E, N>, p, slots, memory);
+  } else {
+    cuda::launch_blocks(cuda, kName, (threads + kBlock - 1) / kBlock, kBlock, write_grads_of_all<E, N>, p, slots,
+                        memory);
   }
   const auto& initial = p.grad_initial_state;
   if (p.in.initial_state.position != nullptr && (initial.num != nullptr || initial.den != nullptr)) {
@@ -252,7 +535,7 @@ void backward(const WindowBackward<E>& p, const Cuda& cuda) {
   cuda::Workspace workspace(cuda.workspace);
   const BackwardMemory<E> memory(s, workspace);
   const Slots slots(s);
-  constexpr int kMost = kBackwardPack<E>;
+  constexpr int kMost = kPack<E>;
   const bool packs =
       moves_in_packs<kMost>(s, p.in.v) && moves_in_packs<kMost>(s, p.grad_y) && moves_in_packs<kMost>(s, p.grad_v) &&
       (s.key_channels != s.channels || (moves_in_packs<kMost>(s, p.in.k) && moves_in_packs<kMost>(s, p.grad_k))) &&

@@ -22,6 +22,17 @@ __device__ void restore_sums(cuda::RunningSum<Accumulate<E>> (&sum)[N], const Wi
   for (int i = 0; i < N; ++i) sum[i] = initial_sums(p.in.shape, p.in.initial_state, slot.sequence.index, c + i);
 }
 
+/// The sums before a chunk, summed again where the forward has not left them.
+template <int N, typename E, typename T = Accumulate<E>>
+__device__ void sums_before(cuda::RunningSum<T> (&sum)[N], const WindowBackward<E>& p, const Slots& slots,
+                            const BackwardMemory<E>& memory, int64_t index, const Slot& slot, int64_t c) {
+  if (memory.before.chunks == nullptr) {
+    restore_sums(sum, p, slot, c);
+  } else {
+    sums_at(sum, memory.before, slots, index, slot, c);
+  }
+}
+
 /// The rows of the targets of a thread.
 template <typename E, int N>
 struct Targets {
@@ -53,33 +64,58 @@ struct Targets {
     row.gy = cuda::load<N>(gy + t * gy_stride);
     return row;
   }
-  __device__ cuda::TargetGrad<T> grad(const Row& row, int i, const cuda::RunningSum<T>& sum) const {
-    return cuda::grad_of_target(gate, T(cuda::widen(row.q.lane[i])), T(cuda::widen(row.gy.lane[i])), sum.num.sum,
-                                sum.den.sum);
+  /// Of a row that saw something.
+  __device__ cuda::TargetGrad<T> grad(const Row& row, int i, T num, T den) const {
+    return cuda::grad_of_seen_target<E>(gate, T(cuda::widen(row.q.lane[i])), T(cuda::widen(row.gy.lane[i])), num, den);
+  }
+  /// Of row t of one channel, whatever it saw.
+  __device__ cuda::TargetGrad<T> grad_at(int64_t t, const cuda::RunningSum<T>& sum) const {
+    const Row row = read(t);
+    if (sum.den.sum == 0) return {};
+    return grad(row, 0, sum.num.sum, sum.den.sum);
   }
   __device__ void write_query(int64_t t, const T (&x)[N]) const {
     if (grad_q != nullptr) cuda::store<N>(grad_q + t * grad_q_stride, x);
   }
+  __device__ void write_query(int64_t t, const cuda::Pack<E, N>& x) const {
+    if (grad_q != nullptr) cuda::store(grad_q + t * grad_q_stride, x);
+  }
 };
 
-/// The sums of each chunk's targets become those of all targets after it, in place, and with what the gradient of the
-/// final sums asks as a target of its own behind the last; those of all go to `at_start`. One thread a channel.
+/// Begins to fetch the rows [t, end) of targets, a tile of them or fewer: tensor 2 is q, 3 is the gradient of y.
+template <typename E, int N, typename S>
+__device__ void fetch_targets(const S& stream, int stage, const Targets<E, N>& targets, int64_t t, int64_t end) {
+  const int count = static_cast<int>(min(int64_t{kTile}, end - t));
+  if (targets.q != nullptr) stream.fetch(stage, 2, targets.q + t * targets.q_stride, targets.q_stride, count);
+  stream.fetch(stage, 3, targets.gy + t * targets.gy_stride, targets.gy_stride, count);
+}
+
+/// Row r of a fetched tile.
+template <typename E, int N, typename S>
+__device__ typename Targets<E, N>::Row fetched_row(const S& stream, int stage, int r) {
+  return {stream.at(stage, 2, r), stream.at(stage, 3, r)};
+}
+
+/// What the gradient of the final sums asks is a target of its own behind the last. `later` becomes the sums of all
+/// targets after each chunk; those of all go to `at_start`. One thread a channel of a sequence.
 template <typename E>
-__global__ void fold_targets(WindowBackward<E> p, Slots slots, Accumulate<E>* targets, const Accumulate<E>* ends,
-                             Accumulate<E>* at_start) {
+__global__ void fold_targets_of_sequences(WindowBackward<E> p, Slots slots, ChunkSums<Accumulate<E>> later_sums,
+                             const Accumulate<E>* ends, Accumulate<E>* at_start) {
   using T = Accumulate<E>;
   const WindowShape& s = p.in.shape;
   const int64_t d = slots.channels, i = cuda::thread_index();
   if (i >= s.batch * d) return;
   const int64_t b = i / d, c = i % d;
-  const Sequence one = sequence_at(p.in, slots, b);
-  const int64_t chunks = (one.time + slots.chunk - 1) / slots.chunk;
-  T* at = targets + first_slot(p.in, slots, b) * kSumParts * d + c;
-  const T max = chunks > 0 ? ends[b * kSumParts * d + c] : initial_sums(s, p.in.initial_state, b, c).max;
-  cuda::RunningSum<T> later;
-  later.max = -max;
   const StateGrad<const T>& final = p.grad_final_state;
+  cuda::RunningSum<T> later;
+  later.max = -INFINITY;
+  T max = kExponentFloor<T>;
+  if (final.num != nullptr || final.den != nullptr) {
+    const bool empty = sequence_at(p.in, slots, b).time == 0;
+    max = empty ? initial_sums(s, p.in.initial_state, b, c).max : ends[b * kSumParts * d + c];
+  }
   if (max > kExponentFloor<T>) {
+    later.max = -max;
     const int64_t width = d / s.heads;
     const bool shares_key = s.key_channels != d;
     if (final.num != nullptr) later.num.sum = final.num[i];
@@ -88,11 +124,18 @@ __global__ void fold_targets(WindowBackward<E> p, Slots slots, Accumulate<E>* ta
       later.den.sum = -final.den[b * s.key_channels + (shares_key ? c / width : c)];
     }
   }
-  for (int64_t chunk = chunks - 1; chunk >= 0; --chunk) fold_in(at + chunk * kSumParts * d, d, later);
-  T* start = at_start + b * kSumParts * d + c;
-  start[0] = later.max;
-  start[d] = later.den.sum;
-  start[2 * d] = later.num.sum;
+  const cuda::RunningSum<T> all[1] = {fold_sequence(p.in, slots, b, c, later_sums, true, later)};
+  store_sums(all, at_start + b * kSumParts * d + c, d);
+}
+
+/// Launches what makes of the sums of each chunk's targets those of all targets after it.
+template <typename E>
+void fold_targets(const Cuda& cuda, const char* what, const WindowBackward<E>& p, const Slots& slots,
+                  const BackwardMemory<E>& memory) {
+  cuda::launch(cuda, what, slots.groups * slots.channels, fold_groups<E>, p.in, slots, memory.later, true,
+               static_cast<Accumulate<E>>(-INFINITY));
+  cuda::launch(cuda, what, p.in.shape.batch * slots.channels, fold_targets_of_sequences<E>, p, slots, memory.later,
+               memory.ends, memory.at_start);
 }
 
 /// Adds x over the threads of a block, neighbours first, then pairs of neighbours, and so on: a thread of two channels

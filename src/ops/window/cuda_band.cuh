@@ -1,203 +1,596 @@
 #pragma once
 
-// A block of threads does the targets of one chunk with a band, a thread a channel, all channels of one head. A tile of
-// targets is walked against the sources that its windows hold: K = e^k 2^-M and K v 2^-X once a source and channel,
-// w~ = e^w 2^-W once a pair and block, then multiply-adds. A source that has left the window of a target, or has not
-// come into it, has the weight of e^0 there. M and X are those of all sources that the chunk reads, W of a target's
-// weights.
+// The product of a band with rows of channels, in which every pass with a band does its work. A block of threads has a
+// panel of 64 rows of one head, and its channels 64 at a time; a thread a tile of 8 rows and 4 channels. What the rows are
+// multiplied with lies in shared memory: two numbers a row and channel on the other side of the band (of a source e^k and
+// e^k v, of a target a and b) and a weight for every pair. Rows of the other side count from where the panel's first row
+// reaches; tile j is multiplied with the rows [8 j, 8 j + span).
 
 #include <cstdint>
 
+#include "ops/common/cuda/shared.cuh"
 #include "ops/window/cuda_row.cuh"
 
 namespace aft::ops::window {
 
-constexpr int kBandTile = 16;     // targets
-constexpr int kSourceBlock = 32;  // sources whose weights lie in shared memory
-constexpr int kMostTiles = 256 / kBandTile;
+constexpr int kPanel = 64;  // rows, and channels at a time, of a block
+static_assert(kPanel == kChunk);
+constexpr int kLanes = 4;          // channels of a thread
+constexpr int kBandThreads = 128;  // a tile of rows for every 16 of them
+constexpr int kRound = 96;         // rows of the other side in shared memory at a time
+constexpr int kPanelTiles = kPanel / kTile;
+constexpr int kStrips = 4;  // of kPanel channels, that a block does one after another with the same weights
 
+/// Blocks that a multiprocessor is to hold at once, at least.
+template <typename E>
+constexpr int kBandBlocks = sizeof(E) == 8 ? 1 : 3;
+
+/// How far a band reaches.
+struct Reach {
+  int left, right;
+  int span;  // rows that a tile is multiplied with, a multiple of a tile
+
+  explicit Reach(const WindowShape& s)
+      : left(static_cast<int>(s.left)),
+        right(static_cast<int>(s.right)),
+        span(kTile + (left + right + kTile - 1) / kTile * kTile) {}
+
+  __host__ __device__ int columns() const { return left + 1 + right; }
+  __host__ __device__ int rows() const { return kPanel - kTile + span; }
+  __host__ __device__ int weight_rows() const { return span < kRound ? span : kRound; }
+};
+
+/// Blocks that make a head.
+inline int64_t band_groups(const WindowShape& s) {
+  return (s.channels / s.heads + kStrips * kPanel - 1) / (kStrips * kPanel);
+}
+
+/// Numbers of a block's channels in shared memory: M and X, and the sums outside the panel's windows.
+enum Table { kMax, kValueExponent, kBeforeMax, kBeforeDen, kBeforeNum, kAfterMax, kAfterDen, kAfterNum, kTables };
+
+/// The block's shared memory.
 template <typename T>
 struct BandRoom {
-  T weight[kSourceBlock][kBandTile];
-  T least[kBandTile];  // W
+  T* first;    // [kRound][kPanel]
+  T* second;   // the same
+  T* groups;   // [2][tiles][kPanel]: sums of both over every tile of the other side's first kPanel rows
+  T* weights;  // [tiles][weight_rows][kTile]
+  T* table;    // [kTables][kPanel]
+  T* least;    // [kRound]: W of rows
+
+  __host__ __device__ BandRoom(const Reach& reach, T* memory) {
+    const auto take = [&](int count) {
+      T* at = memory;
+      memory += count;
+      return at;
+    };
+    first = take(kRound * kPanel);
+    second = take(kRound * kPanel);
+    groups = take(2 * kPanelTiles * kPanel);
+    weights = take(kPanelTiles * reach.weight_rows() * kTile);
+    table = take(kTables * kPanel);
+    least = take(kRound);
+  }
+  static int64_t bytes(const Reach& reach) {
+    const BandRoom room(reach, nullptr);
+    return (room.least - room.first + kRound) * int64_t{sizeof(T)};
+  }
+
+  __device__ T& of_channel(Table row, int channel) const { return table[row * kPanel + channel]; }
+  __device__ cuda::RunningSum<T> outside(Table row, int channel) const {
+    return {table[row * kPanel + channel],
+            {table[(row + 1) * kPanel + channel], T(0)},
+            {table[(row + 2) * kPanel + channel], T(0)}};
+  }
+  __device__ void set_outside(Table row, int channel, const cuda::RunningSum<T>& sum) const {
+    table[row * kPanel + channel] = sum.max;
+    table[(row + 1) * kPanel + channel] = sum.den.sum;
+    table[(row + 2) * kPanel + channel] = sum.num.sum;
+  }
 };
 
-/// One row, as ExactRow has it: D = den 2^(M + W), N = num 2^(M + W + X).
+/// A thread's place: its tile and the first of its channels among those at hand.
+struct BandThread {
+  int tile = threadIdx.x / (kPanel / kLanes), lane = threadIdx.x % (kPanel / kLanes) * kLanes;
+};
+
 template <typename T>
-struct TileSums {
-  T den[kBandTile], num[kBandTile];
+struct BandSums {
+  T first[kTile][kLanes] = {}, second[kTile][kLanes] = {};
+
+  /// Adds the product of the round from row `begin` on.
+  __device__ void add_round(const BandRoom<T>& room, const Reach& reach, const BandThread& thread, int begin) {
+    const int from = max(begin, thread.tile * kTile), to = min(begin + kRound, thread.tile * kTile + reach.span);
+    const T* weight = room.weights + thread.tile * reach.weight_rows() * kTile;
+    const T* x = room.first + (from - begin) * kPanel + thread.lane;
+    const T* y = room.second + (from - begin) * kPanel + thread.lane;
+#pragma unroll 2
+    for (int m = from; m < to; ++m, x += kPanel, y += kPanel, weight += kTile) {
+      const auto a = cuda::load<kLanes>(x), b = cuda::load<kLanes>(y);
+      const auto w0 = cuda::load<4>(weight), w1 = cuda::load<4>(weight + 4);
+#pragma unroll
+      for (int r = 0; r < kTile; ++r) {
+        const T w = r < 4 ? w0.lane[r] : w1.lane[r - 4];
+#pragma unroll
+        for (int i = 0; i < kLanes; ++i) {
+          first[r][i] = fma(w, a.lane[i], first[r][i]);
+          second[r][i] = fma(w, b.lane[i], second[r][i]);
+        }
+      }
+    }
+  }
 };
 
-/// The weights of a tile of targets of a sequence, in shared memory.
+/// Two sums for each of a thread's channels, over rows of the other side that its tile is not multiplied with.
+template <typename T>
+struct Around {
+  T first[kLanes] = {}, second[kLanes] = {};
+
+  __device__ void add(const T* x, const T* y, T weight = T(1)) {
+    const auto a = cuda::load<kLanes>(x), b = cuda::load<kLanes>(y);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) {
+      first[i] = fma(weight, a.lane[i], first[i]);
+      second[i] = fma(weight, b.lane[i], second[i]);
+    }
+  }
+  /// The tiles before this thread's: room.groups is filled.
+  __device__ void add_groups_before(const BandRoom<T>& room, const BandThread& thread) {
+    for (int tile = 0; tile < thread.tile; ++tile) {
+      add(room.groups + tile * kPanel + thread.lane, room.groups + (kPanelTiles + tile) * kPanel + thread.lane);
+    }
+  }
+  /// The rows [from, to) of the round that begins at `begin`, each times weight(row of the round).
+  template <typename Weight>
+  __device__ void add_rows(const BandRoom<T>& room, const BandThread& thread, int begin, int from, int to,
+                           const Weight& weight) {
+    for (int m = max(from - begin, 0); m < min(to - begin, kRound); ++m) {
+      add(room.first + m * kPanel + thread.lane, room.second + m * kPanel + thread.lane, weight(m));
+    }
+  }
+};
+
+/// What a thread does for a row of the other side: kTile rows of the first kPanel, together the thread's group, then its
+/// share of the others. visit(m, count, sums): row m and, for the groups, where to add what it sets.
+template <typename T>
+struct RoundRows {
+  static constexpr int kRest = (kRound - kPanel) / kPanelTiles;
+
+  /// Calls set(m, k, kv) for every row m of the round, which is stored; where `grouped`, also the groups' sums.
+  template <typename Set>
+  static __device__ void fill(const BandRoom<T>& room, const BandThread& thread, bool grouped, const Set& set) {
+    Around<T> sum;
+#pragma unroll 2
+    for (int i = 0; i < kTile + kRest; ++i) {
+      const int m = i < kTile ? thread.tile * kTile + i : kPanel + thread.tile * kRest + i - kTile;
+      cuda::Pack<T, kLanes> a = {}, b = {};
+      set(m, a, b);
+      cuda::store(room.first + m * kPanel + thread.lane, a);
+      cuda::store(room.second + m * kPanel + thread.lane, b);
+      if (i >= kTile) continue;
+#pragma unroll
+      for (int lane = 0; lane < kLanes; ++lane) {
+        sum.first[lane] += a.lane[lane];
+        sum.second[lane] += b.lane[lane];
+      }
+    }
+    if (!grouped) return;
+    cuda::Pack<T, kLanes> a, b;
+#pragma unroll
+    for (int lane = 0; lane < kLanes; ++lane) {
+      a.lane[lane] = sum.first[lane];
+      b.lane[lane] = sum.second[lane];
+    }
+    cuda::store(room.groups + thread.tile * kPanel + thread.lane, a);
+    cuda::store(room.groups + (kPanelTiles + thread.tile) * kPanel + thread.lane, b);
+  }
+};
+
+/// The band of a head, seen from a sequence.
 template <typename E>
-struct BandWeights {
+struct BandTable {
   using T = Accumulate<E>;
 
-  const RowSources<E> sources;
-  BandRoom<T>& room;
-  const int64_t time, rows;  // rows: of the sequence that the table has
+  const T* data;  // row of local position 0
+  int64_t stride, left, right, first, time, rows;
+  bool causal;
 
-  __device__ BandWeights(const WindowInputs<E>& in, const Sequence& one, int64_t c, BandRoom<T>& memory)
-      : sources(in, one, c),
-        room(memory),
-        time(one.time),
-        rows(in.band.row_stride == 0 ? one.time : min(one.time, in.band.rows - sources.ring.position)) {}
-
+  __device__ BandTable(const WindowInputs<E>& in, const Sequence& one, int64_t head)
+      : stride(in.band.row_stride), left(in.shape.left), right(in.shape.right), time(one.time), causal(in.shape.causal) {
+    const int64_t position = in.initial_state.position == nullptr ? 0 : in.initial_state.position[one.index];
+    first = -min(position, left);
+    rows = stride == 0 ? time : min(time, in.band.rows - position);
+    data = in.band.data + head * in.band.head_stride + position * stride;
+  }
   /// False past the end of the table.
-  __device__ bool has_row(int64_t t) const { return t < rows; }
+  __device__ bool has_row(int64_t t) const { return t >= 0 && t < rows; }
+  /// Of target t: element s is the weight of source s.
+  __device__ const T* weights(int64_t t) const { return data + t * stride - (t - left); }
+  __device__ int64_t window_begin(int64_t t) const { return max(t - left, first); }
+  __device__ int64_t window_end(int64_t t) const { return causal ? t + 1 : min(t + right + 1, time); }
 
-  /// W of every target of a tile. All threads.
-  __device__ void find_least(int64_t t0) {
-    const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
-    __syncthreads();
-    for (int r = threadIdx.x / 32; r < kBandTile; r += warps) {
+  /// W, the exponent of the largest weight of the targets [t0, t0 + count), at least 0: two threads a target. All
+  /// threads.
+  __device__ void find_least(int64_t t0, int count, T* least) const {
+    using F = FloatFormat<T>;
+    for (int r = threadIdx.x / 2; r < (count + 15) / 16 * 16; r += kBandThreads / 2) {
       const int64_t t = t0 + r;
       T most = 0;
-      if (has_row(t)) {
-        const T* weights = sources.weights(t);
-        for (int64_t s = sources.window_begin(t) + lane; s < sources.window_end(t, time); s += 32) {
-          most = fmax(most, cuda::split_exp(weights[s]).n);
+      if (r < count && has_row(t)) {
+        const T* weight = weights(t);
+        for (int64_t s = window_begin(t) + threadIdx.x % 2, end = window_end(t); s < end; s += 2) {
+          if (weight[s] < INFINITY) most = fmax(most, weight[s]);
         }
       }
-      for (int step = 16; step > 0; step /= 2) most = fmax(most, __shfl_xor_sync(0xffffffffu, most, step));
-      if (lane == 0) room.least[r] = most;
+      most = fmax(most, __shfl_xor_sync(0xffffffffu, most, 1));
+      if (threadIdx.x % 2 == 0 && r < count) least[r] = fma(fmin(most, kKeyLimit<T>), kLog2E<T>, F::kMagic) - F::kMagic;
     }
-    __syncthreads();
   }
-
-  /// w~ of the targets of a tile on the sources [s0, s0 + count). All threads.
-  __device__ void form_weights(int64_t t0, int64_t s0, int count) {
-    for (int i = threadIdx.x; i < count * kBandTile; i += blockDim.x) {
-      const int r = i % kBandTile, m = i / kBandTile;
-      const int64_t t = t0 + r, s = s0 + m;
-      const T least = room.least[r];
-      T w = 0;
-      if (has_row(t)) {
-        if (s < t - sources.left || s > t + sources.right) {
-          w = sources.causal && s > t ? T(0) : cuda::pow2(-least);
-        } else {
-          const cuda::SplitExp<T> e = cuda::split_exp(sources.weights(t)[s]);
-          w = e.p * cuda::pow2(e.n - least);
-        }
-      }
-      room.weight[m][r] = w;
-    }
-    __syncthreads();
+  /// e^w 2^-W of target t and source s, which the sequence has; outside the window that of weight 0, or nothing of what
+  /// is still to come.
+  __device__ T weight(int64_t t, int64_t s, T least) const {
+    if (!has_row(t) || s < first || s >= time || (causal && s > t)) return 0;
+    if (s < t - left || s > t + right) return cuda::pow2(-least);
+    const T w = weights(t)[s];
+    return cuda::is_absent(w) ? T(0) : cuda::exp_under(fmin(w, kKeyLimit<T>), least) + (w - w);
   }
 };
 
-/// A thread's channel of the block, for the targets [begin, end) of a sequence.
+/// Fills room.weights for the round from row `begin` on: weight(row of the panel, row of the other side). A thread has one
+/// row of its tile. All threads.
+template <typename T, typename Weight>
+__device__ void set_weights(const BandRoom<T>& room, const Reach& reach, int begin, const Weight& weight) {
+  const int tile = threadIdx.x / 16, own = threadIdx.x % 16, r = own % kTile;
+  const int from = max(begin, tile * kTile), to = min(begin + kRound, tile * kTile + reach.span);
+  T* at = room.weights + tile * reach.weight_rows() * kTile + own;
+  for (int m = from + own / kTile; m < to; m += 2, at += 2 * kTile) *at = weight(tile * kTile + r, m);
+}
+
+/// A source of a state's ring.
+template <typename T>
+struct RingSource {
+  T key, value;
+};
+
+template <typename E, typename T = Accumulate<E>>
+__device__ __noinline__ RingSource<T> read_ring(const WindowInputs<E>& in, const Sequence& one, int64_t s, int64_t c) {
+  const Ring<E> ring(in, one, c);
+  return {ring.key(s), ring.value(s)};
+}
+
+/// The channels [begin, begin + kLanes) of a sequence, those below `end`: rows of a tensor, and its sources with the
+/// ring's before them.
 template <typename E>
-struct BandBlock : BandWeights<E> {
+struct BandSources {
   using T = Accumulate<E>;
-  using BandWeights<E>::find_least, BandWeights<E>::form_weights, BandWeights<E>::room, BandWeights<E>::sources,
-      BandWeights<E>::time;
 
-  const int64_t begin, end;
-  T max, value_exponent;  // M, X
-  cuda::RunningSum<T> before;
-  T after[kMostTiles][kSumParts];  // of each tile: the sums of what lies after its last window
+  const WindowInputs<E>& in;
+  const Sequence& one;
+  Columns<E, 1> own;
+  int64_t begin;
+  int count;   // of channels; 0 to kLanes
+  bool packs;  // all four move at once
 
-  /// first: the sums of the sources before the first target's window; last: those after the last's (neutral if causal).
-  __device__ BandBlock(const WindowInputs<E>& in, const Sequence& one, int64_t from, int64_t to, int64_t c,
-                       BandRoom<T>& memory, const cuda::RunningSum<T>& first, const cuda::RunningSum<T>& last)
-      : BandWeights<E>(in, one, c, memory), begin(from), end(to), before(first) {
-    choose_scales(last);
-    if (!sources.causal) sum_after_tiles(last);
-  }
+  __device__ BandSources(const WindowInputs<E>& inputs, const Sequence& sequence, int64_t first, int64_t end,
+                         bool can_pack)
+      : in(inputs),
+        one(sequence),
+        own(inputs, sequence, min(first, end - 1)),
+        begin(first),
+        count(static_cast<int>(max(int64_t{0}, min(int64_t{kLanes}, end - first)))),
+        packs(can_pack && count == kLanes) {}
 
-  __device__ int64_t tile_end(int64_t t) const { return min(t + kBandTile, end); }
-  /// The sources that a tile reads.
-  __device__ int64_t first_source(int64_t t) const { return sources.window_begin(t); }
-  __device__ int64_t last_source(int64_t t) const { return sources.window_end(tile_end(t) - 1, time); }
-  __device__ cuda::RunningSum<T> after_tile(int64_t t) const {
-    if (sources.causal) return {};
-    const T* at = after[(t - begin) / kBandTile];
-    return {at[0], {at[1], T(0)}, {at[2], T(0)}};
-  }
-
-  __device__ void choose_scales(const cuda::RunningSum<T>& last) {
-    max = fmax(before.max, last.max);
-    T largest = 0;
-    for (int64_t s = first_source(begin), stop = sources.window_end(end - 1, time); s < stop; ++s) {
-      const T key = sources.key(s);
-      if (cuda::is_absent(key)) continue;
-      max = fmax(max, cuda::split_exp(key).n);
-      largest = fmax(largest, fabs(sources.value(s)));
+  template <typename From>
+  __device__ void load(const From* from, T (&to)[kLanes]) const {
+    if (packs) {
+      const auto x = cuda::load<kLanes>(from);
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) to[i] = cuda::widen(x.lane[i]);
+      return;
     }
-    for (const auto& sum : {before, last}) largest = fmax(largest, fabs(sum.num.sum * cuda::pow2(sum.max - max)));
-    value_exponent = fmin(fmax(cuda::exponent_of(largest), kLeastValueExponent<T>), kValueExponentLimit<T>);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) to[i] = i < count ? T(cuda::widen(from[i])) : T(0);
   }
-
-  __device__ void sum_after_tiles(cuda::RunningSum<T> sum) {
-    int64_t stop = end;
-    for (int64_t tile = (end - begin - 1) / kBandTile; tile >= 0; --tile) {
-      after[tile][0] = sum.max;
-      after[tile][1] = sum.den.sum;
-      after[tile][2] = sum.num.sum;
-      const int64_t start = begin + tile * kBandTile;
-      for (int64_t s = min(stop + sources.right, time) - 1; s >= start + sources.right; --s) {
-        sum.add_source(sources.key(s), sources.value(s));
+  template <typename To>
+  __device__ void store(To* to, const T (&x)[kLanes]) const {
+    if (packs) {
+      cuda::store<kLanes>(to, x);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) {
+      if (i < count) to[i] = cuda::narrow<To>(x[i]);
+    }
+  }
+  /// Keys and values of source s; what is masked is absent.
+  __device__ void read(int64_t s, T (&key)[kLanes], T (&value)[kLanes]) const {
+    if (s < 0) {
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        const RingSource<T> source = i < count ? read_ring(in, one, s, begin + i) : RingSource<T>{};
+        key[i] = source.key;
+        value[i] = source.value;
       }
-      stop = start;
+      return;
     }
+    load(own.v + s * own.v_stride, value);
+    if (own.shares_key) {
+      const T shared = cuda::widen(own.k[s * own.k_stride]);
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) key[i] = shared;
+    } else {
+      load(own.k + s * own.k_stride, key);
+    }
+    if (own.mask == nullptr || own.mask[s]) return;
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) key[i] = -INFINITY;
   }
+};
 
-  /// The sums of a tile's targets. All threads.
-  __device__ TileSums<T> sum_tile(int64_t t0) {
-    TileSums<T> sums = {};
-    const T value_scale = cuda::pow2(-value_exponent);
-    find_least(t0);
-    for (int64_t s0 = first_source(t0), stop = last_source(t0); s0 < stop; s0 += kSourceBlock) {
-      const int count = static_cast<int>(min(int64_t{kSourceBlock}, stop - s0));
-      form_weights(t0, s0, count);
+/// Of the sources [begin, end): the largest key and the largest absolute value of each channel at hand, visit(channel,
+/// key, value), key -inf where there is none; +inf and NaN do not count. Returns whether all is finite, or absent with a
+/// finite value. All threads; uses `room`.
+template <typename E, typename Visit, typename T = Accumulate<E>>
+__device__ bool find_largest(const BandSources<E>& sources, int64_t begin, int64_t end, const BandRoom<T>& room,
+                             const BandThread& thread, const Visit& visit) {
+  T key_most[kLanes], value_most[kLanes] = {};
+  bool plain = true;
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) key_most[i] = -INFINITY;
 #pragma unroll 4
-      for (int m = 0; m < count; ++m) {
-        const T key = sources.key(s0 + m);
-        const cuda::SplitExp<T> e = cuda::split_exp(key);
-        const T k = e.p * cuda::pow2(e.n - max);
-        const T kv = cuda::is_absent(key) ? T(0) : k * (sources.value(s0 + m) * value_scale);
+  for (int64_t s = begin + thread.tile; s < end; s += kPanelTiles) {
+    T key[kLanes], value[kLanes];
+    sources.read(s, key, value);
 #pragma unroll
-        for (int r = 0; r < kBandTile; ++r) {
-          sums.den[r] = fma(k, room.weight[m][r], sums.den[r]);
-          sums.num[r] = fma(kv, room.weight[m][r], sums.num[r]);
-        }
-      }
+    for (int i = 0; i < kLanes; ++i) {
+      const bool own = key[i] <= kKeyLimit<T> && fabs(value[i]) < INFINITY;
+      plain = plain && own;
+      if (!own && (cuda::is_absent(key[i]) || !(fabs(key[i]) < INFINITY))) continue;
+      key_most[i] = fmax(key_most[i], key[i]);
+      value_most[i] = fmax(value_most[i], cuda::is_absent(key[i]) ? T(0) : fabs(value[i]));
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) {
+    room.first[thread.tile * kPanel + thread.lane + i] = key_most[i];
+    room.second[thread.tile * kPanel + thread.lane + i] = value_most[i];
+  }
+  plain = __syncthreads_and(plain) != 0;
+  if (threadIdx.x < kPanel) {
+    const int channel = threadIdx.x;
+    T key = -INFINITY, value = 0;
+#pragma unroll
+    for (int tile = 0; tile < kPanelTiles; ++tile) {
+      key = fmax(key, room.first[tile * kPanel + channel]);
+      value = fmax(value, room.second[tile * kPanel + channel]);
+    }
+    visit(channel, key, value);
+  }
+  __syncthreads();
+  return plain;
+}
+
+/// n of e^k = p 2^n for the largest of some keys.
+template <typename T>
+__device__ T exponent_of_key(T key) {
+  using F = FloatFormat<T>;
+  return cuda::is_absent(key) ? kExponentFloor<T>
+                              : fma(fmin(key, kKeyLimit<T>), kLog2E<T>, F::kMagic) - F::kMagic;
+}
+
+/// K = e^k 2^-max and K v scale of a source's channels. plain: nothing is infinite or NaN but an absent key.
+template <typename T>
+__device__ void scale_source(bool plain, const T (&key)[kLanes], const T (&value)[kLanes], const T (&max)[kLanes],
+                             const T (&scale)[kLanes], cuda::Pack<T, kLanes>& k, cuda::Pack<T, kLanes>& kv) {
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) {
+    T own = key[i], v = value[i];
+    if (!plain) {
+      own = fmin(own, kKeyLimit<T>);
+      if (cuda::is_absent(own)) v = 0;
+    }
+    k.lane[i] = cuda::exp_under(own, max[i]);
+    if (!plain && !cuda::is_absent(own)) k.lane[i] += key[i] - key[i];
+    kv.lane[i] = k.lane[i] * (v * scale[i]);
+  }
+}
+
+/// A block's slot, head and channels, and a thread's place.
+template <typename E>
+struct BandUnit {
+  using T = Accumulate<E>;
+
+  BandThread thread;
+  int64_t index, head;        // slot, head
+  int64_t c, end, group_end;  // this thread's first channel, the ends of the head and of the block's channels
+  Slot slot;
+  bool valid;
+
+  __device__ BandUnit(const WindowInputs<E>& in, const Slots& slots, int64_t first_slot, int64_t groups) {
+    const WindowShape& s = in.shape;
+    const unsigned of_slot = static_cast<unsigned>(groups * s.heads), rest = blockIdx.x % of_slot;
+    const int64_t width = s.channels / s.heads;
+    head = rest / static_cast<unsigned>(groups);
+    index = first_slot + blockIdx.x / of_slot;
+    c = head * width + rest % static_cast<unsigned>(groups) * (kStrips * kPanel) + thread.lane;
+    end = (head + 1) * width;
+    group_end = min(c - thread.lane + kStrips * kPanel, end);
+    valid = find_slot(in, slots, index, slot);
+  }
+  /// The channel at place i of those at hand; one past the end is the last.
+  __device__ int64_t channel(int i) const { return min(c - thread.lane + i, end - 1); }
+  __device__ int64_t row(int r) const { return slot.begin + thread.tile * kTile + r; }
+  /// Of this thread.
+  __device__ int rows() const { return static_cast<int>(max(int64_t{0}, min(int64_t{kTile}, slot.end - row(0)))); }
+  /// Goes to the next channels; false where there are none.
+  __device__ bool next() {
+    c += kPanel;
+    return c - thread.lane < group_end;
+  }
+};
+
+/// A target's D and N: D = den 2^exponent, N = num 2^(exponent + X).
+template <typename T>
+struct TargetSums {
+  T den, num, exponent;
+
+  /// Whether what the products lost is below the promise. N may have met an infinite value that the row does not see.
+  __device__ bool certified() const { return den >= kCertificate<T> && fabs(num) < INFINITY; }
+};
+
+/// Target t of a slot at channel c, pair by pair, from the sums outside the slot's windows.
+template <typename E, typename T = Accumulate<E>>
+__device__ __noinline__ TargetSums<T> exact_target(const WindowInputs<E>& in, const Slot& slot, int64_t c, int64_t t,
+                                                   cuda::RunningSum<T> before, cuda::RunningSum<T> after,
+                                                   T value_scale) {
+  const RowSources<E> sources(in, slot.sequence, c);
+  const int64_t time = slot.sequence.time;
+  for (int64_t s = sources.window_begin(slot.begin); s < t - sources.left; ++s) {
+    before.add_source(sources.key(s), sources.value(s));
+  }
+  if (!sources.causal) {
+    for (int64_t s = sources.window_end(slot.end - 1, time) - 1; s > t + sources.right; --s) {
+      after.add_source(sources.key(s), sources.value(s));
+    }
+  }
+  const ExactRow<T> row = exact_row(sources, t, time, before, after, value_scale);
+  return {row.den, row.num, row.exponent};
+}
+
+/// The targets of a block's slot. K = e^k 2^-M and K v 2^-X of the sources that their windows hold, w~ = e^w 2^-W of
+/// every pair: D = den 2^(M + W), N = num 2^(M + W + X). M and X are those of all sources that the slot reads, W that of
+/// a target's weights.
+template <typename E>
+struct BandTargets {
+  using T = Accumulate<E>;
+
+  const WindowInputs<E>& in;
+  const BandUnit<E>& unit;
+  const Reach& reach;
+  const BandRoom<T>& room;
+  const BandTable<E> table;
+
+  /// All threads.
+  __device__ BandTargets(const WindowInputs<E>& inputs, const BandUnit<E>& place, const Reach& extent,
+                         const BandRoom<T>& memory)
+      : in(inputs), unit(place), reach(extent), room(memory), table(inputs, place.slot.sequence, place.head) {
+    table.find_least(unit.slot.begin, kPanel, room.least);
+    __syncthreads();
+    if (reach.rows() <= kRound) form_weights(0);
+  }
+  __device__ void form_weights(int begin) const {
+    const int64_t t0 = unit.slot.begin, s0 = t0 - reach.left;
+    set_weights(room, reach, begin, [&](int r, int m) { return table.weight(t0 + r, s0 + m, room.least[r]); });
+  }
+
+  /// The sums of this thread's targets at its channels. Beforehand the sums outside the slot's windows stand in the room's
+  /// table. All threads.
+  __device__ void sum(const BandSources<E>& sources, BandSums<T>& sums) const {
+    const Slot& slot = unit.slot;
+    const BandThread& thread = unit.thread;
+    const auto choose = [&](int channel, T key, T value) {
+      const cuda::RunningSum<T> around[2] = {room.outside(kBeforeMax, channel), room.outside(kAfterMax, channel)};
+      const T max = fmax(exponent_of_key(key), fmax(around[0].max, around[1].max));
+      for (const auto& sum : around) value = fmax(value, fabs(sum.num.sum * cuda::pow2(sum.max - max)));
+      room.of_channel(kMax, channel) = max;
+      room.of_channel(kValueExponent, channel) =
+          fmin(fmax(cuda::exponent_of(value), kLeastValueExponent<T>), kValueExponentLimit<T>);
+    };
+    const bool plain = find_largest(sources, table.window_begin(slot.begin), table.window_end(slot.end - 1), room,
+                                    thread, choose);
+    const int64_t s0 = slot.begin - reach.left, last = table.causal ? slot.end : table.time;
+    Around<T> around;
+    for (int begin = 0; begin < reach.rows(); begin += kRound) {
+      if (begin > 0) __syncthreads();
+      if (reach.rows() > kRound) form_weights(begin);
+      set_sources(sources, plain, s0 + begin, last, begin == 0);
       __syncthreads();
-    }
-    const cuda::RunningSum<T> last = after_tile(t0);
-    const T scale_before = cuda::pow2(before.max - max), scale_last = cuda::pow2(last.max - max);
-    const T den = before.den.sum * scale_before + last.den.sum * scale_last;
-    const T num = before.num.sum * value_scale * scale_before + last.num.sum * value_scale * scale_last;
-#pragma unroll
-    for (int r = 0; r < kBandTile; ++r) {
-      const T least = cuda::pow2(-room.least[r]);
-      sums.den[r] = fma(den, least, sums.den[r]);
-      sums.num[r] = fma(num, least, sums.num[r]);
-    }
-    return sums;
-  }
-
-  /// Whether what the products lost is below the promise; N may have met an infinite value that the row does not see.
-  static __device__ bool certified(T den, T num) { return den >= kCertificate<T> && fabs(num) < INFINITY; }
-
-  /// Target t of the tile that begins at t0. Its num is worth 2^X.
-  __device__ ExactRow<T> exact(int64_t t0, int64_t t) const {
-    cuda::RunningSum<T> first = before, last = after_tile(t0);
-    for (int64_t s = first_source(t0); s < t - sources.left; ++s) first.add_source(sources.key(s), sources.value(s));
-    if (!sources.causal) {
-      for (int64_t s = last_source(t0) - 1; s > t + sources.right; --s) {
-        last.add_source(sources.key(s), sources.value(s));
+      sums.add_round(room, reach, thread, begin);
+      if (begin == 0) around.add_groups_before(room, thread);
+      if (!table.causal) {
+        around.add_rows(room, thread, begin, thread.tile * kTile + reach.span, reach.rows(), [](int) { return T(1); });
       }
     }
-    return exact_row(sources, t, time, first, last, cuda::pow2(-value_exponent));
+    add_outside(around, sums);
   }
 
-  /// Moves `before` to the next tile.
-  __device__ void leave_tile(int64_t t0) {
-    for (int64_t s = first_source(t0); s < tile_end(t0) - sources.left; ++s) {
-      before.add_source(sources.key(s), sources.value(s));
+  /// K and K v 2^-X of the sources [s0, s0 + kRound), those below `last`, into the block's memory.
+  __device__ void set_sources(const BandSources<E>& sources, bool plain, int64_t s0, int64_t last, bool grouped) const {
+    T max[kLanes], scale[kLanes];
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) {
+      max[i] = room.of_channel(kMax, unit.thread.lane + i);
+      scale[i] = cuda::pow2(-room.of_channel(kValueExponent, unit.thread.lane + i));
     }
+    RoundRows<T>::fill(room, unit.thread, grouped,
+                       [&](int m, cuda::Pack<T, kLanes>& k, cuda::Pack<T, kLanes>& kv) {
+                         const int64_t s = s0 + m;
+                         if (s < table.first || s >= last) return;
+                         T key[kLanes], value[kLanes];
+                         sources.read(s, key, value);
+                         scale_source(plain, key, value, max, scale, k, kv);
+                       });
+  }
+
+  /// Sources outside have the weight of e^0.
+  __device__ void add_outside(const Around<T>& around, BandSums<T>& sums) const {
+    T scale[kTile];
+#pragma unroll
+    for (int r = 0; r < kTile; ++r) scale[r] = cuda::pow2(-room.least[unit.thread.tile * kTile + r]);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) {
+      const int channel = unit.thread.lane + i;
+      const T max = room.of_channel(kMax, channel), value_scale = cuda::pow2(-room.of_channel(kValueExponent, channel));
+      T den = around.first[i], num = around.second[i];
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        if (side == 1 && table.causal) continue;
+        const cuda::RunningSum<T> sum = room.outside(side == 0 ? kBeforeMax : kAfterMax, channel);
+        const T part = cuda::pow2(sum.max - max);
+        den = fma(sum.den.sum, part, den);
+        num = fma(sum.num.sum * value_scale, part, num);
+      }
+#pragma unroll
+      for (int r = 0; r < kTile; ++r) {
+        sums.first[r][i] = fma(den, scale[r], sums.first[r][i]);
+        sums.second[r][i] = fma(num, scale[r], sums.second[r][i]);
+      }
+    }
+  }
+
+  /// 2^X of channel i of this thread.
+  __device__ T value_scale(int i) const { return cuda::pow2(room.of_channel(kValueExponent, unit.thread.lane + i)); }
+
+  /// For every row r of the thread: visit.row(r, sums), where the sums of a channel may be wrong; then, for those,
+  /// visit.one(r, channel of the thread, sums), done again pair by pair. Returns how many those are. visit.absent(r):
+  /// past the end of the table.
+  template <typename Visit>
+  __device__ int for_each(const BandSums<T>& sums, int channels, bool redo, const Visit& visit) const {
+    uint32_t exactly = 0;  // bit kLanes r + i
+#pragma unroll
+    for (int r = 0; r < kTile; ++r) {
+      if (unit.row(r) >= unit.slot.end) continue;
+      if (!table.has_row(unit.row(r))) {
+        visit.absent(r);
+        continue;
+      }
+      TargetSums<T> row[kLanes];
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        const T max = room.of_channel(kMax, unit.thread.lane + i);
+        row[i] = {sums.first[r][i], sums.second[r][i], max + room.least[unit.thread.tile * kTile + r]};
+        if (redo && !row[i].certified() && i < channels) exactly |= 1u << (kLanes * r + i);
+      }
+      visit.row(r, row);
+    }
+    const int failed = __popc(exactly);
+    for (; exactly != 0; exactly &= exactly - 1) {
+      const int bit = __ffs(exactly) - 1, r = bit / kLanes, i = bit % kLanes, channel = unit.thread.lane + i;
+      visit.one(r, i, exact_target(in, unit.slot, unit.c + i, unit.row(r), room.outside(kBeforeMax, channel),
+                                   room.outside(kAfterMax, channel), 1 / value_scale(i)));
+    }
+    return failed;
   }
 };
 

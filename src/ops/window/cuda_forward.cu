@@ -14,91 +14,186 @@ namespace aft::ops {
 namespace window {
 namespace {
 
-// Without a band. Not causal, every row has the sums of all sources.
-template <typename E, int N, bool causal>
-__global__ void write_rows(WindowForward<E> p, Slots slots, const Accumulate<E>* sums, const Accumulate<E>* ends) {
+/// Before a chunk, where the backward begins again: boundaries between chunks.
+template <int N, typename T>
+__device__ void save_sums(const cuda::RunningSum<T> (&sum)[N], T* saved, const Slot& slot, int64_t c, int64_t d) {
+  if (saved == nullptr || slot.index == 0) return;
+  store_sums(sum, saved + (slot.sequence.boundary + slot.index - 1) * kSumParts * d + c, d);
+}
+
+/// A slot at channel c, every row under its own maximum.
+template <typename E>
+__device__ __noinline__ void write_rows_exactly(const WindowForward<E>& p, const Slots& slots,
+                                                const ChunkSums<Accumulate<E>>& before, int64_t index,
+                                                const Slot& slot, int64_t c) {
   using T = Accumulate<E>;
-  const int64_t d = slots.channels, groups = d / N, i = cuda::thread_index();
+  const Columns<E, 1> columns(p.in, slot.sequence, c);
+  const Gate gate = p.in.shape.gate;
+  const E* q = gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, c);
+  E* y = column(p.y, slot.sequence, c);
+  cuda::RunningSum<Accumulate<E>> sum[1];
+  sums_at(sum, before, slots, index, slot, c);
+  for (int64_t t = slot.begin; t < slot.end; ++t) {
+    const auto source = columns.read(t);
+    sum[0].add_source(columns.key(source, 0), columns.value(source, 0));
+    const Accumulate<E> query = q == nullptr ? 0 : cuda::widen(q[t * p.in.q.time_stride]);
+    const T num = sum[0].num.sum, den = sum[0].den.sum;
+    y[t * p.y.time_stride] = cuda::narrow<E>(den == 0 ? T(0) : cuda::gated_ratio_for<E>(gate, query, num, den));
+  }
+}
+
+// Without a band. A thread has N channels of a slot, whose tiles it does in order. A channel with a tile that is not
+// certified is done again.
+template <typename E, int N>
+__global__ void __launch_bounds__(cuda::kBlock, kBlocks<E>)
+    write_rows(const __grid_constant__ WindowForward<E> p, const __grid_constant__ Slots slots,
+               const __grid_constant__ ChunkSums<Accumulate<E>> before) {
+  using T = Accumulate<E>;
+  const int64_t d = slots.channels, packs = d / N, i = cuda::thread_index();
   Slot slot;
-  if (i >= slots.count * groups || !find_slot(p.in, slots, i / groups, slot)) return;
-  const int64_t c = i % groups * N;
+  if (i >= slots.count * packs || !find_slot(p.in, slots, i / packs, slot)) return;
+  const int64_t c = i % packs * N;
+  const Gate gate = p.in.shape.gate;
+  const Columns<E, N> columns(p.in, slot.sequence, c);
+  const E* q = gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, c);
+  E* y = column(p.y, slot.sequence, c);
+  cuda::RunningSum<T> sum[N];
+  sums_at(sum, before, slots, i / packs, slot, c);
+  save_sums(sum, p.saved, slot, c, d);
+  bool certified[N];
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane) certified[lane] = true;
+  using Rows = cuda::Stream<E, N, 3, kTile, cuda::kBlock>;
+  __shared__ __align__(16) unsigned char room[Rows::kBytes];
+  const Rows rows(room);
+  const auto fetch = [&](int i, int stage) {
+    const int64_t t = slot.begin + i * kTile;
+    fetch_sources(rows, stage, columns, t, slot.end);
+    const int count = static_cast<int>(min(int64_t{kTile}, slot.end - t));
+    if (q != nullptr) rows.fetch(stage, 2, q + t * p.in.q.time_stride, p.in.q.time_stride, count);
+  };
+  cuda::stream_tiles(rows, tile_count(slot.begin, slot.end), fetch, [&](int i, int stage) {
+    const int64_t t = slot.begin + i * kTile;
+    const SourceTile<E, N> tile(rows, stage, columns.mask, t, slot.end);
+    cuda::Pack<E, N> out[kTile];
+#pragma unroll
+    for (int lane = 0; lane < N; ++lane) {
+      const SummedTile<T> sums = tile.add_to(sum[lane], lane);
+      certified[lane] = certified[lane] && sums.certified();
+#pragma unroll
+      for (int r = 0; r < kTile; ++r) {
+        const T query = cuda::widen(rows.at(stage, 2, r).lane[lane]);  // anything without a gate
+        out[r].lane[lane] = cuda::narrow<E>(cuda::gated_ratio_for<E>(gate, query, sums.num[r], sums.den[r]));
+      }
+    }
+    E* to = y + t * p.y.time_stride;
+#pragma unroll
+    for (int r = 0; r < kTile; ++r, to += p.y.time_stride) {
+      if (r < tile.count) cuda::store(to, out[r]);
+    }
+  });
+#pragma unroll
+  for (int lane = 0; lane < N; ++lane) {
+    if (!certified[lane]) write_rows_exactly(p, slots, before, i / packs, slot, c + lane);
+  }
+}
+
+// Not causal, every row has the sums of all sources.
+template <typename E, int N>
+__global__ void write_same_rows(WindowForward<E> p, Slots slots, const Accumulate<E>* ends) {
+  using T = Accumulate<E>;
+  const int64_t d = slots.channels, packs = d / N, i = cuda::thread_index();
+  Slot slot;
+  if (i >= slots.count * packs || !find_slot(p.in, slots, i / packs, slot)) return;
+  const int64_t c = i % packs * N;
   const Gate gate = p.in.shape.gate;
   const E* q = gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, c);
   E* y = column(p.y, slot.sequence, c);
   cuda::RunningSum<T> sum[N];
-  load_sums(sum, (causal ? sums + i / groups * kSumParts * d : ends + slot.sequence.index * kSumParts * d) + c, d);
-  const auto write = [&](int64_t t) {
-    cuda::Pack<E, N> query = {};
+  load_sums(sum, ends + slot.sequence.index * kSumParts * d + c, d);
+#pragma unroll 4
+  for (int64_t t = slot.begin; t < slot.end; ++t) {
+    cuda::Pack<E, N> query = {}, out;
     if (q != nullptr) query = cuda::load<N>(q + t * p.in.q.time_stride);
-    T out[N];
 #pragma unroll
     for (int lane = 0; lane < N; ++lane) {
-      out[lane] = cuda::gated_ratio(gate, T(cuda::widen(query.lane[lane])), sum[lane].num.sum, sum[lane].den.sum);
+      const T num = sum[lane].num.sum, den = sum[lane].den.sum, own = cuda::widen(query.lane[lane]);
+      out.lane[lane] = cuda::narrow<E>(den == 0 ? T(0) : cuda::gated_ratio_for<E>(gate, own, num, den));
     }
-    cuda::store<N>(y + t * p.y.time_stride, out);
-  };
-  if constexpr (causal) {
-    const Columns<E, N> columns(p.in, slot.sequence, c);
-    visit_rows<kAhead>(columns, slot.begin, slot.end, [&](int64_t t, const auto& source) {
-#pragma unroll
-      for (int lane = 0; lane < N; ++lane) sum[lane].add_source(columns.key(source, lane), columns.value(source, lane));
-      write(t);
-    });
-  } else {
-    for (int64_t t = slot.begin; t < slot.end; ++t) write(t);
+    cuda::store(y + t * p.y.time_stride, out);
   }
 }
 
-// A block has some channels of one head of a slot: `strips` of them make the head.
+/// Rows of y from the sums of a block's targets.
 template <typename E>
-__global__ void __launch_bounds__(kBandThreads) write_band_rows(WindowForward<E> p, Slots slots, int64_t strips,
-                                                                ForwardMemory<E> memory, bool redo, int64_t* redone) {
+struct WriteTargets {
   using T = Accumulate<E>;
-  __shared__ BandRoom<T> room;
-  const WindowShape& s = p.in.shape;
-  const int64_t d = s.channels, width = d / s.heads, strip = blockIdx.x % strips, unit = blockIdx.x / strips;
-  Slot slot;
-  if (!find_slot(p.in, slots, unit / s.heads, slot)) return;
-  const int64_t own = strip * blockDim.x + threadIdx.x;
-  const bool active = own < width;
-  const int64_t c = unit % s.heads * width + (active ? own : width - 1);
-  cuda::RunningSum<T> first[1], last[1];
-  load_sums(first, memory.before + unit / s.heads * kSumParts * d + c, d);
-  if (!s.causal) load_sums(last, memory.after + unit / s.heads * kSumParts * d + c, d);
-  BandBlock<E> block(p.in, slot.sequence, slot.begin, slot.end, c, room, first[0], last[0]);
-  const E* q = s.gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, c);
-  E* y = column(p.y, slot.sequence, c);
-  const T scale = cuda::pow2(block.value_exponent);
-  const auto write = [&](int64_t t, T num, T den) {
-    const T query = q == nullptr ? T(0) : T(cuda::widen(q[t * p.in.q.time_stride]));
-    y[t * p.y.time_stride] = cuda::narrow<E>(cuda::gated_ratio(s.gate, query, num, den) * scale);
-  };
-  int failed = 0;
-  for (int64_t t0 = slot.begin; t0 < slot.end; t0 += kBandTile) {
-    const TileSums<T> tile = block.sum_tile(t0);
-    uint32_t exactly = 0;  // bit r: target r is to be done so
-#pragma unroll
-    for (int r = 0; r < kBandTile; ++r) {
-      if (!active || t0 + r >= slot.end) continue;
-      if (!block.has_row(t0 + r)) {
-        y[(t0 + r) * p.y.time_stride] = cuda::narrow<E>(NAN);
-      } else if (block.certified(tile.den[r], tile.num[r]) || !redo) {
-        write(t0 + r, tile.num[r], tile.den[r]);
-      } else {
-        exactly |= 1u << r;
-      }
-    }
-    failed += __popc(exactly);
-    for (; exactly != 0; exactly &= exactly - 1) {
-      const int64_t t = t0 + __ffs(exactly) - 1;
-      const ExactRow<T> row = block.exact(t0, t);
-      write(t, row.num, row.den);
-    }
-    block.leave_tile(t0);
+
+  const BandTargets<E>& targets;
+  const BandSources<E>& channels;
+  Gate gate;
+  const E* q;  // of this thread's first channel; null without a gate
+  E* y;
+  int64_t q_stride, y_stride;
+
+  __device__ T output(T query, const TargetSums<T>& sums, int i) const {
+    const T ratio = sums.den == 0 ? T(0) : cuda::gated_ratio_for<E>(gate, query, sums.num, sums.den);
+    return ratio * targets.value_scale(i);
   }
+  __device__ void row(int r, const TargetSums<T> (&sums)[kLanes]) const {
+    const int64_t t = targets.unit.row(r);
+    T out[kLanes] = {};
+    if (q != nullptr) channels.load(q + t * q_stride, out);
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) out[i] = output(out[i], sums[i], i);
+    channels.store(y + t * y_stride, out);
+  }
+  __device__ void one(int r, int i, const TargetSums<T>& sums) const {
+    const int64_t t = targets.unit.row(r);
+    y[t * y_stride + i] = cuda::narrow<E>(output(q == nullptr ? T(0) : T(cuda::widen(q[t * q_stride + i])), sums, i));
+  }
+  __device__ void absent(int r) const {
+    const T nothing[kLanes] = {NAN, NAN, NAN, NAN};
+    channels.store(y + targets.unit.row(r) * y_stride, nothing);
+  }
+};
+
+template <typename E>
+__global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
+    write_band_rows(const __grid_constant__ WindowForward<E> p, const __grid_constant__ Slots slots,
+                    const __grid_constant__ Reach reach, int64_t groups, const __grid_constant__ ForwardMemory<E> memory,
+                    bool packs, bool redo, int64_t* redone) {
+  using T = Accumulate<E>;
+  const WindowShape& s = p.in.shape;
+  BandUnit<E> unit(p.in, slots, 0, groups);
+  if (!unit.valid) return;
+  const Slot& slot = unit.slot;
+  const BandRoom<T> room(reach, cuda::shared_memory<T>());
+  const BandTargets<E> targets(p.in, unit, reach, room);
+  int failed = 0, all = 0;
+  do {
+    if (threadIdx.x < kPanel) {
+      const int64_t c = unit.channel(threadIdx.x);
+      cuda::RunningSum<T> first[1], last[1];
+      sums_at(first, memory.before, slots, unit.index, slot, c);
+      if (!s.causal) sums_at(last, memory.after, slots, unit.index, slot, c);
+      save_sums(first, p.saved, slot, c, s.channels);
+      room.set_outside(kBeforeMax, threadIdx.x, first[0]);
+      room.set_outside(kAfterMax, threadIdx.x, last[0]);
+    }
+    const BandSources<E> channels(p.in, slot.sequence, unit.c, unit.end, packs);
+    BandSums<T> sums;
+    targets.sum(channels, sums);
+    const E* q = s.gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, unit.c);
+    const WriteTargets<E> write = {targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c),
+                                   p.in.q.time_stride, p.y.time_stride};
+    failed += targets.for_each(sums, channels.count, redo, write);
+    all += channels.count * unit.rows();
+    __syncthreads();
+  } while (unit.next());
   if (redone == nullptr) return;
   cuda::count(redone, failed);
-  if (threadIdx.x == 0) cuda::count(redone + 1, min(int64_t{blockDim.x}, width - own) * (slot.end - slot.begin));
+  cuda::count(redone + 1, all);
 }
 
 // After all that read the initial state, which this may be. One thread a channel of a sequence.
@@ -156,23 +251,27 @@ void forward(const WindowForward<E>& p, const Slots& slots, const ForwardMemory<
   const bool packs = moves_in_packs<kPack<E>>(s, p.in.v) && moves_in_packs<kPack<E>>(s, p.y) &&
                      (s.key_channels != s.channels || moves_in_packs<kPack<E>>(s, p.in.k)) &&
                      (s.gate == Gate::kNone || moves_in_packs<kPack<E>>(s, p.in.q));
-  const int64_t sequences = s.batch * s.channels;
   with_pack<kPack<E>>(packs, [&]<int N>(std::integral_constant<int, N>) {
     const int64_t threads = slots.count * (s.channels / N);
-    cuda::launch(cuda, kName, threads, sum_chunks<E, N>, p.in, slots, -s.left, memory.before);
-    cuda::launch(cuda, kName, sequences, fold_chunks<E>, p.in, slots, memory.before, memory.ends,
-                 s.causal ? p.saved : nullptr);
+    const auto sum = [&](const ChunkSums<Accumulate<E>>& sums, int64_t shift, bool from_the_right,
+                         Accumulate<E>* ends) {
+      cuda::launch(cuda, kName, threads, sum_chunks<E, N>, p.in, slots, shift, sums.chunks);
+      fold_chunks(cuda, kName, p.in, slots, sums, from_the_right, ends);
+    };
+    sum(memory.before, -s.left, false, memory.ends);
     if (s.has_band) {
-      if (!s.causal) {
-        cuda::launch(cuda, kName, threads, sum_chunks<E, N>, p.in, slots, s.right, memory.after);
-        cuda::launch(cuda, kName, sequences, fold_chunks_back<E>, p.in, slots, memory.after);
-      }
-      const Strips strips(s);
-      cuda::launch_blocks(cuda, kName, slots.count * s.heads * strips.count, strips.threads, write_band_rows<E>, p,
-                          slots, strips.count, memory, redo_enabled(), cuda.redone);
+      if (!s.causal) sum(memory.after, s.right, true, nullptr);
+      const Reach reach(s);
+      const bool four = moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.y) &&
+                        (s.key_channels != s.channels || moves_in_packs<kLanes>(s, p.in.k)) &&
+                        (s.gate == Gate::kNone || moves_in_packs<kLanes>(s, p.in.q));
+      cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s), kBandThreads,
+                               BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E>, p, slots, reach,
+                               band_groups(s), memory, four, redo_enabled(), cuda.redone);
+    } else if (s.causal) {
+      cuda::launch(cuda, kName, threads, write_rows<E, N>, p, slots, memory.before);
     } else {
-      cuda::launch(cuda, kName, threads, s.causal ? write_rows<E, N, true> : write_rows<E, N, false>, p, slots,
-                   memory.before, memory.ends);
+      cuda::launch(cuda, kName, threads, write_same_rows<E, N>, p, slots, memory.ends);
     }
   });
 }
@@ -184,9 +283,11 @@ void forward(const WindowForward<E>& p, const Cuda& cuda) {
   if (s.batch == 0) return;
   if (s.channels > 0 && (s.time > 0 || keeps_state)) {
     cuda::Workspace workspace(cuda.workspace);
-    const ForwardMemory<E> memory(s, workspace);
+    const ForwardMemory<E> memory(s, Pass::kForward, workspace);
     const Slots slots(s);
-    forward(p, slots, memory, cuda);
+    WindowForward<E> call = p;
+    if (!saves_sums(s)) call.saved = nullptr;
+    forward(call, slots, memory, cuda);
     if (keeps_state) {
       cuda::launch(cuda, kName, s.batch * s.channels, write_state<E>, p, slots, memory.ends);
       cuda::launch(cuda, kName, s.batch * s.left * s.channels, write_ring<E>, p, slots);

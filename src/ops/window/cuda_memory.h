@@ -9,59 +9,85 @@ namespace aft::ops::window {
 
 constexpr int64_t kSumParts = 3;  // of running sums in memory: max, den, num, each [channels]
 
+constexpr int64_t kChunk = 64;  // rows
+
+/// Whether the forward leaves the sums at every chunk for the backward: where the CPU's chunks, which say how much is
+/// saved, are as long.
+inline bool saves_sums(const WindowShape& s) { return s.causal && chunk_rows(s) == kChunk; }
+
 /// A slot is one chunk of one sequence. Which it is follows from the shape and, packed, from cu_seqlens on the device
 /// (cuda_slots.cuh); there are a few more slots than chunks then.
 struct Slots {
-  int64_t chunk = 0;     // rows of one
   int64_t chunks = 0;    // of a sequence that is not packed
   int64_t count = 0;     // upper bound of all
   int64_t channels = 0;  // d
+  int64_t groups = 0;    // upper bound of all groups: kGroup chunks of a sequence, its last may have fewer
+
+  static constexpr int64_t kGroup = 32;
 
   explicit Slots(const WindowShape& s)
-      : chunk(chunk_rows(s)),
-        chunks(chunk_count(s, s.time)),
-        count(s.packed ? s.time / chunk + s.batch : s.batch * chunks),
-        channels(s.channels) {}
+      : chunks(chunks_of(s.time)),
+        count(s.packed ? s.time / kChunk + s.batch : s.batch * chunks),
+        channels(s.channels),
+        groups(s.packed ? count / kGroup + s.batch : s.batch * groups_of(chunks)) {}
+
+  static constexpr int64_t chunks_of(int64_t time) { return (time + kChunk - 1) / kChunk; }
+  static constexpr int64_t groups_of(int64_t chunks) { return (chunks + kGroup - 1) / kGroup; }
+};
+
+/// Running sums at every chunk in two parts: over the chunks of its group, and over the groups before.
+template <typename T>
+struct ChunkSums {
+  T* chunks = nullptr;  // [slots][3][d]
+  T* groups = nullptr;  // [groups][3][d]
+
+  ChunkSums() = default;
+  ChunkSums(const Slots& slots, cuda::Workspace& workspace)
+      : chunks(workspace.take<T>(slots.count * kSumParts * slots.channels)),
+        groups(workspace.take<T>(slots.groups * kSumParts * slots.channels)) {}
 };
 
 template <typename E>
 struct ForwardMemory {
-  Accumulate<E>* before;  // [slots][3][d]: what each chunk adds, then the sums of all sources before it
-  Accumulate<E>* after;   // the same from the right, not causal with a band
-  Accumulate<E>* ends;    // [B][3][d]: of all sources of a sequence, before its last window
+  using T = Accumulate<E>;
 
-  ForwardMemory(const WindowShape& s, cuda::Workspace& workspace) {
-    const int64_t size = Slots(s).count * kSumParts * s.channels;
-    before = workspace.take<Accumulate<E>>(size);
-    after = workspace.take<Accumulate<E>>(s.has_band && !s.causal ? size : 0);
-    ends = workspace.take<Accumulate<E>>(s.batch * kSumParts * s.channels);
+  ChunkSums<T> before;  // of the sources before each chunk, with a band before its first window
+  ChunkSums<T> after;   // after its last window, not causal with a band
+  T* ends;              // [B][3][d]: of all sources of a sequence, before its last window
+
+  ForwardMemory(const WindowShape& s, Pass pass, cuda::Workspace& workspace) {
+    const Slots slots(s);
+    if (pass == Pass::kForward || !saves_sums(s)) before = ChunkSums<T>(slots, workspace);
+    if (s.has_band && !s.causal) after = ChunkSums<T>(slots, workspace);
+    ends = workspace.take<T>(s.batch * kSumParts * s.channels);
   }
 };
 
 template <typename E>
 struct BackwardMemory : ForwardMemory<E> {
-  Accumulate<E>* targets;   // [slots][3][d]: the sums of b and a of each chunk's targets, then of all after it
-  Accumulate<E>* at_start;  // [B][3][d]: of all targets of a sequence, for the initial state
+  using T = Accumulate<E>;
+
+  ChunkSums<T> later;  // of b and a of the targets after each chunk
+  T* at_start;         // [B][3][d]: of all targets of a sequence, for the initial state
 
   BackwardMemory(const WindowShape& s, cuda::Workspace& workspace)
-      : ForwardMemory<E>(s, workspace),
-        targets(workspace.take<Accumulate<E>>(Slots(s).count * kSumParts * s.channels)),
-        at_start(workspace.take<Accumulate<E>>(s.batch * kSumParts * s.channels)) {}
+      : ForwardMemory<E>(s, Pass::kBackward, workspace),
+        later(Slots(s), workspace),
+        at_start(workspace.take<T>(s.batch * kSumParts * s.channels)) {}
 };
 
-/// With a band, a and b of targets are kept for some slots at a time, a wave, and for those whose windows reach into
-/// it. That takes a 32nd of q, k, v and y, or 32 MiB if that is more, and at least what a window needs.
+/// With a band, a and b of targets are kept for some slots at a time, a wave, and for those before it that its sources'
+/// windows reach into. That takes a 32nd of q, k, v and y, or 32 MiB if that is more, and at least what a window needs.
 template <typename E>
 struct Waves {
-  int64_t overlap = 0;  // slots to either side
+  int64_t overlap = 0;  // slots before a wave
   int64_t slots = 0;    // of a wave
   int64_t count = 0;
 
   explicit Waves(const WindowShape& s) {
     const Slots all(s);
-    const auto reach = [&](int64_t rows) { return (std::min(rows, s.time) + all.chunk - 1) / all.chunk; };
-    overlap = 2 * std::max(reach(s.left), reach(s.right));
-    const int64_t of_slot = all.chunk * (3 * s.channels + s.heads * columns(s)) * int64_t{sizeof(Accumulate<E>)};
+    overlap = Slots::chunks_of(std::min(s.left + s.right, s.time)) + (s.causal ? 0 : 1);
+    const int64_t of_slot = kChunk * (3 * s.channels + s.heads * columns(s)) * int64_t{sizeof(Accumulate<E>)};
     const int64_t tensor = (s.packed ? 1 : s.batch) * s.time * s.channels * int64_t{sizeof(E)};
     const int64_t room = std::max(int64_t{1} << 25, tensor / 8);
     slots = std::clamp<int64_t>(room / std::max<int64_t>(of_slot, 1), std::min(all.count, 2 * overlap + 1), all.count);
@@ -72,35 +98,30 @@ struct Waves {
 
 template <typename E>
 struct BandBackwardMemory : BackwardMemory<E> {
-  Accumulate<E>* earlier;        // [slots][3][d], not causal: as targets, of all before each chunk
-  Accumulate<E>* rows;           // [slots of a wave and its overlaps][chunk][3][d]: a, b and the exponent of D
-  Accumulate<E>* partial;        // [slots of a wave][chunk][H][J]: the gradient of the band from each chunk
-  Accumulate<E>* sequence_sums;  // [H][J]: of one sequence, where all positions share the band's row
-  Accumulate<E>* key_parts;      // [tokens + B left][H][strips]: dk of a key that its head shares
+  using T = Accumulate<E>;
+
+  ChunkSums<T> earlier;  // not causal: as later, of the targets before each chunk
+  T* rows;               // [slots of a wave and those before it][kChunk][3][d]: a, b and the exponent of D
+  T* pairs;              // [slots of a wave][kChunk][H][J]: the gradient of the band from each row
+  T* slot_pairs;         // [slots of a wave][H][J]: from each slot, where all positions share the band's row
+  T* sequence_pairs;     // [H][J]: the same from a sequence
+  T* key_parts;          // [tokens + B left][H][strips]: dk of a key that its head shares
 
   BandBackwardMemory(const WindowShape& s, int64_t strips, cuda::Workspace& workspace)
       : BackwardMemory<E>(s, workspace) {
-    using T = Accumulate<E>;
     const Slots all(s);
     const Waves<E> waves(s);
-    earlier = workspace.take<T>(s.causal ? 0 : all.count * kSumParts * s.channels);
-    rows = workspace.take<T>((waves.slots + 2 * waves.overlap) * all.chunk * 3 * s.channels);
-    partial = workspace.take<T>(waves.slots * all.chunk * s.heads * waves.columns(s));
-    sequence_sums = workspace.take<T>(s.heads * waves.columns(s));
-    const int64_t tokens = (s.packed ? 1 : s.batch) * s.time;
+    const int64_t band = s.heads * waves.columns(s), tokens = (s.packed ? 1 : s.batch) * s.time;
+    if (!s.causal) earlier = ChunkSums<T>(all, workspace);
+    rows = workspace.take<T>((waves.slots + waves.overlap) * kChunk * 3 * s.channels);
+    pairs = workspace.take<T>(waves.slots * kChunk * band);
+    slot_pairs = workspace.take<T>(waves.slots * band);
+    sequence_pairs = workspace.take<T>(band);
     key_parts = workspace.take<T>(s.key_channels == s.channels ? 0 : (tokens + s.batch * s.left) * s.heads * strips);
   }
 };
 
-constexpr int kBandThreads = 128;
-
-/// Threads of a block with a band, and blocks that make a head.
-struct Strips {
-  int64_t threads, count;
-
-  explicit Strips(const WindowShape& s)
-      : threads(std::min<int64_t>(kBandThreads, (s.channels / s.heads + 31) / 32 * 32)),
-        count((s.channels / s.heads + threads - 1) / threads) {}
-};
+/// Blocks that make a head, kPanel channels each (cuda_band.cuh).
+constexpr int64_t strip_count(const WindowShape& s) { return (s.channels / s.heads + 63) / 64; }
 
 }  // namespace aft::ops::window

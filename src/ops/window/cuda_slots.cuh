@@ -15,6 +15,7 @@ namespace aft::ops::window {
 struct Slot {
   Sequence sequence;
   int64_t index;  // of the chunk in its sequence
+  int64_t group;  // of the chunk, among all
   int64_t begin, end;
 };
 
@@ -24,33 +25,43 @@ __device__ Sequence sequence_at(const WindowInputs<E>& in, const Slots& slots, i
   const WindowShape& s = in.shape;
   if (!s.packed) return {b, b, 0, s.time, b * (slots.chunks > 0 ? slots.chunks - 1 : 0)};
   const int64_t first = in.cu_seqlens[b];
-  return {b, 0, first, in.cu_seqlens[b + 1] - first, first / slots.chunk};
+  return {b, 0, first, in.cu_seqlens[b + 1] - first, first / kChunk};
 }
 
 /// The slot of a sequence's first chunk. Packed: floor((a + b) / c) >= floor(a / c) + ceil(b / c) - 1, so one slot more
 /// a sequence keeps them apart.
 template <typename E>
 __device__ int64_t first_slot(const WindowInputs<E>& in, const Slots& slots, int64_t b) {
-  return in.shape.packed ? in.cu_seqlens[b] / slots.chunk + b : b * slots.chunks;
+  return in.shape.packed ? in.cu_seqlens[b] / kChunk + b : b * slots.chunks;
+}
+
+/// The group of a sequence's first chunk. Packed: as first_slot has it.
+template <typename E>
+__device__ int64_t first_group(const WindowInputs<E>& in, const Slots& slots, int64_t b) {
+  return in.shape.packed ? first_slot(in, slots, b) / Slots::kGroup + b : b * Slots::groups_of(slots.chunks);
+}
+
+/// The last sequence b with first(b) <= i.
+template <typename First>
+__device__ int64_t find_sequence(int64_t batch, int64_t i, const First& first) {
+  int64_t b = 0;
+  for (int64_t end = batch; b + 1 < end;) {
+    const int64_t middle = (b + end) / 2;
+    (first(middle) <= i ? b : end) = middle;
+  }
+  return b;
 }
 
 /// False where slot i has no rows.
 template <typename E>
 __device__ bool find_slot(const WindowInputs<E>& in, const Slots& slots, int64_t i, Slot& slot) {
-  int64_t b = 0;
-  if (in.shape.packed) {
-    int64_t end = in.shape.batch;
-    while (b + 1 < end) {
-      const int64_t middle = (b + end) / 2;
-      (first_slot(in, slots, middle) <= i ? b : end) = middle;
-    }
-  } else {
-    b = i / slots.chunks;
-  }
+  const int64_t b = in.shape.packed ? find_sequence(in.shape.batch, i, [&](int64_t m) { return first_slot(in, slots, m); })
+                                    : i / slots.chunks;
   slot.sequence = sequence_at(in, slots, b);
   slot.index = i - first_slot(in, slots, b);
-  slot.begin = slot.index * slots.chunk;
-  slot.end = min(slot.begin + slots.chunk, slot.sequence.time);
+  slot.group = first_group(in, slots, b) + slot.index / Slots::kGroup;
+  slot.begin = slot.index * kChunk;
+  slot.end = min(slot.begin + kChunk, slot.sequence.time);
   return slot.begin < slot.end;
 }
 
@@ -80,7 +91,7 @@ struct Columns {
     v = in.v.data + one.row * in.v.batch_stride + one.first * v_stride + begin;
   }
 
-  /// As the elements lie in memory, so that loads may run ahead of what is done with them. A shared key is lane 0.
+  /// As the elements lie in memory, so that loads may run ahead of what is done with them. A shared key is in every lane.
   struct Source {
     cuda::Pack<E, N> k, v;
     bool seen;
@@ -88,7 +99,9 @@ struct Columns {
   __device__ Source read(int64_t t) const {
     Source s;
     if (shares_key) {
-      s.k.lane[0] = k[t * k_stride];
+      const E own = k[t * k_stride];
+#pragma unroll
+      for (int i = 0; i < N; ++i) s.k.lane[i] = own;
     } else {
       s.k = cuda::load<N>(k + t * k_stride);
     }
@@ -97,9 +110,7 @@ struct Columns {
     return s;
   }
   /// Absent where it is masked.
-  __device__ T key(const Source& s, int i) const {
-    return s.seen ? cuda::widen(s.k.lane[shares_key ? 0 : i]) : -INFINITY;
-  }
+  static __device__ T key(const Source& s, int i) { return s.seen ? cuda::widen(s.k.lane[i]) : -INFINITY; }
   static __device__ T value(const Source& s, int i) { return cuda::widen(s.v.lane[i]); }
 };
 

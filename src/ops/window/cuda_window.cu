@@ -45,9 +45,9 @@ int64_t window_workspace(const WindowShape& s, Pass pass) {
   cuda::Workspace workspace(nullptr);
   if (s.batch == 0 || s.channels == 0) return 0;
   if (pass == Pass::kForward) {
-    window::ForwardMemory<E>(s, workspace);
+    window::ForwardMemory<E>(s, pass, workspace);
   } else if (pass == Pass::kBackward && s.has_band) {
-    window::BandBackwardMemory<E>(s, window::Strips(s).count, workspace);
+    window::BandBackwardMemory<E>(s, window::strip_count(s), workspace);
   } else if (pass == Pass::kBackward) {
     window::BackwardMemory<E>(s, workspace);
   }

@@ -42,12 +42,16 @@ __device__ Pack<E, N> load(const E* from) {
   return *reinterpret_cast<const Pack<E, N>*>(from);
 }
 
+template <typename E, int N>
+__device__ void store(E* to, const Pack<E, N>& pack) {
+  *reinterpret_cast<Pack<E, N>*>(to) = pack;
+}
 template <int N, typename E>
 __device__ void store(E* to, const Accumulate<E> (&x)[N]) {
   Pack<E, N> pack;
 #pragma unroll
   for (int i = 0; i < N; ++i) pack.lane[i] = narrow<E>(x[i]);
-  *reinterpret_cast<Pack<E, N>*>(to) = pack;
+  store(to, pack);
 }
 
 }  // namespace aft::ops::cuda

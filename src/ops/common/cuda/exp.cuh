@@ -70,6 +70,18 @@ __device__ SplitExp<T> split_exp(T x) {
   return {absent ? T(0) : p, n};
 }
 
+/// e^x 2^-max for x <= kKeyLimit and an integer max, not below that of e^x: 0 where x is absent, or at the end of the
+/// normal range.
+template <typename T>
+__device__ T exp_under(T x, T max) {
+  using F = FloatFormat<T>;
+  const T magic = F::kMagic - max;
+  const T shifted = fma(x, kLog2E<T>, magic), n = shifted - magic;  // n - max lies in the low bits
+  const T p = exp_polynomial(fma(-n, kLn2Low<T>, fma(-n, kLn2High<T>, x)));
+  const T e = from_bits(to_bits(p) + (to_bits(shifted) << F::kMantissaBits));
+  return shifted > F::kMagic - (F::kBias - 1) ? e : T(0);  // p may lie below 1
+}
+
 /// e^x for x <= 0, 0 below the normal range. NaN stays NaN.
 template <typename T>
 __device__ T exp_negative(T x) {
@@ -150,6 +162,20 @@ __device__ T gated_ratio(Gate gate, T q, T num, T den) {
   return den == 0 ? T(0) : times_gate(evaluate_gate(gate, q), num, den);
 }
 
+/// The same for a den that is not 0 and a result that is rounded to E: to 16 bits, what the machine has of e^x and 1/x is
+/// right enough (2 ulp of float). All gates take one way.
+template <typename E, typename T = Accumulate<E>>
+__device__ T gated_ratio_for(Gate gate, T q, T num, T den) {
+  if constexpr (sizeof(E) > 2) {
+    return times_gate(evaluate_gate(gate, q), num, den);
+  } else {
+    const bool sigmoid = gate == Gate::kSigmoid;
+    const float z = __expf(-fabs(q)), linear = gate == Gate::kRelu ? (q < 0 ? 0 : q) : 1;
+    const float top = sigmoid ? (q < 0 ? z : 1) : linear;
+    return __fdividef(num * top, sigmoid ? fma(den, z, den) : den);
+  }
+}
+
 /// What a target leaves for its sources, a = g gate / D and b = a N/D, and the gradient of its query, g N/D gate'. All
 /// three are 0 where den is 0, whatever q and g hold.
 template <typename T>
@@ -164,6 +190,28 @@ __device__ TargetGrad<T> grad_of_target(Gate gate, T q, T g, T num, T den) {
   const T ratio = num / den;
   const T a = times_gate(slope, g, den);
   return {a, a * ratio, g * ratio * slope.slope};
+}
+
+/// 1 / x to an ulp, for what is neither close to the largest nor below the smallest normal number.
+inline __device__ float reciprocal(float x) {
+  const float r = __fdividef(1.0f, x);
+  return fma(r, fma(-x, r, 1.0f), r);
+}
+
+/// grad_of_target where den is not 0; for 16-bit tensors with one reciprocal for all of it, all gates one way.
+template <typename E, typename T = Accumulate<E>>
+__device__ TargetGrad<T> grad_of_seen_target(Gate gate, T q, T g, T num, T den) {
+  if constexpr (sizeof(E) > 2) {
+    return grad_of_target(gate, q, g, num, den);
+  } else {
+    const bool sigmoid = gate == Gate::kSigmoid, relu = gate == Gate::kRelu;
+    const float z = exp_negative(-fabs(q)), linear = relu ? (q < 0 ? 0 : q) : 1;
+    const float top = sigmoid ? (q < 0 ? z : 1) : linear, rest = sigmoid ? z : 0;
+    const float r = reciprocal(fma(den, rest, den)), ratio = num * fma(r, rest, r), a = g * top * r;
+    const float part = r * den;  // 1 / (1 + rest)
+    const float slope = sigmoid ? z * part * part : q > 0 ? 1 : q <= 0 ? 0 : q;
+    return {a, a * ratio, g * ratio * slope};  // without a gate nobody takes the last
+  }
 }
 
 }  // namespace aft::ops::cuda
