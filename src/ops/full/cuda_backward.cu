@@ -54,35 +54,56 @@ struct SourcePass {
   static constexpr bool kFactors = factors;
 
   Call<X> call;
+  Wave wave;
   const T* exponents;
   Entries<T> entries;
   FullBackward<X> p;
   T* key_grads;
   int64_t* redone;  // null: the forward counts
 
-  /// Source s from the sums of a and b: dv = e^k a, dk = e^k (v a - b).
-  __device__ int finish(const Sequence& x, int64_t head, int64_t s, int64_t c, T a, T b, T a_exponent, T b_exponent,
-                        T /*weight_exponent*/, bool marked) const {
-    const T key = call.key(x, s, c);
-    const T value = cuda::is_absent(key) ? T(0) : call.value(x, s, c);
-    const cuda::SplitExp<T> k = cuda::split_exp(key);
-    T dv = 0, dk = 0;
-    // What no target sees may be anything.
-    if (a != 0) dv = scale_by(k.p * a, k.n + a_exponent);
-    if (a != 0) dk = dv * value;
-    if (b != 0) dk -= scale_by(k.p * b, k.n + b_exponent);
-    if (marked) add_pairs(x, head, s, c, k, value, dv, dk);
-    const SourceGrads<X> grads = {call, p};
-    grads.write_value(x, s, c, dv);
-    if (call.shares_key) {
-      key_grads[(x.source_row + s) * call.in.shape.channels + c] = dk;
-    } else {
-      grads.write_key(x, s, c, dk);
-    }
-    return 0;
-  }
+  struct Row {
+    T key, value;
+  };
 
- private:
+  struct Rows {
+    const SourcePass& pass;
+    const Sequence& x;
+    int64_t head, first, c;
+
+    __device__ Row load(int row) const {
+      return {pass.call.key(x, first + row, c), pass.call.value(x, first + row, c)};
+    }
+    __device__ bool finish(int row, const Row& read, const Sums<T>& sums) const {
+      if (!sums.marked) write(row, read, sums, false);
+      return !sums.marked;
+    }
+    __device__ void finish_exactly(int row, const Row& read, const Sums<T>& sums) const {
+      write(row, read, sums, true);
+    }
+
+   private:
+    /// From the sums of a and b: dv = e^k a, dk = e^k (v a - b).
+    __device__ void write(int row, const Row& read, const Sums<T>& sums, bool adds_pairs) const {
+      const Call<X>& call = pass.call;
+      const int64_t s = first + row;
+      const T a = sums.part[0], b = sums.part[1], value = cuda::is_absent(read.key) ? T(0) : read.value;
+      const cuda::SplitExp<T> k = cuda::split_exp(read.key);
+      T dv = 0, dk = 0;
+      // What no target sees may be anything.
+      if (a != 0) dv = scale_by(k.p * a, k.n + sums.exponent[0]);
+      if (a != 0) dk = dv * value;
+      if (b != 0) dk -= scale_by(k.p * b, k.n + sums.exponent[1]);
+      if (adds_pairs) pass.add_pairs(x, head, s, c, k, value, dv, dk);
+      const SourceGrads<X> grads = {call, pass.p};
+      grads.write_value(x, s, c, dv);
+      if (call.shares_key) {
+        pass.key_grads[(x.source_row + s) * call.in.shape.channels + c] = dk;
+      } else {
+        grads.write_key(x, s, c, dk);
+      }
+    }
+  };
+
   /// What the products left out: redone targets, and those of the own chunk where it is apart.
   __device__ void add_pairs(const Sequence& x, int64_t head, int64_t s, int64_t c, const cuda::SplitExp<T>& k, T value,
                             T& dv, T& dk) const {
@@ -134,17 +155,20 @@ void run(const FullBackward<E>& p, const Memory<E>& memory, const Cuda& cuda) {
   const bool wants_weights =
       p.grad_weights.table != nullptr || p.grad_weights.u != nullptr || p.grad_weights.v != nullptr;
   find_all_exponents(call, memory.exponents, kName, cuda);
-  cuda::launch_blocks(cuda, kName, call.cut.target_slots * tiles_of(p.in.shape.channels, kTileChannels), kThreads,
-                      pack_targets<E>, targets, memory.targets);
-  using Sources = SourcePass<E, factors>;
-  cuda::launch_blocks(cuda, kName, call.cut.source_slots * call.channel_tiles, kThreads, sum_rows<Sources>,
-                      Sources{call, memory.exponents, memory.targets, p, memory.key_grads, nullptr});
+  // The gradient of a sequence's own matrix is summed the same way alone and in any batch: a tile of channels at a time.
+  const int64_t most = wants_weights && call.exponents_per_row ? 1 : wave_tiles(p.in.shape);
+  for_each_wave(call, most, [&](const Wave& wave) {
+    cuda::launch_blocks(cuda, kName, call.cut.target_slots * wave.count(), kThreads, pack_targets<E>, targets, wave,
+                        memory.targets);
+    using Sources = SourcePass<E, factors>;
+    launch_sum_rows(Sources{call, wave, memory.exponents, memory.targets, p, memory.key_grads, nullptr}, kName, cuda);
+    if (!wants_weights) return;
+    pack_all_sources(call, wave, memory.sources, kName, cuda);
+    add_weight_gradient(targets, memory, wave, kName, cuda);
+  });
   if (call.shares_key) {
     cuda::launch_blocks(cuda, kName, call.cut.source_slots, kThreads, fold_keys<E>, call, p, memory.key_grads);
   }
-  if (!wants_weights) return;
-  pack_all_sources(call, memory.sources, kName, cuda);
-  add_weight_gradient(targets, memory, kName, cuda);
 }
 
 template <typename E>

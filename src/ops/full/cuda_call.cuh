@@ -3,6 +3,7 @@
 // A call of the dense operator on the device: its sequences, sources and weights, wherever they lie, and one row
 // exactly, pair by pair.
 
+#include <algorithm>
 #include <cstdint>
 
 #include "aft/ops/full.h"
@@ -46,6 +47,13 @@ struct ChannelTile {
   int count;
 };
 
+/// Tiles of channels whose entries are held at once: `tiles` of each of `heads` matrices.
+struct Wave {
+  int64_t first_head, heads, first_tile, tiles;
+
+  __host__ __device__ int64_t count() const { return heads * tiles; }
+};
+
 template <typename E>
 struct Call {
   using T = Accumulate<E>;
@@ -53,7 +61,7 @@ struct Call {
   FullInputs<E> in;
   Cut cut;
   int64_t weight_heads, weight_width;  // matrices that a sequence meets, channels of each
-  int64_t channel_tiles;               // of all matrices
+  int64_t head_tiles;                  // of the channels of each
   bool exponents_per_row;              // W is that of a row of a sequence, else of a position of all
   int64_t exponent_rows;               // W's of a head
   bool has_state, shares_key;
@@ -63,7 +71,7 @@ struct Call {
     const bool per_head = (in.weights.u != nullptr ? in.weights.u_head_stride : in.weights.head_stride) != 0;
     weight_heads = per_head ? s.heads : 1;
     weight_width = s.channels / weight_heads;
-    channel_tiles = weight_heads * tiles_of(weight_width, kTileChannels);
+    head_tiles = tiles_of(weight_width, kTileChannels);
     exponents_per_row = !s.packed && in.weights.u == nullptr && in.weights.batch_stride != 0;
     has_state = in.initial_state.position != nullptr;
     shares_key = s.key_channels != s.channels;
@@ -114,8 +122,9 @@ struct Call {
     if (in.shape.packed) return first_slot(x.index) + chunk;
     return axis == Axis::kTargets ? x.index * cut.targets + chunk - x.first / kTile : x.index * cut.sources + chunk;
   }
-  __device__ ChannelTile channel_tile(int64_t i) const {
-    const int64_t tiles = channel_tiles / weight_heads, head = i / tiles, at = i % tiles * kTileChannels;
+  /// Tile i of a wave.
+  __device__ ChannelTile channel_tile(const Wave& wave, int64_t i) const {
+    const int64_t head = wave.first_head + i / wave.tiles, at = (wave.first_tile + i % wave.tiles) * kTileChannels;
     return {head, head * weight_width + at, static_cast<int>(min(kTileChannels, weight_width - at))};
   }
 
@@ -174,6 +183,18 @@ struct Call {
     return head * exponent_rows + (exponents_per_row ? x.target_row + t - x.first : t);
   }
 };
+
+/// run(wave) for all channels, `most` tiles at a time.
+template <typename E, typename Run>
+void for_each_wave(const Call<E>& call, int64_t most, const Run& run) {
+  const int64_t parts = tiles_of(call.head_tiles, most), tiles = tiles_of(call.head_tiles, parts);
+  const int64_t heads = std::max<int64_t>(1, parts > 1 ? 1 : most / tiles);
+  for (int64_t head = 0; head < call.weight_heads; head += heads) {
+    for (int64_t tile = 0; tile < call.head_tiles; tile += tiles) {
+      run(Wave{head, std::min(heads, call.weight_heads - head), tile, std::min(tiles, call.head_tiles - tile)});
+    }
+  }
+}
 
 /// x 2^n, for any n.
 template <typename T>

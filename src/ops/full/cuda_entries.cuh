@@ -13,11 +13,10 @@ struct Entry {
   T x0, x1, n0, n1;
 };
 
-template <typename E, typename T = Accumulate<E>>
-__device__ Entry<T> source_entry(const Call<E>& call, const Sequence& x, int64_t s, int64_t c) {
-  const T key = call.key(x, s, c);
+template <typename T>
+__device__ Entry<T> source_entry(T key, T value) {
   const cuda::SplitExp<T> e = cuda::split_exp(key);
-  const T value = cuda::is_absent(key) ? T(0) : call.value(x, s, c);
+  if (cuda::is_absent(key)) value = 0;
   const T exponent = modest_exponent(value);
   return {e.p, e.p * (value * cuda::pow2(-exponent)), e.n, e.n + exponent};
 }
@@ -47,8 +46,8 @@ __device__ void include(T& most, T n) {
 
 template <typename T>
 __device__ void store_entry(const Entry<T>& e, T most0, T most1, T* to) {
-  to[0] = e.x0 * cuda::pow2(e.n0 - most0);
-  to[1] = e.x1 * cuda::pow2(e.n1 - most1);
+  const cuda::Pack<T, 2> parts = {e.x0 * cuda::pow2(e.n0 - most0), e.x1 * cuda::pow2(e.n1 - most1)};
+  *reinterpret_cast<cuda::Pack<T, 2>*>(to) = parts;
 }
 
 template <typename T>
@@ -58,27 +57,45 @@ __device__ void store_scale(T most0, T most1, T mark, T* to, int64_t channels) {
   to[2 * channels] = mark;
 }
 
-/// A block: one slot of sources, kTileChannels channels.
+/// A block: one slot of sources, one tile of channels of the wave. Channels past the tile's last are filled with 0.
 template <typename E>
-__global__ void __launch_bounds__(kThreads) pack_sources(Call<E> call, Entries<Accumulate<E>> to) {
+__global__ void __launch_bounds__(kThreads) pack_sources(Call<E> call, Wave wave, Entries<Accumulate<E>> to) {
   using T = Accumulate<E>;
+  constexpr int kAtOnce = 8;  // rows that a thread brings
   __shared__ PackRoom<T, 2> room;
-  const int64_t d = call.in.shape.channels, tiles = tiles_of(d, kTileChannels);
+  const int64_t d = call.in.shape.channels, tile = blockIdx.x % wave.count();
   Slot slot;
-  if (!call.find_slot(Axis::kSources, blockIdx.x / tiles, slot)) return;
-  const int64_t c = blockIdx.x % tiles * kTileChannels + threadIdx.x % kTileChannels;
-  const int64_t begin = slot.begin + threadIdx.x / kTileChannels, end = c < d ? slot.end : begin;
+  if (!call.find_slot(Axis::kSources, blockIdx.x / wave.count(), slot)) return;
+  const ChannelTile channels = call.channel_tile(wave, tile);
+  const int lane = threadIdx.x % kTileChannels;
+  const bool has_channel = lane < channels.count;
+  const int64_t c = channels.begin + lane, begin = slot.begin + threadIdx.x / kTileChannels;
+  const int rows = static_cast<int>((slot.end - begin + kPackRows - 1) / kPackRows);
+  const auto each = [&](const auto& use) {
+#pragma unroll 1
+    for (int first = 0; first < rows; first += kAtOnce) {
+      T keys[kAtOnce], values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const bool exists = has_channel && first + i < rows;
+        keys[i] = exists ? call.key(slot.x, begin + (first + i) * kPackRows, c) : -INFINITY;
+        values[i] = exists ? call.value(slot.x, begin + (first + i) * kPackRows, c) : T(0);
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < rows) use(first + i, source_entry(keys[i], values[i]));
+      }
+    }
+  };
   T most[2] = {kExponentFloor<T>, kExponentFloor<T>};
-  for (int64_t s = begin; s < end; s += kPackRows) {
-    const Entry<T> e = source_entry(call, slot.x, s, c);
+  each([&](int /*row*/, const Entry<T>& e) {
     include(most[0], e.n0);
     include(most[1], e.n1);
-  }
+  });
   largest_of_channel(room, most);
-  for (int64_t s = begin; s < end; s += kPackRows) {
-    store_entry(source_entry(call, slot.x, s, c), most[0], most[1], to.data + ((slot.x.source_row + s) * d + c) * 2);
-  }
-  if (c >= d || threadIdx.x >= kTileChannels) return;
+  T* row = to.at(tile, slot.x.source_row + begin) + 2 * lane;
+  each([&](int i, const Entry<T>& e) { store_entry(e, most[0], most[1], row + i * kPackRows * kTile); });
+  if (!has_channel || threadIdx.x >= kTileChannels) return;
   store_scale(most[0], most[1], T(0), to.scales + slot.index * kScaleParts * d + c, d);
 }
 
@@ -180,9 +197,9 @@ void find_all_exponents(const Call<E>& call, Accumulate<E>* exponents, const cha
 }
 
 template <typename E>
-void pack_all_sources(const Call<E>& call, const Entries<Accumulate<E>>& to, const char* name, const Cuda& cuda) {
-  cuda::launch_blocks(cuda, name, call.cut.source_slots * tiles_of(call.in.shape.channels, kTileChannels), kThreads,
-                      pack_sources<E>, call, to);
+void pack_all_sources(const Call<E>& call, const Wave& wave, const Entries<Accumulate<E>>& to, const char* name,
+                      const Cuda& cuda) {
+  cuda::launch_blocks(cuda, name, call.cut.source_slots * wave.count(), kThreads, pack_sources<E>, call, wave, to);
 }
 
 }  // namespace aft::ops::full

@@ -21,43 +21,69 @@ struct ForwardPass {
   static constexpr bool kFactors = factors;
 
   Call<X> call;
+  Wave wave;
   const T* exponents;
   Entries<T> entries;
   FullForward<X> p;
   bool redo;
   int64_t* redone;
 
-  /// Target t from den 2^den_exponent, num 2^num_exponent, both in units of 2^weight_exponent: 1 if it is redone.
-  __device__ int finish(const Sequence& x, int64_t head, int64_t t, int64_t c, T den, T num, T den_exponent,
-                        T num_exponent, T weight_exponent, bool /*marked*/) const {
-    const FullShape& s = call.in.shape;
-    T exponent = den_exponent + weight_exponent, difference = num_exponent - den_exponent, sign = 1;
-    const bool sees = den_exponent > kExponentFloor<T> && weight_exponent > kExponentFloor<T>;
-    if (!call.has_weights(x, t)) {
-      den = num = exponent = NAN;
-      difference = 0;
-    } else if (!sees) {
-      den = num = exponent = difference = 0;
-    } else if (redo && (!(den >= kCertificate<T>) || num - num != 0)) {
-      const cuda::RunningSum<T> row = exact_row(call, x, head, t, c);
-      den = row.den.sum;
-      num = row.num.sum;
-      exponent = row.max;
-      difference = 0;
-      sign = -1;
+  struct Row {
+    T query;
+  };
+
+  struct Rows {
+    const ForwardPass& pass;
+    const Sequence& x;
+    int64_t head, first, c;
+    const X* q;
+    X* y;
+    T* saved;
+
+    __device__ Rows(const ForwardPass& of, const Sequence& sequence, int64_t weights, int64_t t, int64_t channel)
+        : pass(of), x(sequence), head(weights), first(t), c(channel) {
+      const FullShape& s = pass.call.in.shape;
+      q = s.gate == Gate::kNone ? nullptr : pass.call.target(pass.call.in.q, x, t) + c;
+      y = pass.call.target(pass.p.y, x, t) + c;
+      saved = pass.p.saved == nullptr ? nullptr : pass.p.saved + (x.target_row + t - x.first) * s.channels + c;
     }
-    const T query = s.gate == Gate::kNone ? T(0) : T(cuda::widen(call.target(call.in.q, x, t)[c]));
-    const T scale = cuda::pow2(difference);
-    call.target(p.y, x, t)[c] = cuda::narrow<X>(cuda::gated_ratio(s.gate, query, num, den) * scale);
-    if (p.saved != nullptr) {
-      const int64_t part = call.cut.target_rows * s.channels;
-      T* saved = p.saved + (x.target_row + t - x.first) * s.channels + c;
-      saved[0] = den * sign;
-      saved[part] = exponent;
-      saved[2 * part] = den == 0 ? T(0) : num / den * scale;
+
+    __device__ Row load(int row) const {
+      return {q == nullptr ? T(0) : T(cuda::widen(q[row * pass.call.in.q.time_stride]))};
     }
-    return sign < 0 ? 1 : 0;
-  }
+
+    /// From den 2^exponent and num 2^exponent, both in units of 2^W.
+    __device__ bool finish(int row, const Row& read, const Sums<T>& sums) const {
+      T den = sums.part[0], num = sums.part[1], exponent = sums.exponent[0] + sums.weight_exponent;
+      T difference = sums.exponent[1] - sums.exponent[0];
+      if (!(sums.exponent[0] > kExponentFloor<T> && sums.weight_exponent > kExponentFloor<T>)) {
+        den = num = exponent = pass.call.has_weights(x, first + row) ? T(0) : T(NAN);
+        difference = 0;
+      } else if (pass.redo && (!(den >= kCertificate<T>) || num - num != 0)) {
+        return false;
+      }
+      write(row, read, den, num, exponent, difference, T(1));
+      return true;
+    }
+    __device__ void finish_exactly(int row, const Row& read, const Sums<T>& /*sums*/) const {
+      const cuda::RunningSum<T> sum = exact_row(pass.call, x, head, first + row, c);
+      write(row, read, sum.den.sum, sum.num.sum, sum.max, T(0), T(-1));
+    }
+
+   private:
+    /// D = den 2^exponent, N = num 2^(exponent + difference). Sign: -1 for rows that were redone.
+    __device__ void write(int row, const Row& read, T den, T num, T exponent, T difference, T sign) const {
+      const FullShape& s = pass.call.in.shape;
+      const T scale = cuda::pow2(difference);
+      y[row * pass.p.y.time_stride] = cuda::narrow<X>(cuda::gated_ratio(s.gate, read.query, num, den) * scale);
+      if (saved == nullptr) return;
+      const int64_t part = pass.call.cut.target_rows * s.channels;
+      T* to = saved + row * s.channels;
+      to[0] = den * sign;
+      to[part] = exponent;
+      to[2 * part] = den == 0 ? T(0) : num / den * scale;
+    }
+  };
 };
 
 // The ring takes every source so far; sums and their maximum stay neutral. A thread has a row of the ring and a
@@ -104,16 +130,15 @@ void forward(const FullForward<E>& p, const Cuda& cuda) {
   const Call<E> call(p.in);
   if (s.batch > 0 && s.targets > 0 && s.channels > 0) {
     find_all_exponents(call, memory.exponents, kName, cuda);
-    pack_all_sources(call, memory.sources, kName, cuda);
-    const auto run = [&](const auto& pass) {
-      cuda::launch_blocks(cuda, kName, call.cut.target_slots * call.channel_tiles, kThreads,
-                          sum_rows<std::decay_t<decltype(pass)>>, pass);
-    };
-    if (p.in.weights.u != nullptr) {
-      run(ForwardPass<E, true>{call, memory.exponents, memory.sources, p, redo_enabled(), cuda.redone});
-    } else {
-      run(ForwardPass<E, false>{call, memory.exponents, memory.sources, p, redo_enabled(), cuda.redone});
-    }
+    for_each_wave(call, wave_tiles(s), [&](const Wave& wave) {
+      pack_all_sources(call, wave, memory.sources, kName, cuda);
+      const auto run = [&](const auto& pass) { launch_sum_rows(pass, kName, cuda); };
+      if (p.in.weights.u != nullptr) {
+        run(ForwardPass<E, true>{call, wave, memory.exponents, memory.sources, p, redo_enabled(), cuda.redone});
+      } else {
+        run(ForwardPass<E, false>{call, wave, memory.exponents, memory.sources, p, redo_enabled(), cuda.redone});
+      }
+    });
   }
   if (p.final_state.position == nullptr) return;
   if (s.channels > 0) cuda::launch(cuda, kName, s.batch * s.capacity * s.channels, write_state<E>, call, p);

@@ -14,6 +14,7 @@ constexpr int64_t kTile = 128;           // positions of a chunk: rows of the ti
 constexpr int64_t kTileChannels = 64;    // channels of a block, each with two sums: as many columns as rows
 constexpr int64_t kScaleParts = 3;       // of a chunk's entries and channel: the exponents of the two parts, and a mark
 constexpr int64_t kGradientTiles = 512;  // of the weights' gradient formed at once: a few for every processor
+constexpr int64_t kWaveTiles = 1024;     // of entries, kTile positions by kTileChannels each, held at once
 
 constexpr int64_t tiles_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
@@ -38,12 +39,27 @@ struct Cut {
   }
 };
 
+static_assert(kTile == 2 * kTileChannels);  // a row of a tile of entries is as long as one of weights
+
 /// What positions give the sums of the other axis: see README.md.
 template <typename T>
 struct Entries {
-  T* data;    // [rows][d][2]
-  T* scales;  // [slots][kScaleParts][d]
+  T* data;       // [tiles of a wave][rows][kTileChannels][2]
+  T* scales;     // [slots][kScaleParts][d]
+  int64_t rows;  // of all sequences
+
+  /// Where row `row` of a wave's tile lies.
+  __host__ __device__ T* at(int64_t tile, int64_t row) const { return data + (tile * rows + row) * kTile; }
 };
+
+/// Tiles of channels that a wave has: entries are held for one wave at a time. At least one, and no more than there
+/// are, whether each head has a matrix of weights or all share one.
+inline int64_t wave_tiles(const FullShape& s) {
+  const Cut cut(s);
+  const int64_t slots = std::max<int64_t>(1, std::max(cut.target_slots, cut.source_slots));
+  const int64_t most = s.heads * tiles_of(s.channels / s.heads, kTileChannels);
+  return std::max<int64_t>(1, std::min(kWaveTiles / slots, most));
+}
 
 /// Tiles of the weights' gradient that a call takes at once: at least a row of them, and no more than there can be,
 /// whether each sequence and head has a matrix or all share one, which is then cut into parts.
@@ -78,7 +94,7 @@ class Memory {
 
  private:
   static Entries<T> take_entries(int64_t rows, int64_t slots, const FullShape& s, cuda::Workspace& workspace) {
-    return {workspace.take<T>(rows * s.channels * 2), workspace.take<T>(slots * kScaleParts * s.channels)};
+    return {workspace.take<T>(wave_tiles(s) * rows * kTile), workspace.take<T>(slots * kScaleParts * s.channels), rows};
   }
 };
 

@@ -10,6 +10,9 @@
 namespace aft::ops::full {
 
 constexpr int kThreads = 256;
+/// Blocks of a multiprocessor: registers for one of numbers of 64 bits, for two of 32.
+template <typename T>
+constexpr int kBlocks = sizeof(T) == 4 ? 2 : 1;
 /// The depth of a product that is summed before it is added to the rest: equal summands are rounded the same way at
 /// every step.
 constexpr int kSegment = 32;
@@ -27,13 +30,17 @@ inline __device__ int column_of(int j) {
 
 template <typename T>
 struct Product {
-  static constexpr int kStep = 64 / static_cast<int>(sizeof(T));
+  static constexpr int kStep = sizeof(T) == 4 ? 16 : 4;
   static constexpr int kLine = kTile + 16 / static_cast<int>(sizeof(T));  // transposed writes take other banks
   static constexpr int kOwn = kTile * kStep / kThreads;                   // elements of an operand that a thread brings
 
   /// An operand of one step: [k][rows or columns].
   struct alignas(16) Operand {
     T at[kStep][kLine];
+  };
+  /// One that lies so in memory.
+  struct alignas(16) Entries {
+    T at[kStep][kTile];
   };
   /// While one pair is multiplied the next is brought.
   struct Shared {
@@ -50,8 +57,10 @@ struct Product {
     }
   }
 
-  __device__ void multiply(const Operand& a, const Operand& b) {
-#pragma unroll
+  template <typename B>
+  __device__ void multiply(const Operand& a, const B& b) {
+    constexpr int kUnroll = kStep < 8 ? kStep : 8;  // the instructions of more would not fit the nearest cache
+#pragma unroll kUnroll
     for (int k = 0; k < kStep; ++k) {
       T x[8], y[8];
       load4(&a.at[k][row_of(0)], x);
@@ -66,14 +75,51 @@ struct Product {
     }
   }
 
- private:
+  // Four numbers side by side, aligned to 16 bytes.
   static __device__ void load4(const T* from, T* to) {
-    constexpr int kPack = 16 / static_cast<int>(sizeof(T));
 #pragma unroll
     for (int i = 0; i < 4; i += kPack) {
       const auto pack = cuda::load<kPack>(from + i);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) to[i + j] = pack.lane[j];
+    }
+  }
+  static __device__ void store4(T* to, const T* from) {
+#pragma unroll
+    for (int i = 0; i < 4; i += kPack) {
+      cuda::Pack<T, kPack> pack;
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) pack.lane[j] = from[i + j];
+      *reinterpret_cast<cuda::Pack<T, kPack>*>(to + i) = pack;
+    }
+  }
+
+ private:
+  static constexpr int kPack = 16 / static_cast<int>(sizeof(T));
+};
+
+/// What the segments of a product add up to, in shared memory: registers would hold it at the price of a second block
+/// on the multiprocessor.
+template <typename T>
+struct alignas(16) Totals {
+  using P = Product<T>;
+
+  T at[kTile][kTile];
+
+  /// change(total, i, j) becomes what this thread has at row_of(i), column_of(j).
+  template <typename Change>
+  __device__ void each(const Change& change) {
+#pragma unroll
+    for (int j = 0; j < 8; j += 4) {
+#pragma unroll
+      for (int i = 0; i < 8; ++i) {
+        T four[4];
+        T* own = &at[row_of(i)][column_of(j)];
+        P::load4(own, four);
+#pragma unroll
+        for (int n = 0; n < 4; ++n) four[n] = change(four[n], i, j + n);
+        P::store4(own, four);
+      }
     }
   }
 };

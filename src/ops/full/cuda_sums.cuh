@@ -4,6 +4,9 @@
 // e^w between them. A block has a chunk of rows and kTileChannels channels of one sequence; it walks the chunks of
 // entries that its rows see.
 
+#include <type_traits>
+
+#include "ops/common/cuda/shared.cuh"
 #include "ops/full/cuda_entries.cuh"
 
 namespace aft::ops::full {
@@ -14,6 +17,20 @@ __device__ int exponents_side(int64_t target_chunk) {
   return kAxis == Axis::kTargets ? 0 : static_cast<int>(target_chunk % 2);
 }
 
+/// e^w 2^-W, as split_exp has it, in fewer instructions: W is not below w's exponent. 0 for -inf and below, NaN for
+/// +inf and NaN.
+template <typename T>
+__device__ T scaled_weight(T w, T exponent) {
+  using F = FloatFormat<T>;
+  const T clamped = fmin(fmax(w, -kKeyLimit<T>), kKeyLimit<T>);
+  const T shifted = fma(clamped, kLog2E<T>, F::kMagic), n = shifted - F::kMagic;
+  const T p = cuda::exp_polynomial(fma(-n, kLn2Low<T>, fma(-n, kLn2High<T>, clamped)));
+  // Integers in the low bits: the exponent of the power, and what makes it that of a number.
+  const auto bits = cuda::to_bits(fmax(shifted - exponent, F::kMagic - F::kBias));
+  const T weight = p * cuda::from_bits((bits << F::kMantissaBits) + cuda::to_bits(T(1)));
+  return w < INFINITY ? weight : T(NAN);
+}
+
 /// Weights of one step on their way to shared memory, e^w 2^-W at [k][row]. Rows are of kAxis, k counts the other.
 template <typename E, Axis kAxis, bool kFactors>
 struct WeightStep {
@@ -21,7 +38,7 @@ struct WeightStep {
   using P = Product<T>;
   static constexpr bool kByTarget = kAxis == Axis::kTargets;
   static constexpr int kStep = P::kStep;
-  static constexpr int kSteps = P::kOwn / 4;  // of k that a thread brings for 4 rows, from factors
+  static constexpr int kRows = P::kOwn < 4 ? P::kOwn : 4, kSteps = P::kOwn / kRows;  // that a thread brings, of factors
 
   const Call<E>& call;
   const Sequence& x;
@@ -31,19 +48,19 @@ struct WeightStep {
 
   // Of the chunks of targets and sources that meet.
   int64_t t_begin, s_begin;
-  int sources;     // that there are
-  bool is_own;     // causal, at the same positions: a target sees no later source
-  const T* table;  // element (0, 0) of the tile
+  int sources;    // that there are
+  bool is_own;    // causal, at the same positions: a target sees no later source
+  bool is_whole;  // every target of the chunk is there and sees every source of the other
+  const T* from;  // of the matrix: what this thread brings of the step at offset 0, the first of it
   const T* exponents;
-  T own[P::kOwn];
 
   /// Of what this thread brings: its i-th.
   static __device__ int row(int i) {
-    if (kFactors) return threadIdx.x % 32 * 4 + i / kSteps;
+    if (kFactors) return threadIdx.x % (kTile / kRows) * kRows + i / kSteps;
     return kByTarget ? threadIdx.x / kStep + i * (kThreads / kStep) : threadIdx.x % kTile;
   }
   static __device__ int k(int i) {
-    if (kFactors) return threadIdx.x / 32 * kSteps + i % kSteps;
+    if (kFactors) return threadIdx.x / (kTile / kRows) * kSteps + i % kSteps;
     return kByTarget ? threadIdx.x % kStep : threadIdx.x / kTile + i * (kThreads / kTile);
   }
   /// Within the tile, of the step whose first k is `offset`.
@@ -60,25 +77,52 @@ struct WeightStep {
     sources = static_cast<int>(min(kTile, x.sources - s_begin));
     is_own = call.in.shape.causal && target_chunk == source_chunk;
     exponents = all_exponents[exponents_side<kAxis>(target_chunk)];
-    if constexpr (!kFactors) table = call.table_row(x, head, t_begin) + s_begin;
+    if constexpr (!kFactors) {
+      // A target sees no fewer sources than those before it.
+      is_whole = !is_own && sources == kTile && t_begin >= x.first && t_begin + kTile <= x.end() &&
+                 call.has_weights(x, t_begin + kTile - 1);
+      from = call.table_row(x, head, t_begin + target(0, 0)) + s_begin + source(0, 0);
+    }
   }
 
-  __device__ void load(int offset) {
+  /// Brings weights as they are to where store() leaves them.
+  __device__ void load(int offset, typename P::Operand& to) const {
     if constexpr (!kFactors) {
       const int64_t stride = call.in.weights.row_stride;
+      const int64_t next = kByTarget ? stride * (kThreads / kStep) : stride * (kThreads / kTile);
+      const T* at = from + (kByTarget ? offset : offset * stride);
+      if (is_whole) {
 #pragma unroll
-      for (int i = 0; i < P::kOwn; ++i) {
-        own[i] = is_seen(i, offset) ? table[target(i, offset) * stride + source(i, offset)] : -INFINITY;
+        for (int i = 0; i < P::kOwn; ++i) {
+          __pipeline_memcpy_async(&to.at[k(i)][row(i)], at, sizeof(T));
+          at += next;
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < P::kOwn; ++i) {
+          T* own = &to.at[k(i)][row(i)];
+          if (is_seen(i, offset)) {
+            __pipeline_memcpy_async(own, at, sizeof(T));
+          } else {
+            *own = -INFINITY;
+          }
+          at += next;
+        }
       }
     }
   }
 
-  __device__ void store(int offset, typename P::Operand& to) {
-    if constexpr (kFactors) multiply(offset);
+  __device__ void store(int offset, typename P::Operand& to) const {
+    T own[P::kOwn];
+    if constexpr (kFactors) {
+      multiply(offset, own);
+    } else {
+#pragma unroll
+      for (int i = 0; i < P::kOwn; ++i) own[i] = to.at[k(i)][row(i)];
+    }
 #pragma unroll
     for (int i = 0; i < P::kOwn; ++i) {
-      const cuda::SplitExp<T> e = cuda::split_exp(own[i]);
-      T weight = e.p * cuda::pow2(e.n - exponents[target(i, offset)]);
+      T weight = scaled_weight(own[i], exponents[target(i, offset)]);
       // A target that sees such a weight is redone: it takes no part.
       if (!kByTarget && !(weight == weight)) weight = 0;
       to.at[k(i)][row(i)] = weight;
@@ -87,7 +131,7 @@ struct WeightStep {
 
  private:
   /// Sums of products of factors, one after another, as Call::weight has them.
-  __device__ void multiply(int offset) {
+  __device__ void multiply(int offset, T (&own)[P::kOwn]) const {
     const PairWeights<const T>& w = call.in.weights;
     const T* u = w.u + head * w.u_head_stride + t_begin * w.width;
     const T* v = w.v + head * w.v_head_stride + s_begin * w.width;
@@ -122,194 +166,239 @@ struct WeightStep {
   }
 };
 
+/// What a block walks: the chunks of the other axis that its rows see, [first_chunk, last_chunk], a step at a time.
+struct Walk {
+  int first_chunk, last_chunk, steps;
+  int own_step;                 // of the chunk at the same positions
+  int first_entry, last_entry;  // of those that there are, counted from the first chunk's beginning
+  int64_t entry_row;            // where the first chunk begins
+  ChannelTile channels;
+};
+
+/// A block's shared memory. What all its threads know lies here, not in the registers of each.
+template <typename T, Axis kAxis, bool kFactors>
+struct SumRoom {
+  struct NoFactors {};
+
+  Totals<T> total;
+  typename Product<T>::Operand weights[2];
+  typename Product<T>::Entries entries[2];
+  T now[kTile], take[kTile];  // of the columns: exponents of their sums, and what a chunk is multiplied by
+  T exponents[kAxis == Axis::kTargets ? 1 : 2][kTile];
+  [[no_unique_address]] std::conditional_t<kFactors, FactorTile<T>, NoFactors> factors;
+  Slot slot;
+  Walk walk;
+  bool has_rows, marked;  // marked: a chunk has a channel that its mark tells something of
+};
+
+template <Axis kAxis, typename E>
+__device__ Walk find_walk(const Call<E>& call, const Slot& slot, const ChannelTile& channels) {
+  constexpr int kStep = Product<Accumulate<E>>::kStep;
+  const Sequence& x = slot.x;
+  const bool causal = call.in.shape.causal, by_target = kAxis == Axis::kTargets;
+  const int64_t row_begin = slot.chunk * kTile;
+  const int64_t begin = by_target ? 0 : causal ? max(x.first, row_begin) : x.first;
+  const int64_t end = !by_target ? x.end() : causal ? min(x.sources, row_begin + kTile) : x.sources;
+  Walk walk;
+  walk.first_chunk = static_cast<int>(begin / kTile);
+  walk.last_chunk = static_cast<int>(tiles_of(end, kTile)) - 1;
+  const int64_t from = walk.first_chunk * kTile;
+  walk.steps = begin < end ? static_cast<int>(tiles_of(end - from, kStep)) : 0;
+  walk.own_step = static_cast<int>((row_begin - from) / kStep);
+  walk.first_entry = by_target ? 0 : static_cast<int>(max(x.first - from, int64_t{0}));
+  walk.last_entry = static_cast<int>(end - from);
+  walk.entry_row = (by_target ? x.source_row : x.target_row - x.first) + from;
+  walk.channels = channels;
+  return walk;
+}
+
+/// Of one row and channel.
+template <typename T>
+struct Sums {
+  T part[2], exponent[2];
+  T weight_exponent;  // W of the row, if it is a target
+  bool marked;        // a chunk has a channel that its mark tells something of
+};
+
 /// Pass: what is summed, and what becomes of it.
-///   kAxis, kFactors; call; exponents (W); entries, of the other axis
-///   finish(slot, channels, row, c, sums of the two parts, their exponents, marked): one row of one channel
+///   kAxis, kFactors; call; wave; exponents (W); entries, of the other axis
+///   Rows: some rows of one channel of a sequence, told apart by how far they are from the first
+///     Rows(pass, x, head, first position, channel)
+///     Row load(row): what it reads of the tensors
+///     bool finish(row, what was read, sums): writes it; false, and nothing is written, where that is left to
+///     finish_exactly(the same)
 template <typename Pass>
-__global__ void __launch_bounds__(kThreads, 1) sum_rows(Pass pass) {
+__global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::Element>>) sum_rows(Pass pass) {
   using E = typename Pass::Element;
   using T = Accumulate<E>;
   using P = Product<T>;
   constexpr Axis kAxis = Pass::kAxis;
   constexpr Axis kOther = kAxis == Axis::kTargets ? Axis::kSources : Axis::kTargets;
-  constexpr int kStep = P::kStep;
-  constexpr int kStageRows = 32 * 1024 / (kTile * sizeof(T));
-  union Room {
-    typename P::Shared operands;
-    T stage[kStageRows][kTile];
-  };
-  static_assert(sizeof(typename P::Shared) >= sizeof(T) * kStageRows * kTile);
-  __shared__ Room room;
-  __shared__ FactorTile<T> factors[1];
-  __shared__ T now[kTile], keep[kTile],
-      take[kTile];  // of the columns: exponents of their sums, what sums and a chunk are
-  __shared__ T exponents[kAxis == Axis::kTargets ? 1 : 2][kTile];
-  __shared__ int marked;  // whether a chunk has a channel that its mark tells something of
+  constexpr int kStep = P::kStep, kChunkSteps = kTile / kStep;
+  using Room = SumRoom<T, kAxis, Pass::kFactors>;
+  Room& room = *cuda::shared_memory<Room>();
 
   const Call<E>& call = pass.call;
-  Slot slot;
-  const int64_t slots = kAxis == Axis::kTargets ? call.cut.target_slots : call.cut.source_slots;
-  const int64_t own_slot = blockIdx.x / call.channel_tiles;
-  // Causal, those with most to do come first.
-  if (!call.find_slot(kAxis, kAxis == Axis::kTargets ? slots - 1 - own_slot : own_slot, slot)) return;
-  const ChannelTile channels = call.channel_tile(blockIdx.x % call.channel_tiles);
+  const Slot& slot = room.slot;
   const Sequence& x = slot.x;
-  const int64_t d = call.in.shape.channels;
+  const Walk& walk = room.walk;
+  const ChannelTile& channels = walk.channels;
   const bool causal = call.in.shape.causal;
-  const int64_t row_begin = slot.chunk * kTile;
-
-  // W of a target of the chunk that begins there, one a thread.
-  const auto exponent_at = [&](int64_t begin) {
-    const int64_t t = begin + threadIdx.x;
-    const bool is_target = t >= x.first && t < x.end() && call.has_weights(x, t) && x.sources > 0;
-    return is_target ? pass.exponents[call.exponent_index(x, channels.head, t)] : T(NAN);
-  };
-  // Entries of one step: [k][column], two columns a channel.
-  const auto load_entries = [&](int64_t begin, int64_t end, typename P::Operand& to) {
-    const int64_t before = kOther == Axis::kSources ? x.source_row : x.target_row - x.first;
-    constexpr int kPairs = kTile / 2;
-#pragma unroll
-    for (int i = 0; i < kStep * kPairs / kThreads; ++i) {
-      const int k = threadIdx.x / kPairs + i * (kThreads / kPairs), c = threadIdx.x % kPairs;
-      const bool exists =
-          begin + k < end && begin + k >= (kOther == Axis::kTargets ? x.first : 0) && c < channels.count;
-      const T* from = pass.entries.data;
-      if (exists) from += ((before + begin + k) * d + channels.begin + c) * 2;
-      __pipeline_memcpy_async(&to.at[k][2 * c], from, 2 * sizeof(T), exists ? 0 : 2 * sizeof(T));
-    }
-    __pipeline_commit();
-  };
-
-  if (threadIdx.x < kTile) now[threadIdx.x] = kExponentFloor<T>;
-  if (threadIdx.x == 0) marked = 0;
-
-  P product;
-  T total[8][8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) total[i][j] = 0;
-  }
-  WeightStep<E, kAxis, Pass::kFactors> weights = {call, x, channels.head, exponents, factors};
-
-  // [begin, end) of positions of the other axis; its chunks, all of as many steps but the last.
-  const int64_t other_begin = kOther == Axis::kSources ? 0 : causal ? max(x.first, row_begin) : x.first;
-  const int64_t other_end = kOther == Axis::kTargets ? x.end() : causal ? min(x.sources, row_begin + kTile) : x.sources;
-  constexpr int kChunkSteps = kTile / kStep;
-  const int64_t first_chunk = other_begin / kTile, last_chunk = tiles_of(other_end, kTile) - 1;
-  const int64_t steps = other_begin < other_end ? tiles_of(other_end - first_chunk * kTile, kStep) : 0;
-
-  // What a thread brings for the next chunks, ahead of their use: the exponent and mark of a column, W of a target.
-  const int column = threadIdx.x;
-  T next_exponent = kExponentFloor<T>, next_mark = 0, next_weights = NAN;
-  const auto load_scale = [&](int64_t chunk) {
-    if (column >= 2 * channels.count || chunk > last_chunk) return;
-    const T* scale =
-        pass.entries.scales + call.slot_index(kOther, x, chunk) * kScaleParts * d + channels.begin + column / 2;
-    next_exponent = scale[column % 2 * d];
-    next_mark = scale[2 * d];
-  };
-  const auto load_weights_exponent = [&](int64_t chunk) {
-    if (kAxis == Axis::kSources && column < kTile && chunk <= last_chunk) next_weights = exponent_at(chunk * kTile);
-  };
-  const auto start_tile = [&](int64_t chunk) {
-    weights.start_tile(kAxis == Axis::kTargets ? slot.chunk : chunk, kAxis == Axis::kTargets ? chunk : slot.chunk);
-  };
-  const auto load_step = [&](int64_t step) {
-    const int64_t begin = first_chunk * kTile + step * kStep;
-    load_entries(begin, other_end, room.operands.b[step % 2]);
-    weights.load(static_cast<int>(begin % kTile));
-  };
-  const auto store_step = [&](int64_t step) {
-    weights.store(static_cast<int>(step % kChunkSteps) * kStep, room.operands.a[step % 2]);
-  };
-
-  if (column < kTile) {
-    const int64_t begin = kAxis == Axis::kTargets ? row_begin : first_chunk * kTile;
-    exponents[exponents_side<kAxis>(begin / kTile)][column] = exponent_at(begin);
+  if (threadIdx.x == 0) {
+    const int64_t slots = kAxis == Axis::kTargets ? call.cut.target_slots : call.cut.source_slots;
+    const int64_t own_slot = blockIdx.x / pass.wave.count();
+    // Causal, those with most to do come first.
+    room.has_rows = call.find_slot(kAxis, kAxis == Axis::kTargets ? slots - 1 - own_slot : own_slot, room.slot);
+    room.walk = find_walk<kAxis>(call, slot, call.channel_tile(pass.wave, blockIdx.x % pass.wave.count()));
+    room.marked = false;
   }
   __syncthreads();
-  if (steps > 0) {
-    load_scale(first_chunk);
-    load_weights_exponent(first_chunk + 1);
-    start_tile(first_chunk);
-    load_step(0);
-    store_step(0);
-    __pipeline_wait_prior(0);
-  }
-  product.clear();
-  for (int64_t step = 0; step < steps; ++step) {
-    if (step % kChunkSteps == 0) {
-      const int64_t chunk = first_chunk + step / kChunkSteps;
-      bool moves = false;
-      if (column < kTile) {
-        if (next_mark != 0) marked = 1;
-        const T old = now[column], most = fmax(old, next_exponent);
-        now[column] = most;
-        keep[column] = cuda::pow2(old - most);
-        const bool left_out = causal && chunk == slot.chunk && is_apart(next_mark);
-        take[column] = left_out ? T(0) : cuda::pow2(next_exponent - most);
-        moves = most > old;
-        if constexpr (kAxis == Axis::kSources) exponents[exponents_side<kAxis>(chunk + 1)][column] = next_weights;
-      }
-      if (__syncthreads_or(moves)) {
+  if (!room.has_rows) return;
+
+  // W of a target of a chunk, one a thread.
+  const auto load_weights_exponent = [&](int64_t chunk) {
+    const int64_t t = chunk * kTile + threadIdx.x;
+    const bool is_target = t >= x.first && t < x.end() && call.has_weights(x, t) && x.sources > 0;
+    room.exponents[exponents_side<kAxis>(chunk)][threadIdx.x] =
+        is_target ? pass.exponents[call.exponent_index(x, channels.head, t)] : T(NAN);
+  };
+  // Entries of one step: [k][column], two columns a channel.
+  const auto load_entries = [&](int step, typename P::Entries& to) {
+    constexpr int kUnit = 16 / sizeof(T), kUnits = kTile / kUnit, kUnitRows = kThreads / kUnits;
+    const int row = threadIdx.x / kUnits, unit = threadIdx.x % kUnits * kUnit, at = step * kStep + row;
+    const T* from = pass.entries.at(blockIdx.x % pass.wave.count(), walk.entry_row + at) + unit;
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const T scale = keep[column_of(j)];
-#pragma unroll
-          for (int i = 0; i < 8; ++i) total[i][j] *= scale;
-        }
-      }
-      load_scale(chunk + 1);
-      load_weights_exponent(chunk + 2);
+    for (int i = 0; i < kStep; i += kUnitRows) {
+      const bool exists = at + i >= walk.first_entry && at + i < walk.last_entry;
+      __pipeline_memcpy_async(&to.at[row + i][unit], exists ? from + i * kTile : pass.entries.data, 16,
+                              exists ? 0 : 16);
     }
+  };
+  WeightStep<E, kAxis, Pass::kFactors> weights = {call, x, channels.head, room.exponents, nullptr};
+  if constexpr (Pass::kFactors) weights.tile = &room.factors;
+  const auto start_tile = [&](int chunk) {
+    weights.start_tile(kAxis == Axis::kTargets ? slot.chunk : chunk, kAxis == Axis::kTargets ? chunk : slot.chunk);
+  };
+  const auto load_step = [&](int step) {
+    weights.load(step % kChunkSteps * kStep, room.weights[step % 2]);
+    load_entries(step, room.entries[step % 2]);
+    __pipeline_commit();
+  };
+  const auto store_step = [&](int step) { weights.store(step % kChunkSteps * kStep, room.weights[step % 2]); };
+  // Causal, whether no row of this warp meets the k of a step.
+  const auto is_unseen = [&](int step) {
+    const int first_row = threadIdx.x / 64 * 32, k = (step - walk.own_step) * kStep;
+    if (!causal || k < 0 || k >= kTile) return false;
+    return kAxis == Axis::kTargets ? k >= first_row + 32 : k + kStep <= first_row;
+  };
+  // The exponents of the columns at the beginning of a chunk: the totals and the chunk come under the larger ones.
+  const auto start_chunk = [&](int step) {
+    const int chunk = walk.first_chunk + step / kChunkSteps, column = threadIdx.x;
+    T* keep = room.entries[(step + 1) % 2].at[0];  // free until the next step is brought
+    bool moves = false;
+    if (column < kTile) {
+      T exponent = kExponentFloor<T>, mark = 0;
+      if (column < 2 * channels.count) {
+        const int64_t d = call.in.shape.channels;
+        const T* scale =
+            pass.entries.scales + call.slot_index(kOther, x, chunk) * kScaleParts * d + channels.begin + column / 2;
+        exponent = scale[column % 2 * d];
+        mark = scale[2 * d];
+      }
+      if (mark != 0) room.marked = true;
+      const T old = room.now[column], most = fmax(old, exponent);
+      room.now[column] = most;
+      keep[column] = cuda::pow2(old - most);
+      room.take[column] =
+          causal && chunk == slot.chunk && is_apart(mark) ? T(0) : cuda::pow2(exponent - most);
+      moves = most > old;
+      if (kAxis == Axis::kSources && chunk < walk.last_chunk) load_weights_exponent(chunk + 1);
+    }
+    if (!__syncthreads_or(moves)) return;
+    room.total.each([&](T total, int /*i*/, int j) { return total * keep[column_of(j)]; });
+    __syncthreads();
+  };
+
+  const int steps = walk.steps;
+  if (threadIdx.x < kTile) {
+    room.now[threadIdx.x] = kExponentFloor<T>;
+    load_weights_exponent(kAxis == Axis::kTargets ? slot.chunk : walk.first_chunk);
+  }
+  room.total.each([](T, int, int) { return T(0); });
+  __syncthreads();
+  if (steps > 0) {
+    start_tile(walk.first_chunk);
+    load_step(0);
+    __pipeline_wait_prior(0);
+    store_step(0);
+  }
+  P product;
+  product.clear();
+  for (int step = 0; step < steps; ++step) {
+    if (step % kChunkSteps == 0) start_chunk(step);
     const bool more = step + 1 < steps;
     if (more) {
-      if ((step + 1) % kChunkSteps == 0) start_tile(first_chunk + (step + 1) / kChunkSteps);
+      if ((step + 1) % kChunkSteps == 0) start_tile(walk.first_chunk + (step + 1) / kChunkSteps);
       load_step(step + 1);
     }
-    product.multiply(room.operands.a[step % 2], room.operands.b[step % 2]);
+    if (!is_unseen(step)) product.multiply(room.weights[step % 2], room.entries[step % 2]);
     if ((step + 1) * kStep % kSegment == 0 || !more) {
-#pragma unroll
-      for (int j = 0; j < 8; ++j) {
-        const T scale = take[column_of(j)];
-#pragma unroll
-        for (int i = 0; i < 8; ++i) total[i][j] = fma(product.sum[i][j], scale, total[i][j]);
-      }
+      room.total.each([&](T total, int i, int j) { return fma(product.sum[i][j], room.take[column_of(j)], total); });
       product.clear();
     }
-    if (more) store_step(step + 1);
     __pipeline_wait_prior(0);
+    if (more) store_step(step + 1);
     __syncthreads();
   }
 
-  // By way of shared memory: neighbouring threads then have neighbouring channels.
-  int64_t redone = 0;
+  // Neighbouring threads have neighbouring channels. What a thread reads for a few rows comes before what it writes.
+  constexpr int kApart = kThreads / kTileChannels, kRows = kTile / kApart, kAtOnce = 4;
+  const int lane = threadIdx.x % kTileChannels, first_row = threadIdx.x / kTileChannels;
+  const int64_t row_begin = slot.chunk * kTile;
+  const int begin = static_cast<int>(slot.begin - row_begin), end = static_cast<int>(slot.end - row_begin);
+  const auto exists = [&](int i) {
+    const int row = first_row + i * kApart;
+    return lane < channels.count && row >= begin && row < end;
+  };
+  const auto sums = [&](int i) {
+    const int row = first_row + i * kApart;
+    const T* part = &room.total.at[row][2 * lane];
+    const T* exponent = &room.now[2 * lane];
+    return Sums<T>{{part[0], part[1]}, {exponent[0], exponent[1]}, room.exponents[0][row], room.marked};
+  };
+  const typename Pass::Rows rows(pass, x, channels.head, row_begin + first_row, channels.begin + lane);
+  uint32_t left = 0;  // to finish_exactly
+  static_assert(kRows <= 32);
 #pragma unroll 1
-  for (int first = 0; first < kTile; first += kStageRows) {
-    __syncthreads();
+  for (int first = 0; first < kRows; first += kAtOnce) {
+    typename Pass::Row read[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) {
-      if (row_of(i) / kStageRows != first / kStageRows) continue;
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (exists(first + i)) read[i] = rows.load((first + i) * kApart);
+    }
 #pragma unroll
-      for (int j = 0; j < 8; ++j) room.stage[row_of(i) - first][column_of(j)] = total[i][j];
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (exists(first + i) && !rows.finish((first + i) * kApart, read[i], sums(first + i))) left |= 1u << (first + i);
     }
-    __syncthreads();
-#pragma unroll 1
-    for (int i = threadIdx.x; i < kStageRows * kTileChannels; i += kThreads) {
-      const int row = i / static_cast<int>(kTileChannels), c = i % static_cast<int>(kTileChannels);
-      const int64_t position = row_begin + first + row;
-      if (c >= channels.count || position < slot.begin || position >= slot.end) continue;
-      const T* sums = &room.stage[row][2 * c];
-      redone += pass.finish(x, channels.head, position, channels.begin + c, sums[0], sums[1], now[2 * c],
-                            now[2 * c + 1], exponents[0][first + row], marked != 0);
-    }
+  }
+  int redone = __popc(left);
+  for (; left != 0; left &= left - 1) {
+    const int i = __ffs(static_cast<int>(left)) - 1;
+    rows.finish_exactly(i * kApart, rows.load(i * kApart), sums(i));
   }
   if (pass.redone != nullptr) {
     for (int step = 16; step > 0; step /= 2) redone += __shfl_xor_sync(0xffffffffu, redone, step);
     if (threadIdx.x % 32 == 0) cuda::count(pass.redone, redone);
     if (threadIdx.x == 0) cuda::count(pass.redone + 1, (slot.end - slot.begin) * channels.count);
   }
+}
+
+template <typename Pass>
+void launch_sum_rows(const Pass& pass, const char* name, const Cuda& cuda) {
+  const Cut& cut = pass.call.cut;
+  const int64_t slots = Pass::kAxis == Axis::kTargets ? cut.target_slots : cut.source_slots;
+  using Room = SumRoom<Accumulate<typename Pass::Element>, Pass::kAxis, Pass::kFactors>;
+  cuda::launch_with_memory(cuda, name, slots * pass.wave.count(), kThreads, sizeof(Room), sum_rows<Pass>, pass);
 }
 
 }  // namespace aft::ops::full

@@ -62,21 +62,25 @@ struct Targets {
   }
 };
 
-/// A block: one slot of targets, kTileChannels channels. Writes the gradients of the queries too.
+/// A block: one slot of targets, one tile of channels of the wave; as pack_sources. Writes the gradients of the queries
+/// too.
 template <typename E>
-__global__ void __launch_bounds__(kThreads) pack_targets(Targets<E> targets, Entries<Accumulate<E>> to) {
+__global__ void __launch_bounds__(kThreads) pack_targets(Targets<E> targets, Wave wave, Entries<Accumulate<E>> to) {
   using T = Accumulate<E>;
   __shared__ PackRoom<T, 5> room;
   const Call<E>& call = targets.call;
   const FullBackward<E>& p = targets.p;
-  const int64_t d = call.in.shape.channels, tiles = tiles_of(d, kTileChannels);
+  const int64_t d = call.in.shape.channels, tile = blockIdx.x % wave.count();
   const bool causal = call.in.shape.causal;
   Slot slot;
-  if (!call.find_slot(Axis::kTargets, blockIdx.x / tiles, slot)) return;
+  if (!call.find_slot(Axis::kTargets, blockIdx.x / wave.count(), slot)) return;
   const Sequence& x = slot.x;
-  const int64_t c = blockIdx.x % tiles * kTileChannels + threadIdx.x % kTileChannels;
-  const int64_t begin = slot.begin + threadIdx.x / kTileChannels, end = c < d ? slot.end : begin;
-  const int64_t head = call.weight_heads == 1 ? 0 : c / call.weight_width;
+  const ChannelTile channels = call.channel_tile(wave, tile);
+  const int lane = threadIdx.x % kTileChannels;
+  const bool has_channel = lane < channels.count;
+  const int64_t c = channels.begin + lane, head = channels.head;
+  const int64_t first = slot.begin + threadIdx.x / kTileChannels, begin = has_channel ? first : slot.end;
+  const int64_t end = slot.end;
   // Exponents of the entries, what the targets' D would make of an exponent of 0, the largest key, any redone.
   T most[5] = {kExponentFloor<T>, kExponentFloor<T>, 2 * kExponentFloor<T>, kExponentFloor<T>, T(0)};
   for (int64_t t = begin; t < end; t += kPackRows) {
@@ -90,20 +94,21 @@ __global__ void __launch_bounds__(kThreads) pack_targets(Targets<E> targets, Ent
     most[2] = fmax(most[2], under - modest_exponent(target.den));
   }
   if (causal) {
-    const int64_t keys_end = c < d ? min(x.sources, (slot.chunk + 1) * kTile) : 0;
+    const int64_t keys_end = has_channel ? min(x.sources, (slot.chunk + 1) * kTile) : 0;
     for (int64_t s = slot.chunk * kTile + threadIdx.x / kTileChannels; s < keys_end; s += kPackRows) {
       include(most[3], cuda::split_exp(call.key(x, s, c)).n);
     }
   }
   largest_of_channel(room, most);
-  for (int64_t t = begin; t < end; t += kPackRows) {
-    const Target<T> target = targets.at(x, t, c);
+  for (int64_t t = first; t < end; t += kPackRows) {
+    Target<T> target = {0, 0, 0, 0, 1, false};
+    if (has_channel) target = targets.at(x, t, c);
     Entry<T> e = {0, 0, most[0], most[1]};
     if (!targets.is_absent(target)) e = targets.entry(target, targets.under(x, head, t, target));
-    store_entry(e, most[0], most[1], to.data + ((x.target_row + t - x.first) * d + c) * 2);
-    if (call.in.shape.gate != Gate::kNone) call.target(p.grad_q, x, t)[c] = cuda::narrow<E>(target.query);
+    store_entry(e, most[0], most[1], to.at(tile, x.target_row + t - x.first) + 2 * lane);
+    if (has_channel && call.in.shape.gate != Gate::kNone) call.target(p.grad_q, x, t)[c] = cuda::narrow<E>(target.query);
   }
-  if (c >= d || threadIdx.x >= kTileChannels) return;
+  if (!has_channel || threadIdx.x >= kTileChannels) return;
   const bool apart = causal && most[2] + most[3] > kRangeLimit<T>;
   const T mark = (most[4] != 0 ? kMarkRedone : 0) + (apart ? kMarkApart : 0);
   store_scale(most[0], most[1], mark, to.scales + slot.index * kScaleParts * d + c, d);

@@ -18,6 +18,7 @@ struct WeightBand {
   Targets<E> targets;
   Entries<T> target_entries, source_entries;
   T* tiles;  // [rows of the band][source chunks][parts][kTile][kTile]
+  Wave wave;
   int64_t target_chunks = 0, source_chunks = 0;
   int64_t parts = 0;            // that the columns of a matrix are cut into
   int64_t units = 0;            // of kTileChannels channels of a sequence that share a matrix
@@ -28,8 +29,8 @@ struct WeightBand {
     int64_t b, head, chunk;
   };
   __device__ Row row(int64_t i) const {
-    const int64_t matrix = (first + i) / target_chunks, heads = targets.call.weight_heads;
-    return {matrix / heads, matrix % heads, (first + i) % target_chunks};
+    const int64_t matrix = (first + i) / target_chunks;
+    return {matrix / wave.heads, wave.first_head + matrix % wave.heads, (first + i) % target_chunks};
   }
   __device__ T* tile(int64_t row, int64_t source_chunk, int64_t part) const {
     return tiles + ((row * source_chunks + source_chunk) * parts + part) * kTile * kTile;
@@ -47,6 +48,7 @@ struct WeightBand {
 struct Unit {
   Sequence x;
   int64_t target_slot, source_slot;
+  int64_t tile;  // of the wave
   ChannelTile channels;
 };
 
@@ -54,14 +56,15 @@ template <typename E>
 __device__ bool find_unit(const WeightBand<E>& band, const typename WeightBand<E>::Row& row, int64_t source_chunk,
                           int64_t i, Unit& unit) {
   const Call<E>& call = band.targets.call;
-  const int64_t tiles = call.channel_tiles / call.weight_heads;
+  const int64_t tiles = band.wave.tiles;
   unit.x = call.sequence(row.b + i / tiles);
   const Sequence& x = unit.x;
   if (row.chunk < x.first / kTile || row.chunk * kTile >= x.end() || source_chunk * kTile >= x.sources) return false;
   if (x.targets == 0) return false;
   unit.target_slot = call.slot_index(Axis::kTargets, x, row.chunk);
   unit.source_slot = call.slot_index(Axis::kSources, x, source_chunk);
-  unit.channels = call.channel_tile(row.head * tiles + i % tiles);
+  unit.tile = (row.head - band.wave.first_head) * tiles + i % tiles;
+  unit.channels = call.channel_tile(band.wave, unit.tile);
   return true;
 }
 
@@ -146,8 +149,9 @@ __global__ void __launch_bounds__(kThreads, 1) weight_tiles(WeightBand<E> band) 
       for (int n = 0; n < P::kOwn; ++n) {
         const int64_t at = threadIdx.x / kStep + n * (kThreads / kStep), t = t_begin + at, s = s_begin + at;
         const bool is_target = exists && t >= x.first && t < x.end(), is_source = exists && s < x.sources;
-        a[n] = is_target ? band.target_entries.data[((x.target_row + t - x.first) * d + c) * 2 + k % 2] : T(0);
-        b[n] = is_source ? band.source_entries.data[((x.source_row + s) * d + c) * 2 + 1 - k % 2] : T(0);
+        const int part = 2 * channel + k % 2;
+        a[n] = is_target ? band.target_entries.at(unit.tile, x.target_row + t - x.first)[part] : T(0);
+        b[n] = is_source ? band.source_entries.at(unit.tile, x.source_row + s)[part ^ 1] : T(0);
       }
     };
     const auto store = [&](int side) {
@@ -234,7 +238,7 @@ __global__ void __launch_bounds__(kThreads, 1) weight_tiles(WeightBand<E> band) 
   }
 }
 
-/// A thread has one element of the band's rows of a matrix.
+/// Adds the band's rows to the gradient of a matrix. A thread has one element.
 template <typename E>
 __global__ void fold_table(WeightBand<E> band, PairWeights<Accumulate<E>> to) {
   const Call<E>& call = band.targets.call;
@@ -244,10 +248,10 @@ __global__ void fold_table(WeightBand<E> band, PairWeights<Accumulate<E>> to) {
   const auto row = band.row(band_row);
   const int64_t at = i / columns % kTile, t = row.chunk * kTile + at;
   if (t >= to.rows || (call.in.shape.causal && s > t)) return;
-  to.table[row.b * to.batch_stride + row.head * to.head_stride + t * to.row_stride + s] = band.sum(band_row, at, s);
+  to.table[row.b * to.batch_stride + row.head * to.head_stride + t * to.row_stride + s] += band.sum(band_row, at, s);
 }
 
-/// du of the band's targets. A thread has one element.
+/// Adds the band's targets to du. A thread has one element.
 template <typename E>
 __global__ void fold_u(WeightBand<E> band, PairWeights<Accumulate<E>> to) {
   using T = Accumulate<E>;
@@ -267,7 +271,7 @@ __global__ void fold_u(WeightBand<E> band, PairWeights<Accumulate<E>> to) {
       sum = fma(band.sum(band_row, at, s), v[s * w.width], sum);
     total += sum;
   }
-  to.u[row.head * to.u_head_stride + t * w.width + f] = total;
+  to.u[row.head * to.u_head_stride + t * w.width + f] += total;
 }
 
 /// Adds the band's targets to dv.
@@ -277,8 +281,9 @@ __global__ void fold_v(WeightBand<E> band, PairWeights<Accumulate<E>> to) {
   const Call<E>& call = band.targets.call;
   const PairWeights<const T>& w = call.in.weights;
   const int64_t columns = min(band.source_chunks * kTile, to.columns);
-  const int64_t i = cuda::thread_index(), f = i % w.width, s = i / w.width % columns, head = i / w.width / columns;
-  if (head >= call.weight_heads) return;
+  const int64_t i = cuda::thread_index(), f = i % w.width, s = i / w.width % columns;
+  const int64_t head = band.wave.first_head + i / w.width / columns;
+  if (head >= band.wave.first_head + band.wave.heads) return;
   T& grad = to.v[head * to.v_head_stride + s * w.width + f];
   for (int64_t band_row = 0; band_row < band.rows; ++band_row) {
     const auto row = band.row(band_row);
@@ -312,7 +317,8 @@ void clear_table(const PairWeights<T>& w, const FullShape& s, const char* name, 
 }
 
 template <typename E>
-void add_weight_gradient(const Targets<E>& targets, const Memory<E>& memory, const char* name, const Cuda& cuda) {
+void add_weight_gradient(const Targets<E>& targets, const Memory<E>& memory, const Wave& wave, const char* name,
+                         const Cuda& cuda) {
   const Call<E>& call = targets.call;
   const FullShape& s = call.in.shape;
   const auto& w = call.in.weights;
@@ -321,16 +327,16 @@ void add_weight_gradient(const Targets<E>& targets, const Memory<E>& memory, con
   const int64_t positions = s.packed ? longest : call.has_state ? call.cut.positions : s.targets;
   const int64_t sources = s.causal ? positions : s.packed ? longest : s.sources;
   const bool per_batch = call.exponents_per_row;
-  WeightBand<E> band = {targets, memory.targets, memory.sources, memory.tiles};
+  WeightBand<E> band = {targets, memory.targets, memory.sources, memory.tiles, wave};
   band.target_chunks = tiles_of(std::min(positions, w.rows), kTile);
   band.source_chunks = tiles_of(std::min(sources, w.columns), kTile);
-  const int64_t tiles_of_matrices = call.weight_heads * band.target_chunks * band.source_chunks;
+  const int64_t tiles_of_matrices = wave.heads * band.target_chunks * band.source_chunks;
   if (tiles_of_matrices == 0) return;
-  band.units = (per_batch ? 1 : s.batch) * (call.channel_tiles / call.weight_heads);
+  band.units = (per_batch ? 1 : s.batch) * wave.tiles;
   // Of a matrix of its own a sequence has the same parts alone and in any batch.
   band.parts =
       per_batch ? 1 : std::clamp<int64_t>(kGradientTiles / tiles_of_matrices, 1, std::max<int64_t>(1, band.units));
-  const int64_t all_rows = (per_batch ? s.batch : 1) * call.weight_heads * band.target_chunks;
+  const int64_t all_rows = (per_batch ? s.batch : 1) * wave.heads * band.target_chunks;
   const int64_t rows = std::max<int64_t>(1, kGradientTiles / (band.source_chunks * band.parts));
   for (band.first = 0; band.first < all_rows; band.first += rows) {
     band.rows = std::min(rows, all_rows - band.first);
@@ -342,7 +348,7 @@ void add_weight_gradient(const Targets<E>& targets, const Memory<E>& memory, con
     } else {
       cuda::launch_blocks(cuda, name, blocks, kThreads, weight_tiles<E, true>, band);
       if (to.u != nullptr) cuda::launch(cuda, name, band.rows * kTile * w.width, fold_u<E>, band, to);
-      if (to.v != nullptr) cuda::launch(cuda, name, call.weight_heads * columns * w.width, fold_v<E>, band, to);
+      if (to.v != nullptr) cuda::launch(cuda, name, wave.heads * columns * w.width, fold_v<E>, band, to);
     }
   }
 }
