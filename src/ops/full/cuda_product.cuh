@@ -106,19 +106,37 @@ struct alignas(16) Totals {
 
   T at[kTile][kTile];
 
-  /// change(total, i, j) becomes what this thread has at row_of(i), column_of(j).
+  __device__ void clear() {
+    each(nullptr, [](T, T, int, int) { return T(0); });
+  }
+  /// scale: of the columns.
+  __device__ void multiply(const T* scale) {
+    each(scale, [](T total, T factor, int, int) { return total * factor; });
+  }
+  __device__ void add(const P& product, const T* scale) {
+    each(scale, [&](T total, T factor, int i, int j) { return fma(product.sum[i][j], factor, total); });
+  }
+
+ private:
+  /// change(total, scale, i, j) becomes what this thread has at row_of(i), column_of(j).
   template <typename Change>
-  __device__ void each(const Change& change) {
+  __device__ void each(const T* scale, const Change& change) {
+    constexpr int kAtOnce = 4;  // rows
 #pragma unroll
     for (int j = 0; j < 8; j += 4) {
+      T factor[4] = {};
+      if (scale != nullptr) P::load4(&scale[column_of(j)], factor);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) {
-        T four[4];
-        T* own = &at[row_of(i)][column_of(j)];
-        P::load4(own, four);
+      for (int first = 0; first < 8; first += kAtOnce) {
+        T own[kAtOnce][4];
 #pragma unroll
-        for (int n = 0; n < 4; ++n) four[n] = change(four[n], i, j + n);
-        P::store4(own, four);
+        for (int i = 0; i < kAtOnce; ++i) P::load4(&at[row_of(first + i)][column_of(j)], own[i]);
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+#pragma unroll
+          for (int n = 0; n < 4; ++n) own[i][n] = change(own[i][n], factor[n], first + i, j + n);
+          P::store4(&at[row_of(first + i)][column_of(j)], own[i]);
+        }
       }
     }
   }

@@ -42,12 +42,12 @@ struct WeightStep {
 
   const Call<E>& call;
   const Sequence& x;
-  int64_t head;
+  const int64_t& head;
   const T (*all_exponents)[kTile];  // shared: W of a chunk of targets, NaN where there is no target
   FactorTile<T>* tile;              // shared, for factors
 
   // Of the chunks of targets and sources that meet.
-  int64_t t_begin, s_begin;
+  int target_chunk, source_chunk;
   int sources;    // that there are
   bool is_own;    // causal, at the same positions: a target sees no later source
   bool is_whole;  // every target of the chunk is there and sees every source of the other
@@ -71,9 +71,10 @@ struct WeightStep {
     return exponents[t] == exponents[t] && source(i, offset) < (is_own ? t + 1 : sources);
   }
 
-  __device__ void start_tile(int64_t target_chunk, int64_t source_chunk) {
-    t_begin = target_chunk * kTile;
-    s_begin = source_chunk * kTile;
+  __device__ void start_tile(int t_chunk, int s_chunk) {
+    target_chunk = t_chunk;
+    source_chunk = s_chunk;
+    const int64_t t_begin = target_chunk * kTile, s_begin = source_chunk * kTile;
     sources = static_cast<int>(min(kTile, x.sources - s_begin));
     is_own = call.in.shape.causal && target_chunk == source_chunk;
     exponents = all_exponents[exponents_side<kAxis>(target_chunk)];
@@ -113,16 +114,16 @@ struct WeightStep {
   }
 
   __device__ void store(int offset, typename P::Operand& to) const {
-    T own[P::kOwn];
-    if constexpr (kFactors) {
-      multiply(offset, own);
-    } else {
+    T own[P::kOwn], own_exponents[P::kOwn];
+    if constexpr (kFactors) multiply(offset, own);
 #pragma unroll
-      for (int i = 0; i < P::kOwn; ++i) own[i] = to.at[k(i)][row(i)];
+    for (int i = 0; i < P::kOwn; ++i) {
+      if constexpr (!kFactors) own[i] = to.at[k(i)][row(i)];
+      own_exponents[i] = exponents[target(i, offset)];
     }
 #pragma unroll
     for (int i = 0; i < P::kOwn; ++i) {
-      T weight = scaled_weight(own[i], exponents[target(i, offset)]);
+      T weight = scaled_weight(own[i], own_exponents[i]);
       // A target that sees such a weight is redone: it takes no part.
       if (!kByTarget && !(weight == weight)) weight = 0;
       to.at[k(i)][row(i)] = weight;
@@ -133,17 +134,21 @@ struct WeightStep {
   /// Sums of products of factors, one after another, as Call::weight has them.
   __device__ void multiply(int offset, T (&own)[P::kOwn]) const {
     const PairWeights<const T>& w = call.in.weights;
+    const int64_t t_begin = target_chunk * kTile, s_begin = source_chunk * kTile;
     const T* u = w.u + head * w.u_head_stride + t_begin * w.width;
     const T* v = w.v + head * w.v_head_stride + s_begin * w.width;
     const T* rows = kByTarget ? u : v;
     const T* steps = (kByTarget ? v : u) + offset * w.width;
-    const int64_t targets_left = w.rows - t_begin, sources_left = w.columns - s_begin;
-    const int64_t row_limit = kByTarget ? targets_left : sources_left;
-    const int64_t step_limit = (kByTarget ? sources_left : targets_left) - offset;
+    const int targets = static_cast<int>(min(kTile, w.rows - t_begin));
+    const int sources_of_factors = static_cast<int>(min(kTile, w.columns - s_begin));
+    const int row_limit = kByTarget ? targets : sources_of_factors;
+    const int step_limit = (kByTarget ? sources_of_factors : targets) - offset;
 #pragma unroll
     for (int i = 0; i < P::kOwn; ++i) own[i] = 0;
+#pragma unroll 1
     for (int64_t f = 0; f < w.width; f += kStep) {
       __syncthreads();
+#pragma unroll 1
       for (int i = threadIdx.x; i < kTile * kStep; i += kThreads) {
         const int at = i % kStep, n = i / kStep;
         tile->rows.at[at][n] = n < row_limit && f + at < w.width ? rows[n * w.width + f + at] : T(0);
@@ -153,7 +158,7 @@ struct WeightStep {
         tile->steps[at][n] = n < step_limit && f + at < w.width ? steps[n * w.width + f + at] : T(0);
       }
       __syncthreads();
-#pragma unroll
+#pragma unroll 4
       for (int at = 0; at < kStep; ++at) {
 #pragma unroll
         for (int i = 0; i < P::kOwn; ++i) own[i] = fma(tile->rows.at[at][row(i)], tile->steps[at][k(i)], own[i]);
@@ -171,7 +176,7 @@ struct Walk {
   int first_chunk, last_chunk, steps;
   int own_step;                 // of the chunk at the same positions
   int first_entry, last_entry;  // of those that there are, counted from the first chunk's beginning
-  int64_t entry_row;            // where the first chunk begins
+  int64_t entries;              // where those of the first chunk begin among all
   ChannelTile channels;
 };
 
@@ -191,8 +196,9 @@ struct SumRoom {
   bool has_rows, marked;  // marked: a chunk has a channel that its mark tells something of
 };
 
+/// entry_rows: of all sequences.
 template <Axis kAxis, typename E>
-__device__ Walk find_walk(const Call<E>& call, const Slot& slot, const ChannelTile& channels) {
+__device__ Walk find_walk(const Call<E>& call, const Slot& slot, const Wave& wave, int64_t tile, int64_t entry_rows) {
   constexpr int kStep = Product<Accumulate<E>>::kStep;
   const Sequence& x = slot.x;
   const bool causal = call.in.shape.causal, by_target = kAxis == Axis::kTargets;
@@ -207,8 +213,8 @@ __device__ Walk find_walk(const Call<E>& call, const Slot& slot, const ChannelTi
   walk.own_step = static_cast<int>((row_begin - from) / kStep);
   walk.first_entry = by_target ? 0 : static_cast<int>(max(x.first - from, int64_t{0}));
   walk.last_entry = static_cast<int>(end - from);
-  walk.entry_row = (by_target ? x.source_row : x.target_row - x.first) + from;
-  walk.channels = channels;
+  walk.entries = (tile * entry_rows + (by_target ? x.source_row : x.target_row - x.first) + from) * kTile;
+  walk.channels = call.channel_tile(wave, tile);
   return walk;
 }
 
@@ -249,7 +255,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     const int64_t own_slot = blockIdx.x / pass.wave.count();
     // Causal, those with most to do come first.
     room.has_rows = call.find_slot(kAxis, kAxis == Axis::kTargets ? slots - 1 - own_slot : own_slot, room.slot);
-    room.walk = find_walk<kAxis>(call, slot, call.channel_tile(pass.wave, blockIdx.x % pass.wave.count()));
+    room.walk = find_walk<kAxis>(call, slot, pass.wave, blockIdx.x % pass.wave.count(), pass.entries.rows);
     room.marked = false;
   }
   __syncthreads();
@@ -266,7 +272,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
   const auto load_entries = [&](int step, typename P::Entries& to) {
     constexpr int kUnit = 16 / sizeof(T), kUnits = kTile / kUnit, kUnitRows = kThreads / kUnits;
     const int row = threadIdx.x / kUnits, unit = threadIdx.x % kUnits * kUnit, at = step * kStep + row;
-    const T* from = pass.entries.at(blockIdx.x % pass.wave.count(), walk.entry_row + at) + unit;
+    const T* from = pass.entries.data + walk.entries + int64_t{at} * kTile + unit;
 #pragma unroll
     for (int i = 0; i < kStep; i += kUnitRows) {
       const bool exists = at + i >= walk.first_entry && at + i < walk.last_entry;
@@ -277,7 +283,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
   WeightStep<E, kAxis, Pass::kFactors> weights = {call, x, channels.head, room.exponents, nullptr};
   if constexpr (Pass::kFactors) weights.tile = &room.factors;
   const auto start_tile = [&](int chunk) {
-    weights.start_tile(kAxis == Axis::kTargets ? slot.chunk : chunk, kAxis == Axis::kTargets ? chunk : slot.chunk);
+    const int own = static_cast<int>(slot.chunk);
+    weights.start_tile(kAxis == Axis::kTargets ? own : chunk, kAxis == Axis::kTargets ? chunk : own);
   };
   const auto load_step = [&](int step) {
     weights.load(step % kChunkSteps * kStep, room.weights[step % 2]);
@@ -315,7 +322,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
       if (kAxis == Axis::kSources && chunk < walk.last_chunk) load_weights_exponent(chunk + 1);
     }
     if (!__syncthreads_or(moves)) return;
-    room.total.each([&](T total, int /*i*/, int j) { return total * keep[column_of(j)]; });
+    room.total.multiply(keep);
     __syncthreads();
   };
 
@@ -324,7 +331,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     room.now[threadIdx.x] = kExponentFloor<T>;
     load_weights_exponent(kAxis == Axis::kTargets ? slot.chunk : walk.first_chunk);
   }
-  room.total.each([](T, int, int) { return T(0); });
+  room.total.clear();
   __syncthreads();
   if (steps > 0) {
     start_tile(walk.first_chunk);
@@ -343,7 +350,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     }
     if (!is_unseen(step)) product.multiply(room.weights[step % 2], room.entries[step % 2]);
     if ((step + 1) * kStep % kSegment == 0 || !more) {
-      room.total.each([&](T total, int i, int j) { return fma(product.sum[i][j], room.take[column_of(j)], total); });
+      room.total.add(product, room.take);
       product.clear();
     }
     __pipeline_wait_prior(0);
