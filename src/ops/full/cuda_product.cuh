@@ -113,6 +113,9 @@ struct alignas(16) Totals {
   __device__ void multiply(const T* scale) {
     each(scale, [](T total, T factor, int, int) { return total * factor; });
   }
+  __device__ void add(const P& product) {
+    each(nullptr, [&](T total, T, int i, int j) { return total + product.sum[i][j]; });
+  }
   __device__ void add(const P& product, const T* scale) {
     each(scale, [&](T total, T factor, int i, int j) { return fma(product.sum[i][j], factor, total); });
   }

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "ops/common/cuda/shared.cuh"
 #include "ops/full/cuda_targets.cuh"
 
 namespace aft::ops::full {
@@ -17,7 +18,7 @@ struct WeightBand {
 
   Targets<E> targets;
   Entries<T> target_entries, source_entries;
-  T* tiles;  // [rows of the band][source chunks][parts][kTile][kTile]
+  T* tiles;  // [those of the band][parts][kTile][kTile], row by row; causal, those that have pairs
   Wave wave;
   int64_t target_chunks = 0, source_chunks = 0;
   int64_t parts = 0;            // that the columns of a matrix are cut into
@@ -32,8 +33,24 @@ struct WeightBand {
     const int64_t matrix = (first + i) / target_chunks;
     return {matrix / wave.heads, wave.first_head + matrix % wave.heads, (first + i) % target_chunks};
   }
+  /// Tiles of the rows before `row`, of all matrices.
+  __host__ __device__ int64_t tiles_before(int64_t row) const {
+    const int64_t chunk = row % target_chunks;
+    return row / target_chunks * tiles_of_rows(target_chunks) + tiles_of_rows(chunk);
+  }
+  /// Of the band's rows before row i.
+  __host__ __device__ int64_t tiles_in_band(int64_t i) const { return tiles_before(first + i) - tiles_before(first); }
   __device__ T* tile(int64_t row, int64_t source_chunk, int64_t part) const {
-    return tiles + ((row * source_chunks + source_chunk) * parts + part) * kTile * kTile;
+    return tiles + ((tiles_in_band(row) + source_chunk) * parts + part) * kTile * kTile;
+  }
+  /// The row that has tile i of the band.
+  __device__ int64_t row_of_tile(int64_t i) const {
+    int64_t row = 0, end = rows;
+    while (row + 1 < end) {
+      const int64_t middle = (row + end) / 2;
+      (tiles_in_band(middle) <= i ? row : end) = middle;
+    }
+    return row;
   }
   /// Element (t, s) of a row's tiles, over all parts.
   __device__ T sum(int64_t row, int64_t t, int64_t s) const {
@@ -41,6 +58,14 @@ struct WeightBand {
     T sum = *at;
     for (int64_t part = 1; part < parts; ++part) sum += at[part * kTile * kTile];
     return sum;
+  }
+
+ private:
+  /// Of the first rows of a matrix.
+  __host__ __device__ int64_t tiles_of_rows(int64_t count) const {
+    if (!targets.call.in.shape.causal) return count * source_chunks;
+    const int64_t growing = count < source_chunks ? count : source_chunks;
+    return growing * (growing + 1) / 2 + (count - growing) * source_chunks;
   }
 };
 
@@ -82,22 +107,35 @@ __device__ ProductScale<T> product_scale(const WeightBand<E>& band, const Unit& 
   return {target[0] + source[d], target[d] + source[0], target[2 * d]};
 }
 
+/// A unit that a block takes, and where it is among all.
+struct Turn {
+  Unit unit;
+  int64_t index;
+  int steps;  // 0: there is no unit left
+};
+
+/// A block's shared memory.
+template <typename T>
+struct TileRoom {
+  Totals<T> total;
+  typename Product<T>::Shared operands;
+  T largest[kThreads / 32];
+  Turn turns[2];  // that whose steps are multiplied, and the next
+};
+
 /// A block: a tile, one part of its columns.
 template <typename E, bool kFactors>
-__global__ void __launch_bounds__(kThreads, 1) weight_tiles(WeightBand<E> band) {
+__global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<E>>) weight_tiles(WeightBand<E> band) {
   using T = Accumulate<E>;
   using P = Product<T>;
   constexpr int kStep = P::kStep, kChannels = kStep / 2;
-  __shared__ typename P::Shared shared;
-  __shared__ T room[kThreads / 32];
+  TileRoom<T>& room = *cuda::shared_memory<TileRoom<T>>();
   const Call<E>& call = band.targets.call;
   const PairWeights<const T>& w = call.in.weights;
-  const int64_t d = call.in.shape.channels;
   const bool causal = call.in.shape.causal;
-  const int64_t part = blockIdx.x % band.parts, source_chunk = blockIdx.x / band.parts % band.source_chunks;
-  const int64_t band_row = blockIdx.x / band.parts / band.source_chunks;
+  const int64_t part = blockIdx.x % band.parts, band_row = band.row_of_tile(blockIdx.x / band.parts);
+  const int64_t source_chunk = blockIdx.x / band.parts - band.tiles_in_band(band_row);
   const auto row = band.row(band_row);
-  if (causal && source_chunk > row.chunk) return;
   const bool own_chunk = causal && source_chunk == row.chunk;
   const int64_t first_unit = band.units * part / band.parts, last_unit = band.units * (part + 1) / band.parts;
   const int64_t t_begin = row.chunk * kTile, s_begin = source_chunk * kTile;
@@ -115,78 +153,91 @@ __global__ void __launch_bounds__(kThreads, 1) weight_tiles(WeightBand<E> band) 
     if (!apart) scale = fmax(scale, fmax(own.value, own.key));
   }
   for (int step = 16; step > 0; step /= 2) scale = fmax(scale, __shfl_xor_sync(0xffffffffu, scale, step));
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = scale;
+  if (threadIdx.x % 32 == 0) room.largest[threadIdx.x / 32] = scale;
+
+  const auto find_turn = [&](int64_t i, Turn& turn) {
+    while (i < last_unit && !find_unit(band, row, source_chunk, i, turn.unit)) ++i;
+    turn.index = i;
+    turn.steps = i < last_unit ? (turn.unit.channels.count + kChannels - 1) / kChannels : 0;
+  };
+  if (threadIdx.x == 0) find_turn(first_unit, room.turns[0]);
   has_pairs = __syncthreads_or(has_pairs);
-  for (int i = 0; i < kThreads / 32; ++i) scale = fmax(scale, room[i]);
+  for (int i = 0; i < kThreads / 32; ++i) scale = fmax(scale, room.largest[i]);
+
+  // What a thread brings of a step: part k % 2 of channel k / 2, of every kRows-th row.
+  constexpr int kRows = kThreads / kStep;
+  const int k = threadIdx.x % kStep, first_row = threadIdx.x / kStep;
+  T factor = 0;  // of the targets that are on their way
+  const auto load = [&](const Turn& turn, int step, int side) {
+    const Unit& unit = turn.unit;
+    const Sequence& x = unit.x;
+    const int channel = step * kChannels + k / 2;
+    const bool exists = channel < unit.channels.count;
+    factor = 0;
+    if (exists) {
+      const ProductScale<T> own = product_scale(band, unit, unit.channels.begin + channel);
+      if (!(own_chunk && is_apart(own.mark))) {
+        factor = k % 2 == 0 ? cuda::pow2(own.value - scale) : -cuda::pow2(own.key - scale);
+      }
+    }
+    const auto bring = [&](const T* from, int64_t begin, int64_t end, T* to) {
+#pragma unroll
+      for (int n = 0; n < P::kOwn; ++n) {
+        const int at = first_row + n * kRows;
+        if (exists && at >= begin && at < end) {
+          __pipeline_memcpy_async(to + n * kRows, from + n * kRows * kTile, sizeof(T));
+        } else {
+          to[n * kRows] = 0;
+        }
+      }
+    };
+    const int column = 2 * channel + k % 2;
+    bring(band.target_entries.at(unit.tile, x.target_row + t_begin - x.first + first_row) + column, x.first - t_begin,
+          x.end() - t_begin, &room.operands.a[side].at[k][first_row]);
+    bring(band.source_entries.at(unit.tile, x.source_row + s_begin + first_row) + (column ^ 1), 0, x.sources - s_begin,
+          &room.operands.b[side].at[k][first_row]);
+    __pipeline_commit();
+  };
+  const auto finish_load = [&](int side) {
+    __pipeline_wait_prior(0);
+    T* own = &room.operands.a[side].at[k][first_row];
+#pragma unroll
+    for (int n = 0; n < P::kOwn; ++n) own[n * kRows] *= factor;
+  };
 
   P product;
-  T total[8][8];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-#pragma unroll
-    for (int j = 0; j < 8; ++j) total[i][j] = 0;
-  }
   product.clear();
-  const int k = threadIdx.x % kStep;  // of what this thread brings: part k % 2 of channel k / 2, of some rows
-  for (int64_t i = first_unit; i < last_unit; ++i) {
-    Unit unit;
-    if (!find_unit(band, row, source_chunk, i, unit)) continue;
-    const Sequence& x = unit.x;
-    const int steps = (unit.channels.count + kChannels - 1) / kChannels;
-    T a[P::kOwn], b[P::kOwn], factor = 0;
-    const auto load = [&](int step) {
-      const int channel = step * kChannels + k / 2;
-      const bool exists = channel < unit.channels.count;
-      const int64_t c = unit.channels.begin + channel;
-      factor = 0;
-      if (exists) {
-        const ProductScale<T> own = product_scale(band, unit, c);
-        if (!(own_chunk && is_apart(own.mark))) {
-          factor = k % 2 == 0 ? cuda::pow2(own.value - scale) : -cuda::pow2(own.key - scale);
-        }
-      }
-#pragma unroll
-      for (int n = 0; n < P::kOwn; ++n) {
-        const int64_t at = threadIdx.x / kStep + n * (kThreads / kStep), t = t_begin + at, s = s_begin + at;
-        const bool is_target = exists && t >= x.first && t < x.end(), is_source = exists && s < x.sources;
-        const int part = 2 * channel + k % 2;
-        a[n] = is_target ? band.target_entries.at(unit.tile, x.target_row + t - x.first)[part] : T(0);
-        b[n] = is_source ? band.source_entries.at(unit.tile, x.source_row + s)[part ^ 1] : T(0);
-      }
-    };
-    const auto store = [&](int side) {
-#pragma unroll
-      for (int n = 0; n < P::kOwn; ++n) {
-        const int at = threadIdx.x / kStep + n * (kThreads / kStep);
-        shared.a[side].at[k][at] = a[n] * factor;
-        shared.b[side].at[k][at] = b[n];
-      }
-    };
-    load(0);
-    __syncthreads();
-    store(0);
-    __syncthreads();
-    for (int step = 0; step < steps; ++step) {
-      const bool more = step + 1 < steps;
-      if (more) load(step + 1);
-      product.multiply(shared.a[step % 2], shared.b[step % 2]);
-      if ((step + 1) * kStep % kSegment == 0 || !more) {
-#pragma unroll
-        for (int m = 0; m < 8; ++m) {
-#pragma unroll
-          for (int j = 0; j < 8; ++j) total[m][j] += product.sum[m][j];
-        }
-        product.clear();
-      }
-      if (more) store(1 - step % 2);
-      __syncthreads();
+  room.total.clear();
+  if (room.turns[0].steps > 0) {
+    load(room.turns[0], 0, 0);
+    finish_load(0);
+  }
+  __syncthreads();
+  int side = 0, turn = 0, step = 0;
+  while (room.turns[turn].steps > 0) {
+    const int steps = room.turns[turn].steps;
+    if (step == 0) {
+      if (threadIdx.x == 0) find_turn(room.turns[turn].index + 1, room.turns[1 - turn]);
+      if (steps == 1) __syncthreads();
     }
+    const bool ends = step + 1 == steps, more = !ends || room.turns[1 - turn].steps > 0;
+    if (more) load(room.turns[ends ? 1 - turn : turn], ends ? 0 : step + 1, 1 - side);
+    product.multiply(room.operands.a[side], room.operands.b[side]);
+    if ((step + 1) * kStep % kSegment == 0 || ends) {
+      room.total.add(product);
+      product.clear();
+    }
+    if (more) finish_load(1 - side);
+    __syncthreads();
+    side = 1 - side;
+    step = ends ? 0 : step + 1;
+    if (ends) turn = 1 - turn;
   }
 
   // Times e^w; 0 where a target does not see a source.
   const Sequence owner = call.sequence(row.b);  // of the matrix, where it has one
   if constexpr (kFactors) {
-    multiply_factors(product, shared, w.u + row.head * w.u_head_stride + t_begin * w.width, w.rows - t_begin,
+    multiply_factors(product, room.operands, w.u + row.head * w.u_head_stride + t_begin * w.width, w.rows - t_begin,
                      w.v + row.head * w.v_head_stride + s_begin * w.width, w.columns - s_begin, w.width);
   }
   T* tile = band.tile(band_row, source_chunk, part);
@@ -204,9 +255,9 @@ __global__ void __launch_bounds__(kThreads, 1) weight_tiles(WeightBand<E> band) 
       if (known && s < seen) {
         const T weight = kFactors ? product.sum[m][j] : call.table_row(owner, row.head, t)[s];
         const cuda::SplitExp<T> e = cuda::split_exp(weight);
-        const T factor = e.p * cuda::pow2(e.n - exponent);
+        const T weight_factor = e.p * cuda::pow2(e.n - exponent);
         // A target that sees a weight that is no number is redone.
-        if (factor > 0) value = scale_by(total[m][j] * factor, scale);
+        if (weight_factor > 0) value = scale_by(room.total.at[row_of(m)][column_of(j)] * weight_factor, scale);
       }
       tile[row_of(m) * kTile + column_of(j)] = value;
     }
@@ -319,6 +370,7 @@ void clear_table(const PairWeights<T>& w, const FullShape& s, const char* name, 
 template <typename E>
 void add_weight_gradient(const Targets<E>& targets, const Memory<E>& memory, const Wave& wave, const char* name,
                          const Cuda& cuda) {
+  using T = Accumulate<E>;
   const Call<E>& call = targets.call;
   const FullShape& s = call.in.shape;
   const auto& w = call.in.weights;
@@ -330,23 +382,25 @@ void add_weight_gradient(const Targets<E>& targets, const Memory<E>& memory, con
   WeightBand<E> band = {targets, memory.targets, memory.sources, memory.tiles, wave};
   band.target_chunks = tiles_of(std::min(positions, w.rows), kTile);
   band.source_chunks = tiles_of(std::min(sources, w.columns), kTile);
-  const int64_t tiles_of_matrices = wave.heads * band.target_chunks * band.source_chunks;
-  if (tiles_of_matrices == 0) return;
+  const int64_t matrices = (per_batch ? s.batch : 1) * wave.heads, all_rows = matrices * band.target_chunks;
+  if (all_rows * band.source_chunks == 0) return;
   band.units = (per_batch ? 1 : s.batch) * wave.tiles;
   // Of a matrix of its own a sequence has the same parts alone and in any batch.
-  band.parts =
-      per_batch ? 1 : std::clamp<int64_t>(kGradientTiles / tiles_of_matrices, 1, std::max<int64_t>(1, band.units));
-  const int64_t all_rows = (per_batch ? s.batch : 1) * wave.heads * band.target_chunks;
-  const int64_t rows = std::max<int64_t>(1, kGradientTiles / (band.source_chunks * band.parts));
-  for (band.first = 0; band.first < all_rows; band.first += rows) {
-    band.rows = std::min(rows, all_rows - band.first);
-    const int64_t blocks = band.rows * band.source_chunks * band.parts;
+  band.parts = per_batch ? 1
+                         : std::clamp<int64_t>(kGradientTiles / band.tiles_before(all_rows), 1,
+                                               std::max<int64_t>(1, band.units));
+  for (; band.first < all_rows; band.first += band.rows) {
+    band.rows = 1;
+    while (band.first + band.rows < all_rows && band.tiles_in_band(band.rows + 1) * band.parts <= kGradientTiles) {
+      ++band.rows;
+    }
+    const int64_t blocks = band.tiles_in_band(band.rows) * band.parts;
     const int64_t columns = std::min(band.source_chunks * kTile, w.columns);
     if (w.u == nullptr) {
-      cuda::launch_blocks(cuda, name, blocks, kThreads, weight_tiles<E, false>, band);
+      cuda::launch_with_memory(cuda, name, blocks, kThreads, sizeof(TileRoom<T>), weight_tiles<E, false>, band);
       cuda::launch(cuda, name, band.rows * kTile * columns, fold_table<E>, band, to);
     } else {
-      cuda::launch_blocks(cuda, name, blocks, kThreads, weight_tiles<E, true>, band);
+      cuda::launch_with_memory(cuda, name, blocks, kThreads, sizeof(TileRoom<T>), weight_tiles<E, true>, band);
       if (to.u != nullptr) cuda::launch(cuda, name, band.rows * kTile * w.width, fold_u<E>, band, to);
       if (to.v != nullptr) cuda::launch(cuda, name, wave.heads * columns * w.width, fold_v<E>, band, to);
     }
