@@ -155,7 +155,8 @@ void run(const FullBackward<E>& p, const Memory<E>& memory, const Cuda& cuda) {
   const bool wants_weights =
       p.grad_weights.table != nullptr || p.grad_weights.u != nullptr || p.grad_weights.v != nullptr;
   find_all_exponents(call, memory.exponents, kName, cuda);
-  // The gradient of a sequence's own matrix is summed the same way alone and in any batch: a tile of channels at a time.
+  // The gradient of a sequence's own matrix is summed the same way alone and in any batch: a tile of channels at a
+  // time.
   const int64_t most = wants_weights && call.exponents_per_row ? 1 : wave_tiles(p.in.shape);
   for_each_wave(call, most, [&](const Wave& wave) {
     cuda::launch_blocks(cuda, kName, call.cut.target_slots * wave.count(), kThreads, pack_targets<E>, targets, wave,

@@ -316,8 +316,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
       const T old = room.now[column], most = fmax(old, exponent);
       room.now[column] = most;
       keep[column] = cuda::pow2(old - most);
-      room.take[column] =
-          causal && chunk == slot.chunk && is_apart(mark) ? T(0) : cuda::pow2(exponent - most);
+      room.take[column] = causal && chunk == slot.chunk && is_apart(mark) ? T(0) : cuda::pow2(exponent - most);
       moves = most > old;
       if (kAxis == Axis::kSources && chunk < walk.last_chunk) load_weights_exponent(chunk + 1);
     }

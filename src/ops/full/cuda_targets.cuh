@@ -106,7 +106,8 @@ __global__ void __launch_bounds__(kThreads) pack_targets(Targets<E> targets, Wav
     Entry<T> e = {0, 0, most[0], most[1]};
     if (!targets.is_absent(target)) e = targets.entry(target, targets.under(x, head, t, target));
     store_entry(e, most[0], most[1], to.at(tile, x.target_row + t - x.first) + 2 * lane);
-    if (has_channel && call.in.shape.gate != Gate::kNone) call.target(p.grad_q, x, t)[c] = cuda::narrow<E>(target.query);
+    if (has_channel && call.in.shape.gate != Gate::kNone)
+      call.target(p.grad_q, x, t)[c] = cuda::narrow<E>(target.query);
   }
   if (!has_channel || threadIdx.x >= kTileChannels) return;
   const bool apart = causal && most[2] + most[3] > kRangeLimit<T>;
