@@ -23,7 +23,8 @@ namespace {
 
 ops::RedoCount cpu_count;
 
-// Two counters on every CUDA device that was used. Never destroyed: the devices may be gone by then.
+// Two counters on every CUDA device that was used. Never destroyed: the devices may be gone by then. A CUDA graph whose
+// capture was a device's first call sets them to 0 at every replay: PyTorch asks for a call before capture.
 struct CudaCounts {
   std::mutex mutex;
   std::map<c10::DeviceIndex, at::Tensor> of;
@@ -64,6 +65,7 @@ ops::RedoCount redo_count() {
   CudaCounts& counts = cuda_counts();
   const std::lock_guard lock(counts.mutex);
   for (const auto& [index, count] : counts.of) {
+    c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).synchronizeDevice(index);  // any stream may still count
     const at::Tensor read = count.cpu();
     sum.redone += read.data_ptr<int64_t>()[0];
     sum.total += read.data_ptr<int64_t>()[1];

@@ -201,7 +201,7 @@ bool asks_other_targets(const WindowCall& c) {
   const OptionalTensor& q = c.q;
   return !c.causal && !c.cu_seqlens.has_value() && q.has_value() && q->dim() == 3 && c.v.dim() == 3 &&
          q->sym_size(0) == c.v.sym_size(0) && q->sym_size(2) == c.v.sym_size(2) && q->sym_size(1) != c.v.sym_size(1) &&
-         q->scalar_type() == c.v.scalar_type();
+         q->scalar_type() == c.v.scalar_type() && q->device() == c.v.device();
 }
 
 Tensor simple_across(std::string_view op, WindowCall& c) {
