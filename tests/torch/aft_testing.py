@@ -1,16 +1,56 @@
-"""What the Python tests share: the library, a dense reference, inputs."""
+"""What the Python tests share: the library, the device, a dense reference, inputs.
+
+With AFT_TEST_DEVICE=cuda the tests make their tensors there, else on the CPU."""
 
 import os
+import sys
 
 import torch
 
 torch.ops.load_library(os.environ["AFT_TORCH_LIBRARY"])
 aft = torch.ops.aft
 
+SKIPPED = 77  # what ctest takes for "skipped", as a process ends
+
+
+def why_not_on_cuda():
+    """None where the operators run on a CUDA device, else what is missing."""
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is built without CUDA"
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} finds no CUDA device"
+    try:
+        aft.simple(*torch.zeros(3, 1, 1, 1, device="cuda"))
+    except RuntimeError as error:
+        if "built without CUDA" in str(error):
+            return "the operators are built without CUDA: take the preset cuda"
+        raise
+    return None
+
+
+def require_cuda():
+    """Ends the process as skipped, and says why, where the operators do not run on a CUDA device."""
+    reason = why_not_on_cuda()
+    if reason:
+        print(f"skipped: {reason}")
+        sys.exit(SKIPPED)
+
+
+if "AFT_TEST_DEVICE" in os.environ:
+    if os.environ["AFT_TEST_DEVICE"].startswith("cuda"):
+        require_cuda()
+    torch.set_default_device(os.environ["AFT_TEST_DEVICE"])
+DEVICE = torch.empty(0).device  # with its index, as in messages
+
 # Thousands of tiny calls: a second thread would only wait, long on a busy machine. The thread test asks for its own.
 torch.set_num_threads(1)
 
 STATE_NAMES = ("position", "max", "den", "num", "ring_key", "ring_value")
+
+
+def seeded(seed):
+    """A generator of random numbers on the device where tensors are made."""
+    return torch.Generator(torch.empty(0).device).manual_seed(seed)
 
 
 def dense(q, k, v, bias=None, causal=True, gate="sigmoid", heads=1):
@@ -35,7 +75,7 @@ def dense(q, k, v, bias=None, causal=True, gate="sigmoid", heads=1):
         w = torch.stack(rows).repeat_interleave(channels // heads, dim=0)  # [c, target, source]
         x = x + w.permute(1, 2, 0)
     if causal:
-        future = torch.ones(time, time, dtype=torch.bool).triu(1)
+        future = torch.ones(time, time, dtype=torch.bool, device=x.device).triu(1)
         x = x.masked_fill(future[None, :, :, None], float("-inf"))
     y = torch.einsum("btsc,bsc->btc", torch.softmax(x, dim=2), v)
     return {"sigmoid": torch.sigmoid, "relu": torch.relu, "none": lambda _: 1.0}[gate](q) * y
@@ -44,7 +84,7 @@ def dense(q, k, v, bias=None, causal=True, gate="sigmoid", heads=1):
 def inputs(batch, time, channels, span=None, heads=None, key_channels=None, gate="sigmoid", dtype=torch.float64,
            rows=None, seed=0, requires_grad=False):
     """q, k, v and, with a span, the bias; q is None with gate none."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
 
     def make(*shape):
         return torch.randn(*shape, generator=generator, dtype=dtype).requires_grad_(requires_grad)

@@ -4,7 +4,7 @@ import unittest
 
 import torch
 
-from aft_testing import aft, inputs
+from aft_testing import DEVICE, aft, inputs, seeded
 
 
 def calls(dtype=torch.float32, gate="sigmoid"):
@@ -12,7 +12,7 @@ def calls(dtype=torch.float32, gate="sigmoid"):
     q, k, v, bias = inputs(2, 5, 4, span=3, rows=9, gate=gate, dtype=torch.float32)
     bias = bias.to(dtype)
     kernel = bias[:1].contiguous()
-    square = torch.randn(5, 5, generator=torch.Generator().manual_seed(1)).to(dtype)
+    square = torch.randn(5, 5, generator=seeded(1)).to(dtype)
     states = {left: [t.clone() for t in aft.initial_state(k.to(dtype), v.to(dtype), left)] for left in (0, 2, 5)}
 
     def state(left):
@@ -64,7 +64,7 @@ class Casts(unittest.TestCase):
                 tensors, operators = calls(gate=gate)
                 for name, operator in operators.items():
                     with self.subTest(name=name, dtype=dtype, gate=gate), torch.no_grad():
-                        with torch.autocast("cpu", dtype=dtype):
+                        with torch.autocast(DEVICE.type, dtype=dtype):
                             got = operator(*tensors)
                         want = operator(*[t if t is None else t.to(dtype) for t in tensors])
                         self.assertEqual(bits(got)[0].dtype, dtype)
@@ -82,7 +82,7 @@ class Casts(unittest.TestCase):
             ):
                 with self.subTest(name=name, dtype=dtype):
                     tensors = inputs(2, 5, 4, span=5, heads=2, rows=5, dtype=torch.float32, requires_grad=True)
-                    with torch.autocast("cpu", dtype=dtype):
+                    with torch.autocast(DEVICE.type, dtype=dtype):
                         y = operator(*tensors)
                     self.assertEqual(y.dtype, dtype)
                     small = [t.detach().to(dtype).requires_grad_() for t in tensors[:3]]
@@ -98,7 +98,7 @@ class Casts(unittest.TestCase):
         tensors, operators = calls()
         for name in ("simple", "local", "conv1d", "conv2d", "full"):
             compiled = torch.compile(operators[name], fullgraph=True, backend="aot_eager")
-            with torch.autocast("cpu", dtype=torch.bfloat16):
+            with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
                 self.assertTrue(torch.equal(compiled(*tensors), operators[name](*tensors)))
 
     def test_double_stays_double(self):
@@ -107,14 +107,14 @@ class Casts(unittest.TestCase):
         for name, operator in operators.items():
             with self.subTest(name=name), torch.no_grad():
                 want = operator(*tensors)
-                with torch.autocast("cpu", dtype=torch.bfloat16):
+                with torch.autocast(DEVICE.type, dtype=torch.bfloat16):
                     got = operator(*tensors)
                 for a, b in zip(bits(got), bits(want), strict=True):
                     self.assertTrue(torch.equal(a, b))
 
     def test_switched_off_inside(self):
         tensors, operators = calls()
-        with torch.autocast("cpu", dtype=torch.bfloat16), torch.autocast("cpu", enabled=False):
+        with torch.autocast(DEVICE.type, dtype=torch.bfloat16), torch.autocast(DEVICE.type, enabled=False):
             self.assertEqual(operators["simple"](*tensors).dtype, torch.float32)
 
 

@@ -9,7 +9,7 @@ import torch._dynamo.testing
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aft_testing import aft, inputs
+from aft_testing import aft, inputs, seeded
 
 
 def samples():
@@ -276,7 +276,7 @@ class FrozenWeights(unittest.TestCase):
             square = inputs(200, 200, 2, seed=1)[2].permute(2, 0, 1)
             factors = [inputs(2, 200, 3, seed=seed)[2] for seed in (2, 3)]
             kernel = inputs(2, 3, 3, seed=4)[2]
-            mask = torch.rand(2, 200, generator=torch.Generator().manual_seed(3)) < 0.9
+            mask = torch.rand(2, 200, generator=seeded(3)) < 0.9
             short = list(aft.initial_state(*qkv[1:], 4))
             long = list(aft.initial_state(*qkv[1:], 200))
             for causal in (True, False):

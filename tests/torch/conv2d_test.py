@@ -6,7 +6,7 @@ import unittest
 import torch
 from torch.autograd import gradcheck
 
-from aft_testing import aft, inputs
+from aft_testing import DEVICE, aft, inputs, seeded
 
 
 def dense(q, k, v, kernel, grid, key_mask=None, gate="sigmoid"):
@@ -29,7 +29,7 @@ def sample(batch, grid, channels, heads, s, key_channels=None, gate="sigmoid", s
     """q, k, v and the kernel, all asking for their gradient."""
     q, k, v = inputs(batch, grid[0] * grid[1], channels, key_channels=key_channels, gate=gate, seed=seed,
                      requires_grad=True)
-    generator = torch.Generator().manual_seed(seed + 1)
+    generator = seeded(seed + 1)
     kernel = torch.randn(heads, s, s, generator=generator, dtype=torch.float64).requires_grad_()
     return q, k, v, kernel
 
@@ -116,7 +116,7 @@ class Values(unittest.TestCase):
                 aft.conv2d_backward(grad, *given, (4, 3), grad_q=out[0], grad_k=out[1], grad_v=out[2],
                                     grad_kernel=out[3])
                 self.assertTrue(torch.equal(out[3], narrow.grad))
-                with self.assertRaisesRegex(RuntimeError, "kernel must be Float on cpu, since v is"):
+                with self.assertRaisesRegex(RuntimeError, f"kernel must be Float on {DEVICE}, since v is"):
                     aft.conv2d(*tensors[:3], kernel, (4, 3))
 
     def test_memory_of_the_caller(self):
@@ -182,7 +182,7 @@ class PyTorch(unittest.TestCase):
              lambda: aft.conv2d(q, k, v, kernel[:1].expand(3, 3, 3), (2, 3))),
             (r"k must have shape \[2, 6, 4\] like v, or \[2, 6, 2\] with one key per head, got \[2, 6, 3\]",
              lambda: aft.conv2d(q, k[..., :3], v, kernel, (2, 3))),
-            (r"key_mask must be bool of shape \[2, 6\] on cpu, got Float of shape \[2, 6\]",
+            (rf"key_mask must be bool of shape \[2, 6\] on {DEVICE}, got Float of shape \[2, 6\]",
              lambda: aft.conv2d(q, k, v, kernel, (2, 3), key_mask=torch.ones(2, 6))),
             ('q must be a tensor with gate "sigmoid", got none', lambda: aft.conv2d(None, k, v, kernel, (2, 3))),
             ('q must be absent with gate "none"', lambda: aft.conv2d(q, k, v, kernel, (2, 3), gate="none")),

@@ -6,13 +6,13 @@ import unittest
 import torch
 from torch.autograd import gradcheck
 
-from aft_testing import aft, dense, inputs
+from aft_testing import aft, dense, inputs, seeded
 
 TOLERANCE = {torch.float32: dict(rtol=2e-5, atol=2e-6), torch.float64: dict(rtol=1e-10, atol=1e-12)}
 
 
 def gradients(y, tensors, seed=1):
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
+    grad = torch.randn(y.shape, generator=seeded(seed), dtype=y.dtype)
     return torch.autograd.grad(y, [t for t in tensors if t is not None], grad)
 
 

@@ -8,7 +8,7 @@ import torch
 import torch._dynamo.testing
 from torch.autograd import gradcheck, gradgradcheck
 
-from aft_testing import aft, dense, inputs
+from aft_testing import DEVICE, aft, dense, inputs, seeded
 
 F64 = dict(rtol=1e-11, atol=1e-13)
 
@@ -43,7 +43,7 @@ def by_hand(q, k, v, w=None, causal=True, gate="sigmoid", heads=1, key_mask=None
 def forbid(w, part=0.3, seed=5):
     """w with some entries -inf, among them all of the second target."""
     w = w.detach().clone()
-    w[torch.rand(w.shape, generator=torch.Generator().manual_seed(seed)) < part] = -math.inf
+    w[torch.rand(w.shape, generator=seeded(seed)) < part] = -math.inf
     w[..., 1, :] = -math.inf
     return w.requires_grad_()
 
@@ -301,7 +301,7 @@ class Messages(unittest.TestCase):
         r("k must have shape", lambda: aft.reference(q, k[:, :4], v, w))
         r("causal needs as many targets as sources, got 4 and 5", lambda: aft.reference(q[:, :4], k, v))
         r("heads must divide the 4 channels of v, got 3", lambda: aft.reference(q, k, v, w.expand(3, 5, 5)))
-        r(r"key_mask must be bool of shape \[2, 5\] on cpu, got Double",
+        r(rf"key_mask must be bool of shape \[2, 5\] on {DEVICE}, got Double",
           lambda: aft.reference(q, k, v, key_mask=v[..., 0]))
         r(r"local_weights: bias must have shape .* got \[5, 5\] with left = 2 and right = 0",
           lambda: aft.local_weights(w, 5, 2))

@@ -7,7 +7,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from aft_testing import aft, inputs
+from aft_testing import DEVICE, aft, inputs, seeded
 
 LENGTHS = (5, 0, 70, 1, 9)
 
@@ -17,7 +17,7 @@ def packing(lengths=LENGTHS):
 
 
 def mask_of(batch, time, seed=3):
-    return torch.rand(batch, time, generator=torch.Generator().manual_seed(seed)) < 0.7
+    return torch.rand(batch, time, generator=seeded(seed)) < 0.7
 
 
 def calls(weights):
@@ -30,7 +30,7 @@ def calls(weights):
 
 
 def gradients(y, tensors, seed=1):
-    grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
+    grad = torch.randn(y.shape, generator=seeded(seed), dtype=y.dtype)
     return torch.autograd.grad(y, tensors, grad)
 
 
@@ -49,7 +49,7 @@ class SixteenBits(unittest.TestCase):
                 self.assertEqual(y.dtype, dtype)
                 self.assertTrue(torch.equal(y, expected.to(dtype)))
                 used = 3 if name == "simple" else 4
-                grad = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+                grad = torch.randn(y.shape, generator=seeded(1)).to(dtype)
                 got = torch.autograd.grad(y, tensors[:used], grad)
                 want = torch.autograd.grad(expected, wide[:used], grad.float())
                 for a, b, t in zip(got, want, tensors[:used], strict=True):
@@ -94,7 +94,7 @@ class SixteenBits(unittest.TestCase):
             aft.simple(q.int(), k.int(), v.int())
         with self.assertRaisesRegex(RuntimeError, "bias must have the dtype of v, Double"):
             aft.local(q, k, v, bias.float())
-        with self.assertRaisesRegex(RuntimeError, "bias must be Float on cpu, since v is BFloat16"):
+        with self.assertRaisesRegex(RuntimeError, f"bias must be Float on {DEVICE}, since v is BFloat16"):
             aft.local(q.bfloat16(), k.bfloat16(), v.bfloat16(), bias.half())
 
 
@@ -154,7 +154,7 @@ class Packed(unittest.TestCase):
                 with self.subTest(dtype=dtype, causal=causal, name=name):
                     y = call(q, k, v, causal=causal, key_mask=mask, cu_seqlens=cu)
                     got = gradients(y, (q, k, v))
-                    grad_y = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=y.dtype)
+                    grad_y = torch.randn(y.shape, generator=seeded(1), dtype=y.dtype)
                     for begin, end in itertools.pairwise(cu):
                         one = [t[:, begin:end].detach().requires_grad_() for t in (q, k, v)]
                         alone = call(*one, causal=causal, key_mask=mask[:, begin:end])

@@ -5,7 +5,7 @@ import unittest
 
 import torch
 
-from aft_testing import aft
+from aft_testing import aft, seeded
 
 T, D, H = 70, 6, 2
 INF = float("inf")
@@ -13,7 +13,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def randn(*shape, seed, dtype):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return torch.randn(*shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
 
 
 class Case:
@@ -51,9 +51,9 @@ def cases(dtype):
     def case(name, *args, **kwargs):
         return Case(name, dtype, *args, **kwargs)
 
-    table, kernel = (0.3 * torch.randn(*s, generator=torch.Generator().manual_seed(5)) for s in ((H, T, 5), (H, 5)))
-    square, image = (0.3 * torch.randn(*s, generator=torch.Generator().manual_seed(6)) for s in ((H, T, T), (H, 3, 3)))
-    factors = 0.3 * torch.randn(2, T, 3, generator=torch.Generator().manual_seed(7))
+    table, kernel = (0.3 * torch.randn(*s, generator=seeded(5)) for s in ((H, T, 5), (H, 5)))
+    square, image = (0.3 * torch.randn(*s, generator=seeded(6)) for s in ((H, T, T), (H, 3, 3)))
+    factors = 0.3 * torch.randn(2, T, 3, generator=seeded(7))
 
     def state(k, v, left):
         return list(aft.initial_state(k.detach(), v.detach(), left))
@@ -124,7 +124,7 @@ def cases(dtype):
     yield one
 
     # Rows that are redone: the largest key of a window under its smallest weight.
-    apart = 0.3 * torch.randn(H, T, 5, generator=torch.Generator().manual_seed(8))
+    apart = 0.3 * torch.randn(H, T, 5, generator=seeded(8))
     apart[:, 40, 4] = -2e4
     wide_apart = square.clone()
     wide_apart[:, 40, 40] = -2e4

@@ -6,7 +6,7 @@ import warnings
 import torch
 from torch.autograd import forward_ad
 
-from aft_testing import aft, inputs
+from aft_testing import aft, inputs, seeded
 
 B, T, D, H = 3, 5, 4, 2  # slices of vmap; positions; channels; heads
 
@@ -15,7 +15,7 @@ def forms():
     """(name, function of tensors, its tensors): every differentiable operator in its forms."""
     for gate in ("sigmoid", "none"):
         q, k, v, band = inputs(2, T, D, span=3, heads=H, rows=9, gate=gate)
-        square = torch.randn(H, 9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        square = torch.randn(H, 9, 9, dtype=torch.float64, generator=seeded(1))
         factors = inputs(2, 9, 3, seed=2)[2]
         image = inputs(H, 3, 3, seed=3)[2]
         mask = torch.tensor([[True, False, True, True, True]] * 2)
@@ -57,7 +57,7 @@ def forms():
 
 def slices(tensors, seed=0):
     """B of each: the tensors and others like them."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     return [torch.stack([t] + [t + torch.randn(t.shape, generator=generator, dtype=t.dtype) for _ in range(B - 1)])
             for t in tensors]
 
@@ -111,7 +111,7 @@ class Vmap(unittest.TestCase):
             with self.subTest(name):
                 batched = [t.requires_grad_() for t in slices(tensors)]
                 y = torch.func.vmap(function)(*batched)[0]
-                grad = torch.randn(y.shape, dtype=y.dtype, generator=torch.Generator().manual_seed(9))
+                grad = torch.randn(y.shape, dtype=y.dtype, generator=seeded(9))
                 want = torch.autograd.grad(one_by_one(function, batched)[0], batched, grad)
                 self.same(torch.autograd.grad(y, batched, grad), want)
 
