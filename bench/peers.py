@@ -1,8 +1,12 @@
 """What the operators are measured against, each as a PyTorch user would write it. Every peer is built on inputs of its
-own and gives two calls: forward() without a graph, and backward() alone over a graph that is kept."""
+own, on the default device, and gives two calls: forward() without a graph, and backward() alone over a graph that is
+kept."""
+
+import contextlib
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import sdpa_kernel
 
 
 class Peer:
@@ -24,8 +28,9 @@ class Peer:
         return torch.autograd.grad(self.y, self.inputs, self.grad_y, retain_graph=True)
 
 
-def naive_full(B, T, d, dtype, causal):
-    """AFT-full in labml's form: time first, weights and keys each under their maximum, two dense products [T, T]."""
+def naive_full(B, T, d, dtype, causal, compiled=False):
+    """AFT-full in labml's form: time first, weights and keys each under their maximum, two dense products [T, T];
+    as it is, or by torch.compile."""
     mask = torch.ones(T, T, dtype=torch.bool).triu(1) if causal else None
 
     def function(q, k, v, w):
@@ -38,6 +43,8 @@ def naive_full(B, T, d, dtype, causal):
         return torch.sigmoid(q) * num / den
 
     q, k, v = (torch.randn(T, B, d, dtype=dtype) for _ in range(3))
+    if compiled:
+        function = torch.compile(function, fullgraph=True, dynamic=False)
     return Peer(function, [q, k, v, 0.1 * torch.randn(T, T, dtype=dtype)])
 
 
@@ -68,11 +75,13 @@ def conv2d_pair(B, grid, d, s, dtype):
     return Peer(function, [q, k, v, 0.1 * torch.randn(d, s, s, dtype=dtype)])
 
 
-def sdpa(B, T, d, dtype, causal):
-    """Multi-head attention, heads 64 wide, q, k and v laid out as a projection leaves them."""
+def sdpa(B, T, d, dtype, causal, width=64, backend=None):
+    """Multi-head attention, heads 64 wide, q, k and v laid out as a projection leaves them. `backend`: one of
+    torch.nn.attention.SDPBackend, else PyTorch's choice."""
 
     def function(q, k, v):
-        q, k, v = (x.view(B, T, d // 64, 64).transpose(1, 2) for x in (q, k, v))
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        q, k, v = (x.view(B, T, d // width, width).transpose(1, 2) for x in (q, k, v))
+        with contextlib.nullcontext() if backend is None else sdpa_kernel(backend):
+            return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
     return Peer(function, [torch.randn(B, T, d, dtype=dtype) for _ in range(3)])
