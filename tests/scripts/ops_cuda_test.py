@@ -18,7 +18,8 @@ def row(op, pass_, shape, ms, peer=False, **more):
 
 RESULTS = {
     "machine": {"card": "Card", "driver": "1.2", "torch": "2.11", "f32_multiply_adds_per_s": 40e12,
-                "date": "1 May 2026", "command": "bench/ops_cuda.py", "copy_tb_per_s": 4.125, "bf16_tflops": 700, "f32_tflops": 50},
+                "date": "1 May 2026", "command": "bench/ops_cuda.py", "copy_tb_per_s": 4.125, "bf16_tflops": 700,
+                "f32_tflops": 50},
     "rows": [row("simple", "forward", (8, 64, 32), 0.25, extra_memory=0.0123),
              row("simple", "backward", (8, 64, 32), 0.5, extra_memory=0.0123),
              row("full", "forward", (8, 64, 32), 2, extra_memory=1.5, multiply_adds_per_s=10e12),
