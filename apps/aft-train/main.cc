@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "aft/error.h"
+#include "aft/ops/device.h"
 #include "aft/train.h"
 #include "common/exit_codes.h"
 #include "common/options.h"
@@ -279,12 +280,23 @@ void spin_briefly(char** argv) {
   execv("/proc/self/exe", argv);
 }
 
+/// The version, the GPUs compiled for and the devices here.
+std::string version() {
+  const std::string compiled = aft::ops::cuda_architectures();
+  std::string text = "aft-train " AFT_VERSION "\nCUDA kernels: ";
+  text += compiled.empty() ? "none, built without CUDA" : "compiled for " + compiled;
+  text += "\ndevices: cpu";
+  const std::vector<std::string> devices = aft::ops::cuda_devices();
+  for (size_t i = 0; i < devices.size(); ++i) text += ", cuda:" + std::to_string(i) + " " + devices[i];
+  return text;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   keep_freed_memory();
   CLI::App app("aft-train: trains attention-free transformers", "aft-train");
-  app.set_version_flag("--version", std::string("aft-train ") + AFT_VERSION);
+  app.set_version_flag("--version", version);
   app.require_subcommand(1);
   Arguments arguments;
   arguments.program = argv[0];

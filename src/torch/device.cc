@@ -13,6 +13,8 @@
 #include <map>
 #include <mutex>
 
+#include "aft/error.h"
+
 #ifndef _OPENMP
 #error "device.cc needs -fopenmp: without it at::parallel_for runs on one thread"
 #endif
@@ -60,6 +62,13 @@ CudaDevice::CudaDevice(c10::Device device, int64_t workspace_bytes)
   cuda_.redone = cuda_count(device);
 }
 
+void require_cuda(c10::Device device) {
+  static const bool built = !ops::cuda_architectures().empty();
+  if (built) return;
+  throw Error("aft: expected tensors on the CPU, since libaft_torch.so is built without CUDA, got tensors on " +
+              device.str() + "; move them to the CPU, or build with -DAFT_CUDA=ON (cmake --preset cuda)");
+}
+
 ops::RedoCount redo_count() {
   ops::RedoCount sum{std::atomic_ref(cpu_count.redone).load(), std::atomic_ref(cpu_count.total).load()};
   CudaCounts& counts = cuda_counts();
@@ -76,11 +85,13 @@ ops::RedoCount redo_count() {
 namespace {
 
 TORCH_LIBRARY_FRAGMENT(aft, m) {
-  // Takes no tensor, so no device decides.
+  // These take no tensor, so no device decides.
   m.def("redo_count() -> (int redone, int total)", [] {
     const ops::RedoCount count = redo_count();
     return std::tuple(count.redone, count.total);
   });
+  m.def("cuda_architectures() -> str", [] { return ops::cuda_architectures(); });
+  m.def("cuda_devices() -> str[]", [] { return ops::cuda_devices(); });
 }
 
 }  // namespace

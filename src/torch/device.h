@@ -24,6 +24,9 @@ class CudaDevice {
   ops::Cuda cuda_;
 };
 
+/// Throws where the operators are built without CUDA.
+void require_cuda(c10::Device device);
+
 /// Of all operators on all devices since the process began.
 ops::RedoCount redo_count();
 
@@ -33,6 +36,7 @@ void on_device(const at::Tensor& t, const Workspace& workspace, const Run& run) 
   if (t.is_cpu()) {
     run(cpu_device());
   } else {
+    require_cuda(t.device());
     run(CudaDevice(t.device(), workspace()).get());
   }
 }

@@ -13,6 +13,9 @@
 #include "tests/ops/judge.h"
 #include "tests/ops/memory.h"
 #include "tests/ops/threads.h"
+#ifdef AFT_CUDA
+#include "ops/common/cuda/failure.h"
+#endif
 
 namespace aft::ops::test {
 namespace {
@@ -101,6 +104,7 @@ void expect_no_cuda() {
       const std::string message = e.what();
       EXPECT_EQ(message.rfind(name, 0), 0u) << message;
       EXPECT_NE(message.find("built without CUDA"), std::string::npos) << message;
+      EXPECT_NE(message.find("build with -DAFT_CUDA=ON"), std::string::npos) << message;
     }
   };
   const Cuda cuda;
@@ -123,10 +127,24 @@ void expect_no_cuda() {
 }
 
 TEST(WithoutCuda, EveryCallSaysSo) {
+  EXPECT_EQ(cuda_architectures(), "");
+  EXPECT_TRUE(cuda_devices().empty());
   expect_no_cuda<float>();
   expect_no_cuda<double>();
   expect_no_cuda<BFloat16>();
   expect_no_cuda<Float16>();
+}
+#else
+TEST(WithCuda, AGpuThatWasNotCompiledForIsNamed) {
+  EXPECT_NE(cuda_architectures(), "");
+  EXPECT_EQ(cuda::not_compiled_for("NVIDIA T4 (75)", 75),
+            "expected a GPU that the CUDA kernels are compiled for (" + cuda_architectures() +
+                "), got NVIDIA T4 (75); build with -DAFT_CUDA_ARCHITECTURES=75, or move the tensors to the CPU");
+  try {
+    cuda::fail(cudaErrorMemoryAllocation, "window_forward");
+  } catch (const Error& e) {
+    EXPECT_STREQ(e.what(), "window_forward: CUDA says out of memory");
+  }
 }
 #endif
 

@@ -45,6 +45,9 @@ DEVICE = torch.empty(0).device  # with its index, as in messages
 # Thousands of tiny calls: a second thread would only wait, long on a busy machine. The thread test asks for its own.
 torch.set_num_threads(1)
 
+# Operators that take no tensor: not for a device, a gradient or vmap to care about.
+WITHOUT_TENSORS = {"redo_count", "cuda_architectures", "cuda_devices"}
+
 STATE_NAMES = ("position", "max", "den", "num", "ring_key", "ring_value")
 
 

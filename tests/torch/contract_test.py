@@ -9,7 +9,7 @@ import torch._dynamo.testing
 from torch.library import opcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aft_testing import aft, inputs, seeded
+from aft_testing import WITHOUT_TENSORS, aft, inputs, seeded
 
 
 def samples():
@@ -130,7 +130,7 @@ class PyTorch(unittest.TestCase):
         names = {s.name + ("." + s.overload_name if s.overload_name else ".default")
                  for s in torch._C._jit_get_all_schemas() if s.name.startswith("aft::")}
         sampled = {op.name() if "." in op.name() else op.name() + ".default" for op, _, _ in samples()}
-        self.assertEqual(names - sampled, {"aft::redo_count.default"})
+        self.assertEqual(names - sampled, {f"aft::{name}.default" for name in WITHOUT_TENSORS})
 
     def test_the_table_of_the_page_is_what_is_registered(self):
         page = (pathlib.Path(__file__).parents[2] / "docs" / "ops.md").read_text(encoding="utf-8")
@@ -253,6 +253,16 @@ class PyTorch(unittest.TestCase):
             before = aft.redo_count()[1]
             call()
             self.assertEqual(aft.redo_count()[1] - before, v.numel())
+
+
+class Cuda(unittest.TestCase):
+    def test_architectures_and_devices(self):
+        # Numbers of machine code, then of PTX; without any, no kernel runs on a device.
+        compiled = aft.cuda_architectures()
+        self.assertRegex(compiled, r"^(((PTX )?\d+[af]?)(, (PTX )?\d+[af]?)*)?$")
+        for name in aft.cuda_devices():
+            self.assertRegex(name, r".+ \(\d+\)$")
+            self.assertTrue(compiled)
 
 
 class Backwards(TorchDispatchMode):

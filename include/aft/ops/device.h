@@ -1,6 +1,8 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "aft/ops/parallel.h"
 
@@ -37,6 +39,13 @@ struct Cuda {
   /// row past the end of a table is NaN; nothing else is touched and nothing out of bounds is read.
   bool check_values = check_values_by_default();
 };
+
+/// The GPUs that this library's CUDA kernels are compiled for, by compute capability: "80, 90, PTX 90", where PTX is
+/// what later GPUs compile from. Empty: built without CUDA.
+std::string cuda_architectures();
+
+/// The CUDA devices here, in their order, with their compute capability: "NVIDIA H200 (90)". Empty without CUDA.
+std::vector<std::string> cuda_devices();
 
 /// The passes of an operator, for the size of their workspaces.
 enum class Pass : int32_t { kForward, kBackward, kStep };

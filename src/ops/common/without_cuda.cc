@@ -13,10 +13,13 @@ namespace {
 [[noreturn]] void fail(const char* operation) {
   throw Error(std::string(operation) +
               ": expected tensors on the CPU, since this library is built without CUDA, got tensors on a CUDA device; "
-              "move them to the CPU, or build with CUDA");
+              "move them to the CPU, or build with -DAFT_CUDA=ON (cmake --preset cuda)");
 }
 
 }  // namespace
+
+std::string cuda_architectures() { return ""; }
+std::vector<std::string> cuda_devices() { return {}; }
 
 template <typename E>
 void window_forward(const WindowForward<E>&, const Cuda&) {

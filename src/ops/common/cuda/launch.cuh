@@ -5,17 +5,16 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
-#include <string>
 
-#include "aft/error.h"
 #include "aft/ops/device.h"
+#include "ops/common/cuda/failure.h"
 
 namespace aft::ops::cuda {
 
 inline cudaStream_t stream_of(const Cuda& cuda) { return static_cast<cudaStream_t>(cuda.stream); }
 
 inline void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) throw Error(std::string(what) + ": CUDA says " + cudaGetErrorString(status));
+  if (status != cudaSuccess) fail(status, what);
 }
 
 constexpr int kBlock = 128;  // threads
