@@ -110,11 +110,24 @@ TYPED_TEST(Independence, ManyThreadsDoNotChangeABit) {
       Threads threads(n), forward_threads(n);
       expect_same_bits(serial, run_in_poisoned_scratch(in, {.parallel = threads.parallel_for(), .shift = n - 1}),
                        std::to_string(n) + " threads; " + describe(c));
-      if (current_backend().cuda) break;  // which has no use for the caller's threads
+      if (current_backend().cuda) break;  // which has no use for the caller's threads: see below
       EXPECT_EQ(threads.most_at_once() >= 2, n >= 2) << n << " threads; " << describe(c);
       if (n == 1) continue;
       run(in, {.parallel = forward_threads.parallel_for(), .backward = false});
       EXPECT_GE(forward_threads.most_at_once(), 2) << "forward with " << n << " threads; " << describe(c);
+    }
+  }
+}
+
+// On a GPU blocks run in an order of its own: it takes more than two runs to see that it does not matter.
+TYPED_TEST(Independence, TwentyRunsOnAGpuAreTheSameBits) {
+  using E = typename TypeParam::E;
+  if (!current_backend().cuda) GTEST_SKIP() << "the order of the CPU's threads is forced above";
+  for (const Case& c : large_cases(TypeParam::kFamily)) {
+    const Inputs<E> in = make_inputs<E>(c);
+    const Outputs<E> first = run(in);
+    for (int64_t n = 1; n < 20; ++n) {
+      expect_same_bits(first, run(in, {.shift = n % 2}), "run " + std::to_string(n) + "; " + describe(c));
     }
   }
 }
@@ -215,6 +228,27 @@ TYPED_TEST(RowsAlone, PackedSequencesOfAnyLengthsFitTheirMemory) {
       c.state = causal && TypeParam::kFamily == Family::kWindow && i % 3 == 0;
       pack(c, lengths);
       expect_rows_alone<E>(c);
+    }
+  }
+}
+
+// More rows than the second or third dimension of a grid of blocks takes, 65,535: copies of a few, each as it is alone.
+TYPED_TEST(RowsAlone, AreTheSameAmongSeventyThousand) {
+  using E = typename TypeParam::E;
+  using T = Accumulate<E>;
+  Case c{.op = Operator::kFull, .batch = 3, .time = 4, .channels = 2, .seed = 17};
+  if (TypeParam::kFamily == Family::kWindow) set_window(c, 3);
+  if (TypeParam::kFamily == Family::kGrid) set_grid(c, 2, 2, 3);
+  const Inputs<E> in = make_inputs<E>(c);
+  std::vector<int64_t> rows(70'000);
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<int64_t>(i) % c.batch;
+  const Inputs<E> many = batch_of(in, rows);
+  const Outputs<E> alone = run(in), together = run(many);
+  for (const auto& [name, x] : together) {
+    if (x.along == Along::kNothing) continue;
+    const std::vector<T>& few = alone[name];
+    for (size_t i = 0; i < x.x.size(); ++i) {
+      ASSERT_TRUE(same_bits(x.x[i], few[i % few.size()])) << name << '[' << i << ']';
     }
   }
 }

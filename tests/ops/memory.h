@@ -174,10 +174,11 @@ class Memory {
     if (written) buffer->may_be_written(0, from.size());
     return reinterpret_cast<X*>(buffer->device(0));
   }
-  /// Memory for the kernels' own use, held by nothing yet.
+  /// Memory for the kernels' own use, held by nothing yet: NaN in every type.
   template <typename X>
   X* uninitialised(const std::string& name, int64_t size) {
     Buffer* buffer = add(name, size, sizeof(X));
+    std::memset(buffer->host(0), 0xFF, size * sizeof(X));
     buffer->may_be_written(0, size);
     return reinterpret_cast<X*>(buffer->device(0));
   }

@@ -43,6 +43,20 @@ TYPED_TEST(Operators, ErrorRuleHolds) {
   rule.check_each_element(/*maxima=*/TypeParam::kFamily != Family::kGrid);
 }
 
+// More than the second or third dimension of a grid of blocks takes, 65,535.
+TYPED_TEST(Operators, SeventyThousandHeads) {
+  using E = typename TypeParam::E;
+  if (!current_backend().cuda) GTEST_SKIP() << "a limit of CUDA alone";
+  Case c{.op = Operator::kFull, .time = 4, .channels = 70'000, .heads = 70'000, .seed = 19};
+  if (TypeParam::kFamily == Family::kWindow) set_window(c, 3);
+  if (TypeParam::kFamily == Family::kGrid) set_grid(c, 2, 2, 3);
+  if (TypeParam::kFamily == Family::kFull) c.weights = Weights::kTablePerHead;
+  if (TypeParam::kFamily == Family::kLocalBias) c.op = Operator::kLocalBias, c.left = 1;
+  ErrorRule<E> rule;
+  run_and_judge(rule, Judged<E>(c));
+  rule.check_each_element(/*maxima=*/TypeParam::kFamily != Family::kGrid);
+}
+
 TYPED_TEST(Operators, NothingToDoAndNothingToSee) {
   using E = typename TypeParam::E;
   for (const Case& shape : cases(TypeParam::kFamily)) {
