@@ -119,8 +119,12 @@ TYPED_TEST(Independence, ManyThreadsDoNotChangeABit) {
   }
 }
 
+template <class Type>
+class Repetition : public ::testing::Test {};
+TYPED_TEST_SUITE(Repetition, Everything, OnName);
+
 // On a GPU blocks run in an order of its own: it takes more than two runs to see that it does not matter.
-TYPED_TEST(Independence, TwentyRunsOnAGpuAreTheSameBits) {
+TYPED_TEST(Repetition, TwentyRunsOnAGpuAreTheSameBits) {
   using E = typename TypeParam::E;
   if (!current_backend().cuda) GTEST_SKIP() << "the order of the CPU's threads is forced above";
   for (const Case& c : large_cases(TypeParam::kFamily)) {
@@ -232,8 +236,12 @@ TYPED_TEST(RowsAlone, PackedSequencesOfAnyLengthsFitTheirMemory) {
   }
 }
 
+template <class Type>
+class ManyRows : public ::testing::Test {};
+TYPED_TEST_SUITE(ManyRows, Attentions, OnName);
+
 // More rows than the second or third dimension of a grid of blocks takes, 65,535: copies of a few, each as it is alone.
-TYPED_TEST(RowsAlone, AreTheSameAmongSeventyThousand) {
+TYPED_TEST(ManyRows, AreTheSameAsAlone) {
   using E = typename TypeParam::E;
   using T = Accumulate<E>;
   Case c{.op = Operator::kFull, .batch = 3, .time = 4, .channels = 2, .seed = 17};

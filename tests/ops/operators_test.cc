@@ -43,8 +43,13 @@ TYPED_TEST(Operators, ErrorRuleHolds) {
   rule.check_each_element(/*maxima=*/TypeParam::kFamily != Family::kGrid);
 }
 
+// A suite of its own: shards take turns test by test, and the long ones should not all fall to one.
+template <class Type>
+class ManyHeads : public ::testing::Test {};
+TYPED_TEST_SUITE(ManyHeads, Everything, OnName);
+
 // More than the second or third dimension of a grid of blocks takes, 65,535.
-TYPED_TEST(Operators, SeventyThousandHeads) {
+TYPED_TEST(ManyHeads, ErrorRuleHolds) {
   using E = typename TypeParam::E;
   if (!current_backend().cuda) GTEST_SKIP() << "a limit of CUDA alone";
   Case c{.op = Operator::kFull, .time = 4, .channels = 70'000, .heads = 70'000, .seed = 19};
