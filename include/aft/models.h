@@ -47,7 +47,7 @@ class ByteLMImpl : public torch::nn::Cloneable<ByteLMImpl> {
   void reset() override;
 
   /// Linear and embedding weights N(0, 0.02^2), those that end a residual branch divided by sqrt(2 layers); position
-  /// factors u, v N(0, 0.01^2); biases 0; norms 1 and 0. Drawn from a generator of its own.
+  /// factors u, v N(0, 0.01^2); biases 0; norms 1 and 0. Drawn from a generator of its own, the same on every device.
   void initialise(uint64_t seed);
 
   /// bytes int64 [B, T], T at most config.context -> logits [B, T, 256] of each next byte.
@@ -83,10 +83,10 @@ int64_t parameter_count(const ModelConfig& config);
 /// Whether weight decay applies: the weights of linear layers, not embeddings, biases, norms or position factors.
 bool is_linear_weight(const std::string& parameter_name);
 
-/// Writes the model file (f32, config in the metadata), whole or not at all. Throws aft::Error.
+/// Writes the model file (f32, config in the metadata) from any device, whole or not at all. Throws aft::Error.
 void save_model(const ByteLM& model, const std::filesystem::path& path);
 
-/// The model of a model file, a trainer's checkpoint or a run folder. Throws aft::Error.
+/// The model of a model file, a trainer's checkpoint or a run folder, on the CPU. Throws aft::Error.
 ByteLM load_model(const std::filesystem::path& path);
 
 /// Gives the model the weights of a model file, a checkpoint or a run folder. Throws aft::Error, changing nothing, for

@@ -26,8 +26,8 @@ std::tuple<torch::Tensor, MixerState> AttentionImpl::forward_with_state(const to
   if (before > 0) {
     k = torch::cat({state.tensors[0], k}, 2);
     v = torch::cat({state.tensors[1], v}, 2);
-    mask =
-        torch::ones({time, before + time}, torch::kBool).tril(before);  // row t sees the cache and its own chunk to t
+    // Row t sees the cache and its own chunk to t.
+    mask = torch::ones({time, before + time}, x.options().dtype(torch::kBool)).tril(before);
   }
   const auto y = at::scaled_dot_product_attention(q, k, v, mask, 0.0, !mask.has_value());
   return {output(y.transpose(1, 2).reshape({batch, time, channels})), MixerState{{k, v}}};

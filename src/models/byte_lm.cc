@@ -90,14 +90,18 @@ ByteLMImpl::Block& ByteLMImpl::block(size_t layer) const { return *blocks_->ptr<
 void ByteLMImpl::initialise(uint64_t seed) {
   const torch::NoGradGuard no_grad;
   const auto generator = at::detail::createCPUGenerator(seed);
+  // On whatever device the model is, it begins with the same weights.
+  const auto draw = [&](torch::Tensor& value, double spread) {
+    value.copy_(torch::empty(value.sizes(), value.options().device(torch::kCPU)).normal_(0, spread, generator));
+  };
   const double residual_scale = 1 / std::sqrt(2.0 * static_cast<double>(config.layers));
   for (auto& item : named_parameters()) {
     const std::string& name = item.key();
     auto& value = item.value();
     if (name.ends_with(".u") || name.ends_with(".v")) {
-      value.normal_(0, 0.01, generator);
+      draw(value, 0.01);
     } else if (name.ends_with("mixer.weight")) {
-      value.normal_(0, 1, generator);
+      draw(value, 1);
     } else if (name.ends_with(".gamma") || name.ends_with(".beta")) {
       value.zero_();
     } else if (name.ends_with("norm.weight")) {
@@ -106,7 +110,7 @@ void ByteLMImpl::initialise(uint64_t seed) {
       value.zero_();
     } else {
       const bool ends_branch = name.ends_with(".output.weight") || name.ends_with(".down.weight");
-      value.normal_(0, ends_branch ? 0.02 * residual_scale : 0.02, generator);
+      draw(value, ends_branch ? 0.02 * residual_scale : 0.02);
     }
   }
 }

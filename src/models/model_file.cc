@@ -26,7 +26,7 @@ void save_model(const ByteLM& model, const std::filesystem::path& path) {
   std::map<std::string, TensorView> views;
   std::vector<torch::Tensor> owners;
   for (const auto& item : model->named_parameters()) {
-    const auto value = owners.emplace_back(item.value().detach().to(torch::kFloat32).contiguous());
+    const auto value = owners.emplace_back(item.value().detach().to(torch::kCPU, torch::kFloat32).contiguous());
     views[item.key()] = {"F32", value.sizes().vec(), static_cast<const std::byte*>(value.const_data_ptr()),
                          static_cast<size_t>(value.nbytes())};
   }
