@@ -57,7 +57,7 @@ struct Arguments {
   std::string checkpoint;
   std::string data;
   std::string split = "valid";
-  int64_t threads = 0;
+  aft::EvaluateOptions evaluate;
   std::vector<std::string> runs;
   std::string out;
   std::string x = "step";
@@ -79,8 +79,9 @@ int dry_run(const aft::Recipe& recipe, bool json) {
     return kOk;
   }
   std::printf("# parameters: %lld\n", static_cast<long long>(estimate.parameters));
-  std::printf("# memory: %s weights, gradient and moments + about %s activations\n",
-              megabytes(estimate.state_bytes).c_str(), megabytes(estimate.activation_bytes).c_str());
+  std::printf("# memory: %s weights, gradient and moments + about %s activations, on %s\n",
+              megabytes(estimate.state_bytes).c_str(), megabytes(estimate.activation_bytes).c_str(),
+              recipe.train.device.c_str());
   std::printf("%s", aft::to_toml(recipe).c_str());
   return kOk;
 }
@@ -140,6 +141,7 @@ int train(const Arguments& arguments) {
     Json json = {{"folder", recipe.run.folder}, {"step", outcome.step}, {"finished", outcome.finished}};
     if (outcome.best_valid_bits) json["valid_bits_per_byte"] = *outcome.best_valid_bits;
     if (outcome.test_bits) json["test_bits_per_byte"] = *outcome.test_bits;
+    if (outcome.device_bytes) json["device_bytes"] = *outcome.device_bytes;
     print_json(json);
   } else {
     std::printf("%s at step %lld of %lld in %s", outcome.finished ? "finished" : "stopped",
@@ -147,6 +149,9 @@ int train(const Arguments& arguments) {
                 recipe.run.folder.c_str());
     if (outcome.best_valid_bits) std::printf("; best validation %.4f bits/byte", *outcome.best_valid_bits);
     if (outcome.test_bits) std::printf("; test %.4f bits/byte", *outcome.test_bits);
+    if (outcome.device_bytes) {
+      std::printf("; %s of %s", megabytes(*outcome.device_bytes).c_str(), recipe.train.device.c_str());
+    }
     std::printf("\n");
   }
   if (!outcome.finished) {
@@ -175,7 +180,7 @@ aft::Bytes text_of(const Arguments& arguments) {
 
 int eval(const Arguments& arguments) {
   const aft::Bytes text = text_of(arguments);
-  const auto result = aft::evaluate_checkpoint(arguments.checkpoint, text, arguments.threads);
+  const auto result = aft::evaluate_checkpoint(arguments.checkpoint, text, arguments.evaluate);
   if (!arguments.json) {
     std::printf("%.4f bits per byte over %lld predicted bytes in %.1f s\n", result.bits_per_byte,
                 static_cast<long long>(result.predicted), result.seconds);
@@ -237,7 +242,9 @@ CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
   aft::app::add_text(*command, "CHECKPOINT", arguments.checkpoint, "run folder or model file")->required();
   aft::app::add_text(*command, "--data", arguments.data, "file or folder, plain or .xz; default: the run's own data");
   aft::app::add_choice(*command, "--split", arguments.split, {"train", "valid", "test"}, "without --data");
-  aft::app::add_threads(*command, arguments.threads);
+  aft::app::add_text(*command, "--device", arguments.evaluate.device,
+                     "cpu, cuda or cuda:N, whatever trained the model");
+  aft::app::add_threads(*command, arguments.evaluate.threads);
   command->add_flag("--json", arguments.json, "print nothing but the JSON line");
   command->footer("Example: aft-train eval runs/quickstart --data book.txt\nThe last line of output is a JSON object.");
   return command;

@@ -36,7 +36,9 @@ struct TrainConfig {
   int64_t eval_every = 0;          // steps between validations; 0: at the end only
   int64_t checkpoint_every = 100;  // 0: at the end only
   int64_t log_every = 10;
-  int64_t threads = 0;  // 0: as many as the process has CPUs
+  int64_t threads = 0;            // 0: as many as the process has CPUs
+  std::string device = "cpu";     // cpu, cuda (the first), cuda:1, ...; never chosen for the user
+  std::string precision = "f32";  // f32, or bf16: forward and backward in bf16 where autocast takes that for safe
 };
 
 struct RunConfig {
@@ -109,10 +111,11 @@ struct TrainOutcome {
   int64_t step = 0;
   std::optional<double> best_valid_bits;
   std::optional<double> test_bits;
+  std::optional<int64_t> device_bytes;  // on a GPU: most bytes of tensors at one time
 };
 
-/// One run. The constructor checks recipe, folder, data and checkpoint and throws aft::Error for bad input; run()
-/// throws when the run itself fails (a full disk, a loss that is not finite) and leaves the last good checkpoint.
+/// One run. The constructor checks recipe, device, folder, data and checkpoint and throws aft::Error for bad input;
+/// run() throws when the run itself fails (a full disk, a loss that is not finite) and leaves the last good checkpoint.
 ///
 /// The folder holds recipe.toml, metrics.jsonl, checkpoint.safetensors (weights, moments, generator, position: one
 /// file, so it is always consistent), model.safetensors (the best by validation, else the last) and loss.png.
@@ -134,10 +137,16 @@ struct Evaluation {
   double seconds = 0;
 };
 
-/// `checkpoint`: a run folder or a model file. The text is cut into disjoint windows of `context` bytes (the last may
-/// be shorter), the state starts afresh in each, and every byte after the first of a window is predicted once.
-/// A text in which nothing is predicted throws aft::Error.
-Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Bytes& text, int64_t threads);
+struct EvaluateOptions {
+  std::string device = "cpu";  // as train.device
+  int64_t threads = 0;         // as train.threads
+};
+
+/// `checkpoint`: a run folder or a model file, evaluated in f32. The text is cut into disjoint windows of `context`
+/// bytes (the last may be shorter), the state starts afresh in each, and every byte after the first of a window is
+/// predicted once. A text in which nothing is predicted throws aft::Error.
+Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Bytes& text,
+                               const EvaluateOptions& options);
 
 /// Writes the model as it is before training.
 void write_untrained_model(const Recipe& recipe, const std::filesystem::path& path);

@@ -70,9 +70,11 @@ const TensorEntry& find(const SafetensorsFile& file, const std::filesystem::path
 void save_checkpoint(const std::filesystem::path& path, const ModelConfig& config, const std::string& recipe_toml,
                      const RunState& state, const Optimizer& optimizer, const torch::Generator& generator) {
   std::map<std::string, TensorView> views;
+  std::vector<torch::Tensor> owners;
   for (const Part& part : kParts) {
+    const torch::Tensor& flat = owners.emplace_back((optimizer.*part.flat)().cpu());
     for (const FlatEntry& entry : optimizer.entries()) {
-      views[part.prefix + entry.name] = view_of(Optimizer::slice((optimizer.*part.flat)(), entry), "F32");
+      views[part.prefix + entry.name] = view_of(Optimizer::slice(flat, entry), "F32");
     }
   }
   const auto generator_state = generator.get_state();
@@ -105,18 +107,23 @@ CheckpointHeader read_checkpoint_header(const std::filesystem::path& path) {
   }
 }
 
-void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator& generator) {
+void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator* generator) {
   const SafetensorsFile file(path);
-  auto generator_state = generator.get_state();
-  const TensorEntry& saved_generator = find(file, path, "generator", generator_state, "U8");
+  torch::Tensor generator_state;
+  if (generator != nullptr) {
+    generator_state = generator->get_state();
+    file.read(find(file, path, "generator", generator_state, "U8"), generator_state.mutable_data_ptr());
+  }
   for (const Part& part : kParts) {
+    const torch::Tensor& flat = (optimizer.*part.flat)();
+    const torch::Tensor host = flat.cpu();  // the same tensor if it is there already
     for (const FlatEntry& entry : optimizer.entries()) {
-      const auto into = Optimizer::slice((optimizer.*part.flat)(), entry);
+      const auto into = Optimizer::slice(host, entry);
       file.read(find(file, path, part.prefix + entry.name, into, "F32"), into.mutable_data_ptr());
     }
+    if (!flat.is_cpu()) flat.copy_(host);
   }
-  file.read(saved_generator, generator_state.mutable_data_ptr());
-  generator.set_state(generator_state);
+  if (generator != nullptr) generator->set_state(generator_state);
 }
 
 }  // namespace aft

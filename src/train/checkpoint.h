@@ -36,7 +36,8 @@ struct CheckpointHeader {
 };
 CheckpointHeader read_checkpoint_header(const std::filesystem::path& path);
 
-/// Restores weights, moments and generator; the model must be the one of the checkpoint's recipe.
-void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator& generator);
+/// Restores weights and moments, on whatever device they are, and the generator if there is one; the model must be the
+/// one of the checkpoint's recipe, and the generator of the same kind of device.
+void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator* generator);
 
 }  // namespace aft

@@ -12,13 +12,18 @@ MemoryEstimate estimate_memory(const Recipe& recipe) {
   estimate.state_bytes = estimate.parameters * 4 * static_cast<int64_t>(sizeof(float));  // weight, gradient, 2 moments
   // What one position of one layer leaves for the backward, in floats: two norms in and out, qkv, mixer out, two
   // branches, and the MLP before and after GELU; twice the logits for the loss. Dropout keeps three masks' worth more.
+  // In bf16 the residual branch before either norm, what is outside the layers, and the weights themselves stay f32;
+  // the weights are there in bf16 too.
   const auto d = static_cast<double>(m.channels);
+  const bool narrow = recipe.train.precision == "bf16";
+  const double share = narrow ? 0.5 : 1;
   const double dropout = m.dropout > 0 ? 4 * d : 0;
-  const double layer = 11 * d + 2 * static_cast<double>(m.mlp_channels) + dropout;
+  const double layer = 2 * d + share * (9 * d + 2 * static_cast<double>(m.mlp_channels) + dropout);
   const double position = static_cast<double>(m.layers) * layer + 3 * 256 + 4 * d;
   const auto length = static_cast<double>(recipe.train.chunk > 0 ? recipe.train.chunk : m.context);
-  estimate.activation_bytes =
-      static_cast<int64_t>(std::min(9e18, static_cast<double>(recipe.train.batch) * length * position * sizeof(float)));
+  const double numbers = static_cast<double>(recipe.train.batch) * length * position +
+                         (narrow ? share * static_cast<double>(estimate.parameters) : 0);
+  estimate.activation_bytes = static_cast<int64_t>(std::min(9e18, numbers * sizeof(float)));
   return estimate;
 }
 

@@ -35,6 +35,7 @@ Optimizer::Optimizer(ByteLM model) : model_(std::move(model)) {
   gradient_ = torch::zeros({size}, options);
   first_moment_ = torch::zeros({size}, options);
   second_moment_ = torch::zeros({size}, options);
+  stopped_ = torch::zeros({}, options.dtype(torch::kFloat32));
   for (const auto& entry : entries_) {
     torch::Tensor parameter = parameters[entry.name];
     const auto view = slice(weight_, entry);
@@ -50,7 +51,7 @@ torch::Tensor Optimizer::slice(const torch::Tensor& flat, const FlatEntry& entry
 
 void Optimizer::clear_gradient() { gradient_.zero_(); }
 
-double Optimizer::gradient_norm() const { return at::linalg_vector_norm(gradient_, 2).item<double>(); }
+torch::Tensor Optimizer::gradient_norm() const { return at::linalg_vector_norm(gradient_, 2); }
 
 void Optimizer::update(const TrainConfig& config, int64_t step, double norm) {
   AdamWStep adamw;
@@ -69,6 +70,25 @@ void Optimizer::update(const TrainConfig& config, int64_t step, double norm) {
     } else {
       update_range<double>(adamw, begin, end, gradient_, weight_, first_moment_, second_moment_);
     }
+  }
+}
+
+void Optimizer::update_unread(const TrainConfig& config, int64_t step, const torch::Tensor& loss,
+                              const torch::Tensor& norm) {
+  const auto f32 = stopped_.options();
+  stopped_ = at::maximum(stopped_, (loss + norm).isfinite().logical_not().to(torch::kFloat32));
+  // LibTorch's kernel divides the gradient by the scale, and does nothing at all if stopped_ is 1.
+  std::optional<torch::Tensor> scale;
+  if (config.clip > 0) scale = norm.to(torch::kFloat32).div(config.clip).clamp_min(1);
+  const auto steps = torch::full({}, static_cast<double>(step), f32);
+  for (const bool decays : {true, false}) {
+    const int64_t begin = decays ? 0 : decayed_;
+    const int64_t count = (decays ? decayed_ : weight_.numel()) - begin;
+    at::_fused_adamw_({weight_.narrow(0, begin, count)}, {gradient_.narrow(0, begin, count)},
+                      {first_moment_.narrow(0, begin, count)}, {second_moment_.narrow(0, begin, count)},
+                      /*max_exp_avg_sqs=*/{}, {steps}, learning_rate(config, step), config.beta1, config.beta2,
+                      decays ? config.weight_decay : 0, config.eps, /*amsgrad=*/false, /*maximize=*/false, scale,
+                      stopped_);
   }
 }
 

@@ -27,11 +27,15 @@ class Optimizer {
   /// Sets all gradients to zero.
   void clear_gradient();
 
-  /// Norm of the whole gradient.
-  [[nodiscard]] double gradient_norm() const;
+  /// Norm of the whole gradient: a scalar on the model's device.
+  [[nodiscard]] torch::Tensor gradient_norm() const;
 
-  /// Clips to config.clip, given the norm, and updates. `step` counts from 1.
+  /// Clips to config.clip, given the norm, and updates. `step` counts from 1. On the CPU alone.
   void update(const TrainConfig& config, int64_t step, double norm);
+
+  /// The same on any device, and without reading `loss` and `norm` from it, both scalars: where one of them is not
+  /// finite, neither this step nor any later one changes weights or moments.
+  void update_unread(const TrainConfig& config, int64_t step, const torch::Tensor& loss, const torch::Tensor& norm);
 
   /// In the order of the model.
   [[nodiscard]] const std::vector<FlatEntry>& entries() const { return entries_; }
@@ -51,6 +55,7 @@ class Optimizer {
   torch::Tensor gradient_;
   torch::Tensor first_moment_;
   torch::Tensor second_moment_;
+  torch::Tensor stopped_;  // f32 scalar: 1 once a step of update_unread() was not finite, else 0
 };
 
 }  // namespace aft

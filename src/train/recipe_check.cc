@@ -3,6 +3,7 @@
 
 #include "aft/error.h"
 #include "aft/train.h"
+#include "train/device_name.h"
 #include "train/recipe_fields.h"
 #include "train/recipe_text.h"
 
@@ -81,6 +82,8 @@ void validate(const Recipe& recipe, bool with_data) {
   require(t.checkpoint_every >= 0, "train.checkpoint_every", "0 or more", t.checkpoint_every);
   require(t.log_every >= 1, "train.log_every", "at least 1", t.log_every);
   require(t.threads >= 0 && t.threads <= 4096, "train.threads", "0 (all) to 4096", t.threads);
+  cuda_index("train.device", t.device);
+  require(t.precision == "f32" || t.precision == "bf16", "train.precision", "f32 or bf16", t.precision);
   require(t.init_skip.empty() || !t.init.empty(), "train.init_skip", "none without train.init", t.init_skip.size());
   if (with_data) check_data(recipe);
 }

@@ -49,6 +49,8 @@ void visit_fields(R& recipe, Visit&& visit) {
   visit("train.checkpoint_every", recipe.train.checkpoint_every);
   visit("train.log_every", recipe.train.log_every);
   visit("train.threads", recipe.train.threads);
+  visit("train.device", recipe.train.device);
+  visit("train.precision", recipe.train.precision);
   visit("run.folder", recipe.run.folder);
 }
 

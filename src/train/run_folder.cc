@@ -70,9 +70,10 @@ void RunFolder::clear() const {
 
 void check_same_run(const Recipe& saved, const Recipe& now) {
   static const std::set<std::string> kFree = {"train.steps",     "train.eval_every", "train.checkpoint_every",
-                                              "train.log_every", "train.threads",    "train.init",
-                                              "data.path",       "data.split",       "data.train",
-                                              "data.valid",      "data.test",        "run.folder"};
+                                              "train.log_every", "train.threads",    "train.device",
+                                              "train.init",      "data.path",        "data.split",
+                                              "data.train",      "data.valid",       "data.test",
+                                              "run.folder"};
   const auto before = recipe_values(saved);
   const auto values = recipe_values(now);
   for (size_t i = 0; i < values.size(); ++i) {

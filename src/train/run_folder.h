@@ -42,7 +42,7 @@ class RunFolder {
 };
 
 /// Throws aft::Error if `now` differs from the recipe `saved` with the checkpoint in anything but lengths, intervals,
-/// threads, the model it began with, and where things lie: the data are compared by their bytes.
+/// threads, the device, the model it began with, and where things lie: the data are compared by their bytes.
 void check_same_run(const Recipe& saved, const Recipe& now);
 
 }  // namespace aft

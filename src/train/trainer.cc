@@ -1,16 +1,20 @@
-#include <ATen/CPUGeneratorImpl.h>
+#include <ATen/Context.h>
 
 #include <chrono>
 #include <cmath>
 #include <numbers>
 #include <tuple>
+#include <vector>
 
 #include "aft/error.h"
 #include "aft/models.h"
 #include "aft/runtime/evaluate.h"
 #include "aft/runtime/model_file.h"
 #include "aft/runtime/safetensors.h"
+#include "train/batches.h"
 #include "train/checkpoint.h"
+#include "train/device.h"
+#include "train/device_name.h"
 #include "train/evaluate.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
@@ -22,6 +26,8 @@ namespace aft {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr size_t kMostUnread = 1000;  // steps whose losses lie on the device
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -38,8 +44,10 @@ struct Trainer::Run {
   TrainOutcome train(TrainObserver& observer);
   void begin(TrainObserver& observer);
   void train_one_step(TrainObserver& observer);
+  void read_steps(TrainObserver& observer);
+  [[noreturn]] void fail(int64_t step, const NotFinite& what) const;
   bool validate_model(TrainObserver& observer);  // false: stopped before it was done
-  void save();
+  void save(TrainObserver& observer);
   void finish(TrainObserver& observer, TrainOutcome& outcome);
 
   [[nodiscard]] bool stop_wanted() const {
@@ -52,6 +60,9 @@ struct Trainer::Run {
   [[nodiscard]] int64_t tokens() const { return state.position * recipe.model.context; }
   [[nodiscard]] std::string last_checkpoint() const;
   [[nodiscard]] std::string out_of_memory() const;
+  [[nodiscard]] double rate() const { return static_cast<double>(logged_tokens) / std::max(1e-9, logged_seconds()); }
+  /// Of training steps since the last train line.
+  [[nodiscard]] double logged_seconds() const { return logged_before + (step_began ? seconds_since(*step_began) : 0); }
   void add_metric(const char* split, double bits, double rate, TrainObserver& observer);
   void require_finite_weights() const;
 
@@ -59,19 +70,31 @@ struct Trainer::Run {
   TrainOptions options;
   RunFolder folder;
   DataSplits data;
-  WindowOrder order;
+  c10::Device device;
+  Batches batches;
   RunState state;
   bool resuming = false;
+  bool moved = false;       // the run to resume was on another kind of device
   int64_t saved_step = -1;  // of the checkpoint on disk
 
   ByteLM model{nullptr};
   std::unique_ptr<Optimizer> optimizer;
-  torch::Generator generator;  // LibTorch's own: dropout draws from it
+  torch::Generator generator;  // LibTorch's own of the device: dropout draws from it
   std::unique_ptr<MetricsFile> metrics;
   Clock::time_point began;
   double seconds_before = 0;
-  double logged_seconds = 0;  // of training steps since the last train line
-  int64_t logged_tokens = 0;
+  double logged_before = 0;  // seconds of whole training steps since the last train line
+  std::optional<Clock::time_point> step_began;
+  int64_t logged_tokens = 0;  // of training steps since the last train line
+
+  /// A step that was computed and whose loss the host has not read: reading waits for the device.
+  struct Unread {
+    int64_t step;
+    int64_t position;
+    torch::Tensor generator;  // its state before the step
+    torch::Tensor result;     // f64 [2]: loss and norm of the gradient
+  };
+  std::vector<Unread> unread;
 };
 
 Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
@@ -79,7 +102,10 @@ Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
       options(std::move(options_)),
       folder(recipe.run.folder),
       data((folder.check(options.resume, options.force), load_splits(recipe.data))),
-      order(data.train.size(), recipe.model.context, static_cast<uint64_t>(recipe.train.seed)) {
+      device(find_device("train.device", recipe.train.device)),
+      batches(data.train,
+              WindowOrder(data.train.size(), recipe.model.context, static_cast<uint64_t>(recipe.train.seed)),
+              recipe.train.batch, recipe.model.context + 1, device) {
   if (options.resume && options.force) throw Error("--resume and --force: expected one of them, got both");
   require_measurable(data.valid, "valid");
   require_measurable(data.test, "test");
@@ -107,13 +133,15 @@ void Trainer::Run::require_measurable(const Bytes& split, const std::string& nam
 /// Everything the run needs to go on, its best model beside the checkpoint included.
 void Trainer::Run::check_resume() {
   const auto header = read_checkpoint_header(folder.checkpoint());
-  check_same_run(parse_recipe(header.recipe_toml, folder.checkpoint().string()), recipe);
+  const Recipe before = parse_recipe(header.recipe_toml, folder.checkpoint().string());
+  check_same_run(before, recipe);
+  moved = cuda_index("train.device", before.train.device).has_value() == device.is_cpu();
   const std::tuple<const char*, uint64_t, uint64_t> splits[] = {
       {"training", header.state.data_checksum, state.data_checksum},
       {"validation", header.state.valid_checksum, state.valid_checksum},
       {"test", header.state.test_checksum, state.test_checksum}};
-  for (const auto& [name, before, now] : splits) {
-    if (before == now) continue;
+  for (const auto& [name, saved, now] : splits) {
+    if (saved == now) continue;
     throw Error(std::string("data: the ") + name + " bytes are not those of the run to resume; give the same data");
   }
   if (header.state.step > recipe.train.steps) {
@@ -146,20 +174,25 @@ void Trainer::Run::begin(TrainObserver& observer) {
   }
   use_threads(recipe.train.threads);
   model = make_model(recipe, !resuming);  // before anything is removed: train.init may be the very run to be replaced
+  model->to(device);
   optimizer = std::make_unique<Optimizer>(model);
   if (options.force) folder.clear();
   const std::string toml = to_toml(with_absolute_paths(recipe));
   write_file_atomically(folder.recipe(), toml.data(), toml.size());
   metrics = std::make_unique<MetricsFile>(folder.metrics(), state.step);
 
-  generator = at::detail::getDefaultCPUGenerator();
-  generator.set_current_seed(static_cast<uint64_t>(recipe.train.seed));
+  generator = at::globalContext().defaultGenerator(device);
+  // A generator of another kind cannot go on: dropout draws anew then, and not what it drew at the beginning.
+  generator.set_current_seed(static_cast<uint64_t>(recipe.train.seed) + static_cast<uint64_t>(moved ? state.step : 0));
   if (resuming) {
-    restore_checkpoint(folder.checkpoint(), *optimizer, generator);
+    restore_checkpoint(folder.checkpoint(), *optimizer, moved ? nullptr : &generator);
     saved_step = state.step;
     // Without validation the model is the checkpoint's, also if the run was killed between the two.
     if (data.valid.size() == 0) save_model(model, folder.model());
     observer.note("resumed at step " + std::to_string(state.step));
+    if (moved && recipe.model.dropout > 0) {
+      observer.note("the run was on another kind of device before: dropout draws other numbers from here on");
+    }
   } else if (options.resume) {
     observer.note("no checkpoint in " + folder.path().string() + " yet: beginning at step 0");
   }
@@ -180,52 +213,93 @@ TrainOutcome Trainer::Run::train(TrainObserver& observer) {
   while (!stopped && state.step < recipe.train.steps && !stop_wanted()) {
     train_one_step(observer);
     if (data.valid.size() > 0 && due(recipe.train.eval_every)) stopped = !validate_model(observer);
-    if (!stopped && due(recipe.train.checkpoint_every)) save();
+    if (!stopped && due(recipe.train.checkpoint_every)) save(observer);
   }
   outcome.finished = !stopped && state.step == recipe.train.steps;
-  if (saved_step != state.step || stopped) save();
+  if (saved_step != state.step || stopped) save(observer);
   outcome.step = state.step;
   if (outcome.finished) finish(observer, outcome);
   outcome.best_valid_bits = state.best_valid_bits;
+  outcome.device_bytes = peak_bytes(device);
   return outcome;
 }
 
 void Trainer::Run::train_one_step(TrainObserver& observer) {
-  const auto step_began = Clock::now();
+  step_began = Clock::now();
   const int64_t step = state.step + 1;
-  const auto fail = [&](const NotFinite& what) {
-    throw Error("train: step " + std::to_string(step) + ": " + what.where + "; " + last_checkpoint() +
-                "; a lower train.lr, a longer train.warmup or a smaller train.clip may help");
-  };
+  // What the CPU computed is there. A GPU goes on while the host prepares the next steps, until someone wants to know.
+  const Look look = device.is_cpu() ? Look::kAtOnce : Look::kLater;
+  const auto drawn = look == Look::kLater ? generator.get_state() : torch::Tensor();
   StepResult result;
   try {
-    result = compute_gradient(model, *optimizer, data.train, order, recipe, state.position);
+    result = compute_gradient(model, *optimizer, batches, recipe, state.position, look);
   } catch (const NotFinite& what) {
-    fail(what);
+    fail(step, what);
   }
-  optimizer->update(recipe.train, step, result.gradient_norm);
+  if (look == Look::kAtOnce) {
+    optimizer->update(recipe.train, step, result.gradient_norm.item<double>());
+  } else {
+    optimizer->update_unread(recipe.train, step, result.loss, result.gradient_norm);
+  }
+  unread.push_back(
+      {step, state.position, drawn, torch::stack({result.loss, result.gradient_norm.to(torch::kFloat64)})});
   state.step = step;
   state.position += recipe.train.batch * recipe.train.accumulate;
-  const double bits = result.loss / std::numbers::ln2;
-  state.loss_sum += bits;
-  ++state.loss_count;
-  logged_seconds += seconds_since(step_began);
   logged_tokens += recipe.train.batch * recipe.train.accumulate * recipe.model.context;
-  const double rate = static_cast<double>(logged_tokens) / std::max(1e-9, logged_seconds);
-  if (due(recipe.train.log_every)) {
-    add_metric("train", state.loss_sum / static_cast<double>(state.loss_count), rate, observer);
+  const bool log = due(recipe.train.log_every);
+  if (look == Look::kAtOnce || log || unread.size() >= kMostUnread || due(recipe.train.eval_every) ||
+      due(recipe.train.checkpoint_every)) {
+    read_steps(observer);
+  }
+  if (log) {
+    add_metric("train", state.loss_sum / static_cast<double>(state.loss_count), rate(), observer);
     state.loss_sum = 0;
     state.loss_count = 0;
-    logged_seconds = 0;
+    logged_before = 0;
     logged_tokens = 0;
+  } else {
+    logged_before = logged_seconds();
   }
-  observer.step({step, "train", bits, tokens(), rate, learning_rate(recipe.train, step), seconds()},
-                recipe.train.steps);
+  step_began.reset();
+}
+
+void Trainer::Run::read_steps(TrainObserver& observer) {
+  if (unread.empty()) return;
+  std::vector<torch::Tensor> results;
+  for (const Unread& one : unread) results.push_back(one.result);
+  const auto values = torch::stack(results).cpu();  // [steps, 2]
+  const auto* value = values.const_data_ptr<double>();
+  for (const Unread& one : unread) {
+    const double loss = *value++;
+    const double norm = *value++;
+    if (!std::isfinite(loss) || !std::isfinite(norm)) {
+      // Nothing was updated since: computed once more, the step goes wrong in the same place.
+      generator.set_state(one.generator);
+      try {
+        compute_gradient(model, *optimizer, batches, recipe, one.position, Look::kAtOnce);
+      } catch (const NotFinite& what) {
+        fail(one.step, what);
+      }
+      fail(one.step, {"the loss or the gradient is not finite"});
+    }
+    const double bits = loss / std::numbers::ln2;
+    state.loss_sum += bits;
+    ++state.loss_count;
+    const int64_t tokens_then = (one.position + recipe.train.batch * recipe.train.accumulate) * recipe.model.context;
+    observer.step({one.step, "train", bits, tokens_then, rate(), learning_rate(recipe.train, one.step), seconds()},
+                  recipe.train.steps);
+  }
+  unread.clear();
+}
+
+void Trainer::Run::fail(int64_t step, const NotFinite& what) const {
+  throw Error("train: step " + std::to_string(step) + ": " + what.where + "; " + last_checkpoint() +
+              "; a lower train.lr, a longer train.warmup or a smaller train.clip may help");
 }
 
 bool Trainer::Run::validate_model(TrainObserver& observer) {
   state.evaluated = false;
-  if (saved_step < 0) save();  // a trained model never stands without a checkpoint to go on from
+  if (saved_step < 0) save(observer);  // a trained model never stands without a checkpoint to go on from
   const auto result = evaluate(model, data.valid, options.stop);
   if (!result) return false;
   state.evaluated = true;
@@ -245,7 +319,8 @@ bool Trainer::Run::validate_model(TrainObserver& observer) {
   return true;
 }
 
-void Trainer::Run::save() {
+void Trainer::Run::save(TrainObserver& observer) {
+  read_steps(observer);
   require_finite_weights();
   state.seconds = seconds();
   const std::string toml = to_toml(with_absolute_paths(recipe));
@@ -257,6 +332,7 @@ void Trainer::Run::save() {
 void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
   if (data.test.size() > 0) {
     ByteLM best = load_model(folder.model());
+    best->to(device);
     const auto result = evaluate(best, data.test, options.stop);
     if (!result) {
       outcome.finished = false;
@@ -284,9 +360,11 @@ void Trainer::Run::add_metric(const char* split, double bits, double rate, Train
 }
 
 std::string Trainer::Run::out_of_memory() const {
-  return "train: step " + std::to_string(state.step + 1) + ": out of memory; " + last_checkpoint() +
+  return "train: step " + std::to_string(state.step + 1) + ": out of memory on " + device.str() + "; " +
+         last_checkpoint() +
          "; a lower train.batch (with a higher train.accumulate), train.chunk, model.context, model.layers or "
-         "model.channels takes less";
+         "model.channels takes less" +
+         (recipe.train.precision == "f32" ? ", and so does train.precision = \"bf16\"" : "");
 }
 
 std::string Trainer::Run::last_checkpoint() const {

@@ -1,29 +1,22 @@
 #include "train/training_step.h"
 
+#include <ATen/OpMathType.h>
+
 #include <algorithm>
 #include <cmath>
+#include <tuple>
+
+#include "train/device.h"
 
 namespace aft {
 namespace {
 
-/// [batch, context + 1] bytes as int64: inputs and, one further, targets.
-torch::Tensor gather_windows(const Bytes& text, const WindowOrder& order, int64_t position, int64_t batch,
-                             int64_t length) {
-  auto windows = torch::empty({batch, length}, torch::kInt64);
-  auto* out = windows.mutable_data_ptr<int64_t>();
-  std::vector<uint8_t> bytes(static_cast<size_t>(length));
-  for (int64_t row = 0; row < batch; ++row) {
-    text.read(order.start(position + row), bytes);
-    out = std::copy(bytes.begin(), bytes.end(), out);
-  }
-  return windows;
-}
-
 bool is_finite(const torch::Tensor& tensor) { return torch::isfinite(tensor).all().item<bool>(); }
 
 /// Walks the forward again and names what first goes wrong.
-std::string find_in_forward(ByteLM& model, const Optimizer& optimizer, const torch::Tensor& windows) {
+std::string find_in_forward(ByteLM& model, const Optimizer& optimizer, const torch::Tensor& windows, bool narrow) {
   const torch::NoGradGuard no_grad;
+  const Autocast autocast(windows.device(), narrow);
   if (const auto name = first_non_finite(optimizer, optimizer.weight())) return "the weight " + *name;
   std::string first;
   model->observe([&](const std::string& name, const torch::Tensor& value) {
@@ -45,41 +38,49 @@ std::string find_in_backward(const Optimizer& optimizer) {
 
 }  // namespace
 
-StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, const Bytes& text, const WindowOrder& order,
-                            const Recipe& recipe, int64_t position) {
+StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, Batches& batches, const Recipe& recipe,
+                            int64_t position, Look look) {
   const int64_t context = recipe.model.context;
   const int64_t batch = recipe.train.batch;
   const int64_t chunk = recipe.train.chunk > 0 ? recipe.train.chunk : context;
   const auto targets_in_step = static_cast<double>(recipe.train.accumulate * batch * context);
+  const c10::Device device = optimizer.weight().device();
+  const bool narrow = recipe.train.precision == "bf16";
   optimizer.clear_gradient();
   StepResult result;
+  result.loss = torch::zeros({}, torch::TensorOptions(torch::kFloat64).device(device));
   for (int64_t part = 0; part < recipe.train.accumulate; ++part) {
-    const auto windows = gather_windows(text, order, position + part * batch, batch, context + 1);
+    const auto windows = batches.take(position + part * batch);
     ByteLMState state;
     if (chunk < context) state = model->initial_state(batch);
     for (int64_t begin = 0; begin < context; begin += chunk) {
       const int64_t size = std::min(chunk, context - begin);
       const auto inputs = windows.narrow(1, begin, size);
-      torch::Tensor logits;
-      if (chunk < context) {
-        std::tie(logits, state) = model->forward_with_state(inputs, state);
-        state = state.detach();
-      } else {
-        logits = model->forward(inputs);
-      }
       const auto targets = windows.narrow(1, begin + 1, size).reshape(-1);
-      const auto mean = at::cross_entropy_loss(logits.view({targets.size(0), -1}), targets);
-      const double share = static_cast<double>(targets.size(0)) / targets_in_step;
-      const double loss = mean.item<double>();
-      if (!std::isfinite(loss)) {
-        throw NotFinite{"the loss is not finite, first in " + find_in_forward(model, optimizer, windows)};
+      torch::Tensor mean;
+      {
+        const Autocast autocast(device, narrow);
+        torch::Tensor logits;
+        if (chunk < context) {
+          std::tie(logits, state) = model->forward_with_state(inputs, state);
+          state = state.detach();
+        } else {
+          logits = model->forward(inputs);
+        }
+        const auto wide = logits.to(at::toOpMathType(logits.scalar_type()));
+        mean = at::cross_entropy_loss(wide.view({targets.size(0), -1}), targets);
       }
-      result.loss += loss * share;
+      if (look == Look::kAtOnce && !is_finite(mean)) {
+        throw NotFinite{"the loss is not finite, first in " + find_in_forward(model, optimizer, windows, narrow)};
+      }
+      const double share = static_cast<double>(targets.size(0)) / targets_in_step;
+      result.loss += mean.detach().to(torch::kFloat64) * share;
       (share == 1 ? mean : mean * share).backward();
     }
+    batches.send_ahead(position + (part + 1) * batch);
   }
   result.gradient_norm = optimizer.gradient_norm();
-  if (!std::isfinite(result.gradient_norm)) {
+  if (look == Look::kAtOnce && !is_finite(result.gradient_norm)) {
     throw NotFinite{"the gradient is not finite, first in " + find_in_backward(optimizer)};
   }
   return result;

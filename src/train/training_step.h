@@ -5,6 +5,7 @@
 
 #include "aft/models.h"
 #include "aft/train.h"
+#include "train/batches.h"
 #include "train/optimizer.h"
 
 namespace aft {
@@ -14,15 +15,22 @@ struct NotFinite {
   std::string where;
 };
 
+/// Scalars on the model's device.
 struct StepResult {
-  double loss = 0;           // mean over all targets of the step, in nats
-  double gradient_norm = 0;  // of the gradient of that mean
+  torch::Tensor loss;           // f64: mean over all targets of the step, in nats
+  torch::Tensor gradient_norm;  // of the gradient of that mean
 };
 
-/// Forward and backward over the `accumulate` batches of windows that begin at `position` of the run. The gradient is
-/// left in the optimizer. Throws NotFinite.
-StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, const Bytes& text, const WindowOrder& order,
-                            const Recipe& recipe, int64_t position);
+/// When the host looks at what a step computed. Looking waits for the device.
+enum class Look {
+  kAtOnce,  // at every loss and gradient: NotFinite is thrown where one is not finite
+  kLater,   // the caller does
+};
+
+/// Forward and backward, on the model's device and in the precision of the recipe, over the `accumulate` batches that
+/// begin at `position` of the run. The gradient is left in the optimizer, in the type of the weights.
+StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, Batches& batches, const Recipe& recipe,
+                            int64_t position, Look look);
 
 /// Name of the first parameter, in the order of the model, whose slice of `flat` is not finite.
 std::optional<std::string> first_non_finite(const Optimizer& optimizer, const torch::Tensor& flat);

@@ -82,7 +82,8 @@ class ProgramTest(unittest.TestCase):
     def call(self, words, code=0, **options):
         done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, timeout=120, check=False,
                               **options)
-        self.assertEqual(done.returncode, code, f"{words}\n{done.stdout}\n{done.stderr}")
+        if code is not None:  # any will do
+            self.assertEqual(done.returncode, code, f"{words}\n{done.stdout}\n{done.stderr}")
         return done
 
     def train(self, run, *arguments, sets=(), code=0, **options):

@@ -5,6 +5,7 @@
 #include "aft/error.h"
 #include "aft/train.h"
 #include "runtime/nearest.h"
+#include "train/device_name.h"
 #include "train/recipe_text.h"
 
 namespace aft {
@@ -204,6 +205,11 @@ TEST(Recipe, CrossChecksNameTheKey) {
   refused("train.accumulate=-1", "train.accumulate");
   refused("train.chunk=257", "train.chunk");
   refused("train.log_every=0", "train.log_every");
+  refused("train.precision=f16", "train.precision");
+  for (const char* device :
+       {"auto", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:128", "cuda:1x", "cpu:0", ""}) {
+    refused(std::string("train.device='") + device + "'", "train.device");
+  }
   refused("model.mixer=mamba", "mixer");
   refused("model.layers=0", "layers");
   refused("model.dropout=1.0", "dropout");
@@ -211,6 +217,26 @@ TEST(Recipe, CrossChecksNameTheKey) {
   const Recipe no_valid = parse("[data]\npath = 'x'\nsplit = [1, 0, 0]", {"train.eval_every=5"});
   EXPECT_NE(error_of([&] { validate(no_valid, true); }).find("train.eval_every"), std::string::npos);
   EXPECT_EQ(error_of([&] { validate(no_valid, false); }), "no error");
+}
+
+TEST(Recipe, DevicesByName) {
+  EXPECT_EQ(cuda_index("x", "cpu"), std::nullopt);
+  EXPECT_EQ(cuda_index("x", "cuda"), 0);
+  EXPECT_EQ(cuda_index("x", "cuda:0"), 0);
+  EXPECT_EQ(cuda_index("x", "cuda:10"), 10);
+  EXPECT_EQ(cuda_index("x", "cuda:127"), 127);
+  EXPECT_EQ(parse("").train.device, "cpu");
+  EXPECT_EQ(parse("").train.precision, "f32");
+}
+
+TEST(Recipe, MemoryIsEstimatedInThePrecision) {
+  Recipe recipe = parse("");
+  const auto wide = estimate_memory(recipe);
+  recipe.train.precision = "bf16";
+  const auto narrow = estimate_memory(recipe);
+  EXPECT_EQ(narrow.state_bytes, wide.state_bytes);
+  EXPECT_LT(narrow.activation_bytes, 0.7 * static_cast<double>(wide.activation_bytes));
+  EXPECT_GT(narrow.activation_bytes, 0.5 * static_cast<double>(wide.activation_bytes));
 }
 
 TEST(Recipe, ListsOfTextReadBackTheSame) {

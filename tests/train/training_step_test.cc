@@ -1,6 +1,7 @@
 #include "train/training_step.h"
 
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/autocast_mode.h>
 #include <gtest/gtest.h>
 #include <sched.h>
 
@@ -53,20 +54,30 @@ struct Trained {
   double loss = 0;
 };
 
-/// Trains all steps of `recipe`, in f64 from the same f32 start if asked.
-Trained train(const Recipe& recipe, torch::ScalarType dtype, uint64_t seed = 3) {
+/// The windows of 24 bytes and one of a text of so many bytes.
+Batches batches_of(const Recipe& recipe, size_t size) {
+  const WindowOrder order(static_cast<int64_t>(size), recipe.model.context, 5);
+  return {Bytes(text(size)), order, recipe.train.batch, recipe.model.context + 1, torch::kCPU};
+}
+
+/// Trains all steps of `recipe`, in f64 from the same f32 start if asked; by update_unread() if so.
+Trained train(const Recipe& recipe, torch::ScalarType dtype, uint64_t seed = 3, bool unread = false) {
   ByteLM model(recipe.model);
   model->initialise(seed);
   model->to(dtype);
   Optimizer optimizer(model);
-  const Bytes bytes(text(1000));
-  const WindowOrder order(1000, recipe.model.context, 5);
+  Batches batches = batches_of(recipe, 1000);
   Trained trained;
   for (int64_t step = 1; step <= recipe.train.steps; ++step) {
     const int64_t position = (step - 1) * recipe.train.batch * recipe.train.accumulate;
-    const auto result = compute_gradient(model, optimizer, bytes, order, recipe, position);
-    optimizer.update(recipe.train, step, result.gradient_norm);
-    trained.loss = result.loss;
+    const auto result =
+        compute_gradient(model, optimizer, batches, recipe, position, unread ? Look::kLater : Look::kAtOnce);
+    if (unread) {
+      optimizer.update_unread(recipe.train, step, result.loss, result.gradient_norm);
+    } else {
+      optimizer.update(recipe.train, step, result.gradient_norm.item<double>());
+    }
+    trained.loss = result.loss.item<double>();
   }
   trained.weight = optimizer.weight().to(torch::kFloat64);
   trained.moment = optimizer.first_moment().to(torch::kFloat64);
@@ -144,10 +155,9 @@ TEST(TrainingStep, ClippingScalesTheWholeGradient) {
 }
 
 std::string failure(ByteLM& model, Optimizer& optimizer, const Recipe& recipe) {
-  const Bytes bytes(text(100));
-  const WindowOrder order(100, recipe.model.context, 5);
+  Batches batches = batches_of(recipe, 100);
   try {
-    compute_gradient(model, optimizer, bytes, order, recipe, 0);
+    compute_gradient(model, optimizer, batches, recipe, 0, Look::kAtOnce);
   } catch (const NotFinite& what) {
     return what.where;
   }
@@ -155,7 +165,7 @@ std::string failure(ByteLM& model, Optimizer& optimizer, const Recipe& recipe) {
 }
 
 TEST(TrainingStep, NonFiniteTensorsAreNamed) {
-  const Recipe recipe = small("aft_local");
+  Recipe recipe = small("aft_local");
   const auto poisoned = [&](const std::string& name, float value) {
     ByteLM model(recipe.model);
     Optimizer optimizer(model);
@@ -170,6 +180,67 @@ TEST(TrainingStep, NonFiniteTensorsAreNamed) {
   EXPECT_NE(weight.find("the weight blocks.1.mixer.qkv.bias"), std::string::npos) << weight;
   const auto output = poisoned("blocks.1.mlp.up.weight", 3e38F);
   EXPECT_NE(output.find("the output of blocks.1.mlp"), std::string::npos) << output;
+  recipe.train.precision = "bf16";
+  EXPECT_EQ(poisoned("blocks.1.mlp.up.weight", 3e38F), output);
+}
+
+// On a GPU the host does not know the norm when it updates.
+TEST(TrainingStep, AnUpdateWithoutReadingIsTheUpdate) {
+  for (const double clip : {0.0, 0.01, 1e9}) {
+    Recipe recipe = small("aft_local");
+    recipe.train.clip = clip;
+    const auto read = train(recipe, torch::kFloat64);
+    const auto unread = train(recipe, torch::kFloat64, 3, true);
+    EXPECT_LT(largest(unread.weight - read.weight), 1e-9) << clip;
+    EXPECT_LT(largest(unread.moment - read.moment), 1e-9) << clip;
+    EXPECT_GT(largest(read.weight - train(small("aft_local"), torch::kFloat64, 4).weight), 1e-3);
+  }
+}
+
+TEST(TrainingStep, NothingIsUpdatedFromAStepThatIsNotFiniteOn) {
+  const Recipe recipe = small("aft_local");
+  const auto number = [](double value) { return torch::full({}, value, torch::kFloat64); };
+  for (const auto& [loss, norm] : {std::pair{NAN, 1.0F}, {INFINITY, 1.0F}, {1.0F, NAN}, {1.0F, INFINITY}}) {
+    ByteLM model(recipe.model);
+    Optimizer optimizer(model);
+    Batches batches = batches_of(recipe, 200);
+    compute_gradient(model, optimizer, batches, recipe, 0, Look::kLater);
+    optimizer.update_unread(recipe.train, 1, number(1), optimizer.gradient_norm());
+    const auto flats = {&Optimizer::weight, &Optimizer::first_moment, &Optimizer::second_moment};
+    std::vector<torch::Tensor> before;
+    for (const auto flat : flats) before.push_back((optimizer.*flat)().clone());
+    optimizer.update_unread(recipe.train, 2, number(loss), number(norm));
+    optimizer.update_unread(recipe.train, 3, number(1), number(1));
+    size_t i = 0;
+    for (const auto flat : flats) EXPECT_TRUE(torch::equal((optimizer.*flat)(), before[i++]));
+    EXPECT_GT(largest(before[1]), 0);
+  }
+}
+
+TEST(TrainingStep, InBf16WeightsAndGradientsStayF32) {
+  for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
+    for (const int64_t chunk : {0, 7}) {
+      Recipe recipe = small(mixer);
+      recipe.train.steps = 30;
+      recipe.train.chunk = chunk;
+      const auto wide = train(recipe, torch::kFloat32);
+      recipe.train.precision = "bf16";
+      ByteLM model(recipe.model);
+      Optimizer optimizer(model);
+      Batches batches = batches_of(recipe, 1000);
+      const auto result = compute_gradient(model, optimizer, batches, recipe, 0, Look::kAtOnce);
+      EXPECT_EQ(result.loss.scalar_type(), torch::kFloat64);
+      for (const auto& item : model->named_parameters()) {
+        EXPECT_EQ(item.value().scalar_type(), torch::kFloat32) << item.key();
+        EXPECT_EQ(item.value().grad().scalar_type(), torch::kFloat32) << item.key();
+      }
+      const auto narrow = train(recipe, torch::kFloat32);
+      EXPECT_LT(narrow.loss, std::log(16.0)) << mixer;  // from ln 256
+      EXPECT_NE(narrow.loss, wide.loss) << mixer;
+      EXPECT_NEAR(narrow.loss, wide.loss, 0.1) << mixer;
+      EXPECT_FALSE(at::autocast::is_autocast_enabled(at::kCPU));
+    }
+  }
 }
 
 TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
@@ -178,10 +249,10 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   const Recipe recipe = small("aft_local");
   ByteLM model(recipe.model);
   Optimizer optimizer(model);
-  const Bytes bytes(text(200));
-  const WindowOrder order(200, recipe.model.context, 5);
+  Batches batches = batches_of(recipe, 200);
   for (int64_t step = 1; step <= 2; ++step) {
-    optimizer.update(recipe.train, step, compute_gradient(model, optimizer, bytes, order, recipe, step).gradient_norm);
+    const auto result = compute_gradient(model, optimizer, batches, recipe, step, Look::kAtOnce);
+    optimizer.update(recipe.train, step, result.gradient_norm.item<double>());
   }
   auto generator = at::detail::createCPUGenerator(17);
   torch::randn({5}, generator);
@@ -211,7 +282,7 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   ByteLM again(recipe.model);
   Optimizer restored(again);
   auto other = at::detail::createCPUGenerator(1);
-  restore_checkpoint(path, restored, other);
+  restore_checkpoint(path, restored, &other);
   EXPECT_TRUE(torch::equal(restored.weight(), optimizer.weight()));
   EXPECT_TRUE(torch::equal(restored.first_moment(), optimizer.first_moment()));
   EXPECT_TRUE(torch::equal(restored.second_moment(), optimizer.second_moment()));
@@ -227,7 +298,14 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   wider.model.channels = 18;
   ByteLM misfit(wider.model);
   Optimizer refused(misfit);
-  EXPECT_THROW(restore_checkpoint(path, refused, other), Error);
+  EXPECT_THROW(restore_checkpoint(path, refused, &other), Error);
+
+  // Of a run that was on another kind of device everything but the generator.
+  ByteLM third(recipe.model);
+  Optimizer moved(third);
+  restore_checkpoint(path, moved, nullptr);
+  EXPECT_TRUE(torch::equal(moved.weight(), optimizer.weight()));
+  EXPECT_TRUE(torch::equal(moved.second_moment(), optimizer.second_moment()));
 }
 
 /// Bits per byte from one forward for each byte, with nothing shared with evaluate().
