@@ -103,10 +103,10 @@ std::string resume_command(const Arguments& arguments) {
 }
 
 /// Nothing a user made is replaced unasked. Devices and pipes are written to as they are.
-void require_new(const std::string& path, bool force) {
+void require_new(const char* option, const std::string& path, bool force) {
   std::error_code error;
   if (force || !std::filesystem::is_regular_file(path, error)) return;
-  throw aft::Error("--out: " + path + " exists; replace it with --force, or give another name");
+  throw aft::Error(std::string(option) + ": " + path + " exists; replace it with --force, or give another name");
 }
 
 /// Names the file that was written, unless that is a stream or standard output itself, where it would join the bytes.
@@ -125,6 +125,8 @@ int train(const Arguments& arguments) {
   if (arguments.dry_run) return dry_run(recipe, arguments.json);
   aft::TrainOptions options = arguments.train;
   options.stop = &stop_requested;
+  options.profile = arguments.out;
+  if (!arguments.out.empty()) require_new("--profile", arguments.out, options.force);
   options.recipe_file = arguments.recipe;
   aft::Trainer trainer(recipe, options);
   watch_signals();
@@ -200,7 +202,7 @@ int plot(const Arguments& arguments) {
     png = folders[0] / "loss.png";  // the run's own, which each drawing replaces
   } else {
     if (png.empty()) png = "loss.png";
-    require_new(png, arguments.force);
+    require_new("--out", png, arguments.force);
   }
   aft::plot_runs(folders, png, arguments.x);
   say_written(png);
@@ -210,7 +212,7 @@ int plot(const Arguments& arguments) {
 int init(const Arguments& arguments) {
   const aft::Recipe recipe = aft::load_recipe(arguments.recipe, arguments.set);
   aft::validate(recipe, false);
-  require_new(arguments.out, arguments.force);
+  require_new("--out", arguments.out, arguments.force);
   aft::write_untrained_model(recipe, arguments.out);
   say_written(arguments.out);
   return kOk;
@@ -229,6 +231,7 @@ CLI::App* add_train(CLI::App& app, Arguments& arguments) {
   command->add_flag("--force", arguments.train.force, "replace an existing run");
   aft::app::add_integer(*command, "--until", arguments.train.until, 0, std::numeric_limits<int64_t>::max(),
                         "stop after this step, with a checkpoint");
+  aft::app::add_text(*command, "--profile", arguments.out, "write a trace of steps 11 to 15 (JSON for Perfetto)");
   command->add_flag("--dry-run", arguments.dry_run, "print parameters, memory and the resolved recipe; train nothing");
   command->add_flag("--json", arguments.json, "print the outcome as JSON");
   command->footer(

@@ -103,6 +103,7 @@ struct TrainOptions {
   bool force = false;                 // replace an existing run
   std::filesystem::path recipe_file;  // where the recipe was read, if from a file: no run replaces it by another text
   int64_t until = 0;                  // > 0: stop after this step, with a checkpoint, as if interrupted
+  std::filesystem::path profile;      // where to write a trace of five steps after the first ten; empty: none
   const std::atomic<bool>* stop = nullptr;  // set from outside: stop after the current step, with a checkpoint
 };
 

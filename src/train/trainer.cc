@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "aft/error.h"
@@ -19,6 +20,7 @@
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/plain_errors.h"
+#include "train/profile.h"
 #include "train/run_folder.h"
 #include "train/training_step.h"
 
@@ -28,6 +30,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMostUnread = 1000;  // steps whose losses lie on the device
+
+// Memory and caches are as they stay after the first of these; the others are what is profiled.
+constexpr int64_t kStepsBeforeProfile = 10;
+constexpr int64_t kStepsInProfile = 5;
 
 double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
 
@@ -210,11 +216,25 @@ TrainOutcome Trainer::Run::train(TrainObserver& observer) {
   begin(observer);
   TrainOutcome outcome;
   bool stopped = !state.evaluated && !validate_model(observer);
+  const int64_t profile_from = options.profile.empty() ? -1 : state.step + kStepsBeforeProfile;
+  bool profiling = false;
+  const auto end_profile = [&] {
+    if (std::exchange(profiling, false)) {
+      read_steps(observer);  // waits for the device
+      write_profile(options.profile);
+    }
+  };
   while (!stopped && state.step < recipe.train.steps && !stop_wanted()) {
+    if (state.step == profile_from) {
+      begin_profile(device);
+      profiling = true;
+    }
     train_one_step(observer);
+    if (state.step == profile_from + kStepsInProfile) end_profile();
     if (data.valid.size() > 0 && due(recipe.train.eval_every)) stopped = !validate_model(observer);
     if (!stopped && due(recipe.train.checkpoint_every)) save(observer);
   }
+  end_profile();
   outcome.finished = !stopped && state.step == recipe.train.steps;
   if (saved_step != state.step || stopped) save(observer);
   outcome.step = state.step;

@@ -84,6 +84,20 @@ class Train(ProgramTest):
         tensors, _ = read_safetensors(self.folder / "run/model.safetensors")
         self.assertEqual(outcome["parameters"], sum(math.prod(shape) for _, shape, _ in tensors.values()))
 
+    def test_profile_is_a_trace_of_five_steps(self):
+        self.train("run", "--profile", "trace.json")
+        names = [event["name"] for event in json.loads((self.folder / "trace.json").read_text())["traceEvents"]
+                 if event.get("cat") == "cpu_op"]
+        self.assertEqual(names.count("aten::cross_entropy_loss"), 5)
+        self.assertGreater(len([name for name in names if name.startswith("aft::window")]), 0)
+        before = (self.folder / "trace.json").read_bytes()
+        failed = self.train("again", "--profile", "trace.json", code=2)
+        self.assertIn("--profile: trace.json exists", failed.stderr)
+        self.assertFalse((self.folder / "again").exists())
+        self.assertEqual((self.folder / "trace.json").read_bytes(), before)
+        self.train("plain")
+        self.assert_same_run("run", "plain")
+
     def test_bad_input_is_exit_code_2(self):
         self.assertIn("did you mean train.steps?", self.train("run", sets=["train.step=3"], code=2).stderr)
         self.assertIn("train.lr: expected", self.train("run", sets=["train.lr=-1"], code=2).stderr)
