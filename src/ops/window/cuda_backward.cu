@@ -50,10 +50,17 @@ __device__ __noinline__ void sum_targets_exactly(const WindowBackward<E>& p, con
   store_target_sums(sum, later, memory, index, slot, c, slots.channels);
 }
 
+/// As kBlocks, of the kernels of the backward.
+template <typename E>
+constexpr int kGradBlocks = sizeof(E) == 8 ? 1 : sizeof(E) == 4 ? 2 : 4;
+
+template <typename E, int N>
+using TargetRows = cuda::Stream<E, N, 4, kTile, cuda::kBlock>;
+
 /// memory.later.chunks: -M, b and a summed over the targets of each chunk; memory.ends: M at the end of each sequence;
 /// and the gradients of the queries. A thread has N channels of a slot.
 template <typename E, int N>
-__global__ void __launch_bounds__(cuda::kBlock, kBlocks<E>)
+__global__ void __launch_bounds__(cuda::kBlock, kGradBlocks<E>)
     sum_targets(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
                 const __grid_constant__ BackwardMemory<E> memory) {
   using T = Accumulate<E>;
@@ -71,9 +78,7 @@ __global__ void __launch_bounds__(cuda::kBlock, kBlocks<E>)
     later[lane].max = -INFINITY;
     fits[lane] = true;
   }
-  using Rows = cuda::Stream<E, N, 4, kTile, cuda::kBlock>;
-  __shared__ __align__(16) unsigned char room[Rows::kBytes];
-  const Rows stream(room);
+  const TargetRows<E, N> stream(cuda::shared_memory<unsigned char>());
   const auto fetch = [&](int tile, int stage) {
     fetch_sources(stream, stage, columns, slot.begin + tile * kTile, slot.end);
     fetch_targets(stream, stage, targets, slot.begin + tile * kTile, slot.end);
@@ -154,10 +159,8 @@ __device__ SourceGrad<T> grad_of_source(T k, T value, T a, T b) {
 }
 
 constexpr int kStarts = kChunk / kTile - 1;
-constexpr int kStrip = 256;  // channels of a block, whatever a thread has of them
-/// As kBlocks, of kStrip / N threads.
 template <typename E>
-constexpr int kGradBlocks = sizeof(E) == 8 ? 1 : sizeof(E) == 4 ? 2 : 4;
+constexpr int kStrip = sizeof(E) == 8 ? 128 : 256;  // channels of a block, whatever a thread has of them
 
 /// A thread's room in shared memory for the sums of N channels before every tile of a chunk but the first.
 template <typename T, int N>
@@ -182,7 +185,7 @@ struct TileStarts {
 template <typename E, int N>
 struct Room {
   using T = Accumulate<E>;
-  static constexpr int kThreads = kStrip / N;
+  static constexpr int kThreads = kStrip<E> / N;
   using Rows = cuda::Stream<E, N, 4, kTile, kThreads>;
   static constexpr int64_t kBytes = Rows::kBytes + int64_t{kStarts} * kSumParts * N * kThreads * sizeof(T);
 
@@ -437,7 +440,7 @@ __device__ void write_sources_of_all(const WindowBackward<E>& p, const Slots& sl
 
 // A thread has N channels of a slot, each with a key of its own.
 template <typename E, int N>
-__global__ void __launch_bounds__(kStrip / N, N == kPack<E> ? kGradBlocks<E> : 1)
+__global__ void __launch_bounds__(kStrip<E> / N, N == kPack<E> ? kGradBlocks<E> : 1)
     write_grads(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
                 const __grid_constant__ BackwardMemory<E> memory) {
   const int64_t packs = slots.channels / N, i = cuda::thread_index();
@@ -456,7 +459,7 @@ __global__ void __launch_bounds__(kStrip / N, N == kPack<E> ? kGradBlocks<E> : 1
 
 // The same not causal.
 template <typename E, int N>
-__global__ void __launch_bounds__(kStrip / N)
+__global__ void __launch_bounds__(kStrip<E> / N)
     write_grads_of_all(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
                        const __grid_constant__ BackwardMemory<E> memory) {
   const int64_t packs = slots.channels / N, i = cuda::thread_index();
@@ -469,11 +472,11 @@ __global__ void __launch_bounds__(kStrip / N)
 
 // A key a head: a block has one head of a slot, whose channels it walks in strips; dk is summed over them in order.
 template <typename E, int N, bool causal>
-__global__ void __launch_bounds__(kStrip / N)
+__global__ void __launch_bounds__(kStrip<E> / N)
     write_grads_of_heads(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
                          const __grid_constant__ BackwardMemory<E> memory) {
   using T = Accumulate<E>;
-  __shared__ T key_sums[kChunk], warp_sums[kStrip / N / 32];
+  __shared__ T key_sums[kChunk], warp_sums[kStrip<E> / N / 32];
   const int64_t heads = p.in.shape.heads, width = slots.channels / heads, head = blockIdx.x % heads;
   const int64_t index = blockIdx.x / heads;
   Slot slot;
@@ -503,14 +506,15 @@ void run(const WindowBackward<E>& p, const Slots& slots, const BackwardMemory<E>
   const WindowShape& s = p.in.shape;
   const int64_t threads = slots.count * (s.channels / N);
   if constexpr (causal) {
-    cuda::launch(cuda, kName, threads, sum_targets<E, N>, p, slots, memory);
+    cuda::launch_with_memory(cuda, kName, (threads + cuda::kBlock - 1) / cuda::kBlock, cuda::kBlock,
+                             TargetRows<E, N>::kBytes, sum_targets<E, N>, p, slots, memory);
   } else {
     cuda::launch(cuda, kName, threads, sum_chunks<E, N>, p.in, slots, int64_t{0}, memory.before.chunks);
     fold_chunks(cuda, kName, p.in, slots, memory.before, false, memory.ends);
     cuda::launch(cuda, kName, threads, sum_all_targets<E, N>, p, slots, memory.later.chunks, memory.ends);
   }
   fold_targets(cuda, kName, p, slots, memory);
-  constexpr int kBlock = kStrip / N;
+  constexpr int kBlock = kStrip<E> / N;
   if (s.key_channels != s.channels) {
     const int64_t block = std::min<int64_t>(kBlock, (s.channels / s.heads / N + 31) / 32 * 32);
     cuda::launch_blocks(cuda, kName, slots.count * s.heads, block, write_grads_of_heads<E, N, causal>, p, slots,

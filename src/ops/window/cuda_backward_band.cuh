@@ -31,8 +31,6 @@ struct BandBackward {
   const BandBackwardMemory<E>& memory;
   const Cuda& cuda;
   bool packs;  // kLanes channels can be moved at once
-
-  int64_t blocks(int64_t slot_count) const { return slot_count * p.in.shape.heads * band_groups(p.in.shape); }
 };
 
 /// a and b in the scale of a product are at most this: what is lost of them is below 2^-126 of it.

@@ -17,32 +17,38 @@ constexpr int kPanel = 64;  // rows, and channels at a time, of a block
 static_assert(kPanel == kChunk);
 constexpr int kLanes = 4;          // channels of a thread
 constexpr int kBandThreads = 128;  // a tile of rows for every 16 of them
-constexpr int kRound = 96;         // rows of the other side in shared memory at a time
 constexpr int kPanelTiles = kPanel / kTile;
-constexpr int kStrips = 4;  // of kPanel channels, that a block does one after another with the same weights
+/// Strips of kPanel channels that a block does one after another with the same weights, where blocks are many.
+constexpr int kStrips = 4;
 
 /// Blocks that a multiprocessor is to hold at once, at least.
 template <typename E>
 constexpr int kBandBlocks = sizeof(E) == 8 ? 1 : 3;
 
-/// How far a band reaches.
+/// How far a band reaches, and how many rows of the other side are in shared memory at a time, a round: all if those are
+/// not many, or a panel of them.
 struct Reach {
+  static constexpr int kMostRows = 96;
+
   int left, right;
-  int span;  // rows that a tile is multiplied with, a multiple of a tile
+  int span;   // rows that a tile is multiplied with, a multiple of a tile
+  int round;  // kPanel or kMostRows
 
   explicit Reach(const WindowShape& s)
       : left(static_cast<int>(s.left)),
         right(static_cast<int>(s.right)),
-        span(kTile + (left + right + kTile - 1) / kTile * kTile) {}
+        span(kTile + (left + right + kTile - 1) / kTile * kTile),
+        round(rows() <= kMostRows ? kMostRows : kPanel) {}
 
   __host__ __device__ int columns() const { return left + 1 + right; }
   __host__ __device__ int rows() const { return kPanel - kTile + span; }
-  __host__ __device__ int weight_rows() const { return span < kRound ? span : kRound; }
+  __host__ __device__ int weight_rows() const { return span < round ? span : round; }
+  __host__ __device__ bool one_round() const { return round == kMostRows; }
 };
 
-/// Blocks that make a head.
-inline int64_t band_groups(const WindowShape& s) {
-  return (s.channels / s.heads + kStrips * kPanel - 1) / (kStrips * kPanel);
+/// Blocks that make a head, where one does so many strips.
+inline int64_t band_groups(const WindowShape& s, int64_t strips) {
+  return (s.channels / s.heads + strips * kPanel - 1) / (strips * kPanel);
 }
 
 /// Numbers of a block's channels in shared memory: M and X, and the sums outside the panel's windows.
@@ -51,12 +57,14 @@ enum Table { kMax, kValueExponent, kBeforeMax, kBeforeDen, kBeforeNum, kAfterMax
 /// The block's shared memory.
 template <typename T>
 struct BandRoom {
-  T* first;    // [kRound][kPanel]
+  T* first;    // [round][kPanel]
   T* second;   // the same
   T* groups;   // [2][tiles][kPanel]: sums of both over every tile of the other side's first kPanel rows
   T* weights;  // [tiles][weight_rows][kTile]
   T* table;    // [kTables][kPanel]
-  T* least;    // [kRound]: W of rows
+  T* least;    // [round]: W of rows
+  T* end;
+  T* totals;   // [2 kTile kLanes][kBandThreads], with more rounds than one: of the rounds before
 
   __host__ __device__ BandRoom(const Reach& reach, T* memory) {
     const auto take = [&](int count) {
@@ -64,16 +72,20 @@ struct BandRoom {
       memory += count;
       return at;
     };
-    first = take(kRound * kPanel);
-    second = take(kRound * kPanel);
+    first = take(reach.round * kPanel);
+    second = take(reach.round * kPanel);
     groups = take(2 * kPanelTiles * kPanel);
     weights = take(kPanelTiles * reach.weight_rows() * kTile);
     table = take(kTables * kPanel);
-    least = take(kRound);
+    least = take(reach.round);
+    totals = take(has_totals(reach) ? 2 * kTile * kLanes * kBandThreads : 0);
+    end = memory;
   }
+  /// In f64 registers have to do.
+  static __host__ __device__ bool has_totals(const Reach& reach) { return sizeof(T) == 4 && !reach.one_round(); }
   static int64_t bytes(const Reach& reach) {
     const BandRoom room(reach, nullptr);
-    return (room.least - room.first + kRound) * int64_t{sizeof(T)};
+    return (room.end - room.first) * int64_t{sizeof(T)};
   }
 
   __device__ T& of_channel(Table row, int channel) const { return table[row * kPanel + channel]; }
@@ -100,7 +112,7 @@ struct BandSums {
 
   /// Adds the product of the round from row `begin` on.
   __device__ void add_round(const BandRoom<T>& room, const Reach& reach, const BandThread& thread, int begin) {
-    const int from = max(begin, thread.tile * kTile), to = min(begin + kRound, thread.tile * kTile + reach.span);
+    const int from = max(begin, thread.tile * kTile), to = min(begin + reach.round, thread.tile * kTile + reach.span);
     const T* weight = room.weights + thread.tile * reach.weight_rows() * kTile;
     const T* x = room.first + (from - begin) * kPanel + thread.lane;
     const T* y = room.second + (from - begin) * kPanel + thread.lane;
@@ -116,6 +128,36 @@ struct BandSums {
           first[r][i] = fma(w, a.lane[i], first[r][i]);
           second[r][i] = fma(w, b.lane[i], second[r][i]);
         }
+      }
+    }
+  }
+};
+
+/// The sums of several rounds: each round's own first, so that a long window is not one long sum.
+template <typename T>
+struct BandTotals {
+  T* shared;  // this thread's
+  const Reach& reach;
+  BandSums<T> own;  // in f64
+
+  __device__ BandTotals(const BandRoom<T>& room, const Reach& extent) : shared(room.totals + threadIdx.x), reach(extent) {}
+
+  /// `sums` are those of the round from row `begin` on; after the last round, of all.
+  __device__ void add(BandSums<T>& sums, int begin) {
+    if (reach.one_round()) return;
+    const bool first = begin == 0, last = begin + reach.round >= reach.rows();
+#pragma unroll
+    for (int i = 0; i < 2 * kTile * kLanes; ++i) {
+      const int r = i / kLanes % kTile, lane = i % kLanes;
+      T& sum = i < kTile * kLanes ? sums.first[r][lane] : sums.second[r][lane];
+      T& before = sizeof(T) == 8 ? (i < kTile * kLanes ? own.first[r][lane] : own.second[r][lane])
+                                 : shared[i * kBandThreads];
+      const T total = first ? sum : before + sum;
+      if (last) {
+        sum = total;
+      } else {
+        before = total;
+        sum = 0;
       }
     }
   }
@@ -142,49 +184,45 @@ struct Around {
   }
   /// The rows [from, to) of the round that begins at `begin`, each times weight(row of the round).
   template <typename Weight>
-  __device__ void add_rows(const BandRoom<T>& room, const BandThread& thread, int begin, int from, int to,
-                           const Weight& weight) {
-    for (int m = max(from - begin, 0); m < min(to - begin, kRound); ++m) {
+  __device__ void add_rows(const BandRoom<T>& room, const Reach& reach, const BandThread& thread, int begin, int from,
+                           int to, const Weight& weight) {
+    for (int m = max(from - begin, 0); m < min(to - begin, reach.round); ++m) {
       add(room.first + m * kPanel + thread.lane, room.second + m * kPanel + thread.lane, weight(m));
     }
   }
 };
 
-/// What a thread does for a row of the other side: kTile rows of the first kPanel, together the thread's group, then its
-/// share of the others. visit(m, count, sums): row m and, for the groups, where to add what it sets.
-template <typename T>
-struct RoundRows {
-  static constexpr int kRest = (kRound - kPanel) / kPanelTiles;
-
-  /// Calls set(m, k, kv) for every row m of the round, which is stored; where `grouped`, also the groups' sums.
-  template <typename Set>
-  static __device__ void fill(const BandRoom<T>& room, const BandThread& thread, bool grouped, const Set& set) {
-    Around<T> sum;
+/// Calls set(m, a, b) for every row m of a round, which is stored: a thread does a tile of the first kPanel rows and an
+/// eighth of the others. Where `grouped`, also the tiles' sums.
+template <typename T, typename Set>
+__device__ void fill_round(const BandRoom<T>& room, const Reach& reach, const BandThread& thread, bool grouped,
+                           const Set& set) {
+  const int rest = (reach.round - kPanel) / kPanelTiles;
+  Around<T> sum;
 #pragma unroll 2
-    for (int i = 0; i < kTile + kRest; ++i) {
-      const int m = i < kTile ? thread.tile * kTile + i : kPanel + thread.tile * kRest + i - kTile;
-      cuda::Pack<T, kLanes> a = {}, b = {};
-      set(m, a, b);
-      cuda::store(room.first + m * kPanel + thread.lane, a);
-      cuda::store(room.second + m * kPanel + thread.lane, b);
-      if (i >= kTile) continue;
-#pragma unroll
-      for (int lane = 0; lane < kLanes; ++lane) {
-        sum.first[lane] += a.lane[lane];
-        sum.second[lane] += b.lane[lane];
-      }
-    }
-    if (!grouped) return;
-    cuda::Pack<T, kLanes> a, b;
+  for (int i = 0; i < kTile + rest; ++i) {
+    const int m = i < kTile ? thread.tile * kTile + i : kPanel + thread.tile * rest + i - kTile;
+    cuda::Pack<T, kLanes> a = {}, b = {};
+    set(m, a, b);
+    cuda::store(room.first + m * kPanel + thread.lane, a);
+    cuda::store(room.second + m * kPanel + thread.lane, b);
+    if (i >= kTile) continue;
 #pragma unroll
     for (int lane = 0; lane < kLanes; ++lane) {
-      a.lane[lane] = sum.first[lane];
-      b.lane[lane] = sum.second[lane];
+      sum.first[lane] += a.lane[lane];
+      sum.second[lane] += b.lane[lane];
     }
-    cuda::store(room.groups + thread.tile * kPanel + thread.lane, a);
-    cuda::store(room.groups + (kPanelTiles + thread.tile) * kPanel + thread.lane, b);
   }
-};
+  if (!grouped) return;
+  cuda::Pack<T, kLanes> a, b;
+#pragma unroll
+  for (int lane = 0; lane < kLanes; ++lane) {
+    a.lane[lane] = sum.first[lane];
+    b.lane[lane] = sum.second[lane];
+  }
+  cuda::store(room.groups + thread.tile * kPanel + thread.lane, a);
+  cuda::store(room.groups + (kPanelTiles + thread.tile) * kPanel + thread.lane, b);
+}
 
 /// The band of a head, seen from a sequence.
 template <typename E>
@@ -241,7 +279,7 @@ struct BandTable {
 template <typename T, typename Weight>
 __device__ void set_weights(const BandRoom<T>& room, const Reach& reach, int begin, const Weight& weight) {
   const int tile = threadIdx.x / 16, own = threadIdx.x % 16, r = own % kTile;
-  const int from = max(begin, tile * kTile), to = min(begin + kRound, tile * kTile + reach.span);
+  const int from = max(begin, tile * kTile), to = min(begin + reach.round, tile * kTile + reach.span);
   T* at = room.weights + tile * reach.weight_rows() * kTile + own;
   for (int m = from + own / kTile; m < to; m += 2, at += 2 * kTile) *at = weight(tile * kTile + r, m);
 }
@@ -280,6 +318,22 @@ struct BandSources {
         count(static_cast<int>(max(int64_t{0}, min(int64_t{kLanes}, end - first)))),
         packs(can_pack && count == kLanes) {}
 
+  /// kTile rows as they lie in memory, so that their loads run ahead; the first `rows`.
+  __device__ void load_rows(const E* from, int64_t stride, int rows, cuda::Pack<E, kLanes> (&to)[kTile]) const {
+#pragma unroll
+    for (int r = 0; r < kTile; ++r, from += stride) {
+      to[r] = {};
+      if (r >= rows) continue;
+      if (packs) {
+        to[r] = cuda::load<kLanes>(from);
+        continue;
+      }
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        if (i < count) to[r].lane[i] = from[i];
+      }
+    }
+  }
   template <typename From>
   __device__ void load(const From* from, T (&to)[kLanes]) const {
     if (packs) {
@@ -407,15 +461,17 @@ struct BandUnit {
   Slot slot;
   bool valid;
 
-  __device__ BandUnit(const WindowInputs<E>& in, const Slots& slots, int64_t first_slot, int64_t groups) {
+  /// `strips` of them a block.
+  __device__ BandUnit(const WindowInputs<E>& in, const Slots& slots, int64_t first_slot, int strips) {
     const WindowShape& s = in.shape;
+    const int64_t groups = (s.channels / s.heads + strips * kPanel - 1) / (strips * kPanel);
     const unsigned of_slot = static_cast<unsigned>(groups * s.heads), rest = blockIdx.x % of_slot;
     const int64_t width = s.channels / s.heads;
     head = rest / static_cast<unsigned>(groups);
     index = first_slot + blockIdx.x / of_slot;
-    c = head * width + rest % static_cast<unsigned>(groups) * (kStrips * kPanel) + thread.lane;
+    c = head * width + rest % static_cast<unsigned>(groups) * (strips * kPanel) + thread.lane;
     end = (head + 1) * width;
-    group_end = min(c - thread.lane + kStrips * kPanel, end);
+    group_end = min(c - thread.lane + strips * kPanel, end);
     valid = find_slot(in, slots, index, slot);
   }
   /// The channel at place i of those at hand; one past the end is the last.
@@ -477,7 +533,7 @@ struct BandTargets {
       : in(inputs), unit(place), reach(extent), room(memory), table(inputs, place.slot.sequence, place.head) {
     table.find_least(unit.slot.begin, kPanel, room.least);
     __syncthreads();
-    if (reach.rows() <= kRound) form_weights(0);
+    if (reach.one_round()) form_weights(0);
   }
   __device__ void form_weights(int begin) const {
     const int64_t t0 = unit.slot.begin, s0 = t0 - reach.left;
@@ -499,23 +555,26 @@ struct BandTargets {
     };
     const bool plain = find_largest(sources, table.window_begin(slot.begin), table.window_end(slot.end - 1), room,
                                     thread, choose);
-    const int64_t s0 = slot.begin - reach.left, last = table.causal ? slot.end : table.time;
+    const int64_t s0 = slot.begin - reach.left, last = table.window_end(slot.end - 1);
     Around<T> around;
-    for (int begin = 0; begin < reach.rows(); begin += kRound) {
+    BandTotals<T> totals(room, reach);
+    for (int begin = 0; begin < reach.rows(); begin += reach.round) {
       if (begin > 0) __syncthreads();
-      if (reach.rows() > kRound) form_weights(begin);
+      if (!reach.one_round()) form_weights(begin);
       set_sources(sources, plain, s0 + begin, last, begin == 0);
       __syncthreads();
       sums.add_round(room, reach, thread, begin);
+      totals.add(sums, begin);
       if (begin == 0) around.add_groups_before(room, thread);
       if (!table.causal) {
-        around.add_rows(room, thread, begin, thread.tile * kTile + reach.span, reach.rows(), [](int) { return T(1); });
+        around.add_rows(room, reach, thread, begin, thread.tile * kTile + reach.span, reach.rows(),
+                        [](int) { return T(1); });
       }
     }
     add_outside(around, sums);
   }
 
-  /// K and K v 2^-X of the sources [s0, s0 + kRound), those below `last`, into the block's memory.
+  /// K and K v 2^-X of the sources of the round from s0 on, those below `last`, into the block's memory.
   __device__ void set_sources(const BandSources<E>& sources, bool plain, int64_t s0, int64_t last, bool grouped) const {
     T max[kLanes], scale[kLanes];
 #pragma unroll
@@ -523,14 +582,13 @@ struct BandTargets {
       max[i] = room.of_channel(kMax, unit.thread.lane + i);
       scale[i] = cuda::pow2(-room.of_channel(kValueExponent, unit.thread.lane + i));
     }
-    RoundRows<T>::fill(room, unit.thread, grouped,
-                       [&](int m, cuda::Pack<T, kLanes>& k, cuda::Pack<T, kLanes>& kv) {
-                         const int64_t s = s0 + m;
-                         if (s < table.first || s >= last) return;
-                         T key[kLanes], value[kLanes];
-                         sources.read(s, key, value);
-                         scale_source(plain, key, value, max, scale, k, kv);
-                       });
+    fill_round(room, reach, unit.thread, grouped, [&](int m, cuda::Pack<T, kLanes>& k, cuda::Pack<T, kLanes>& kv) {
+      const int64_t s = s0 + m;
+      if (s < table.first || s >= last) return;
+      T key[kLanes], value[kLanes];
+      sources.read(s, key, value);
+      scale_source(plain, key, value, max, scale, k, kv);
+    });
   }
 
   /// Sources outside have the weight of e^0.
@@ -562,12 +620,13 @@ struct BandTargets {
   /// 2^X of channel i of this thread.
   __device__ T value_scale(int i) const { return cuda::pow2(room.of_channel(kValueExponent, unit.thread.lane + i)); }
 
-  /// For every row r of the thread: visit.row(r, sums), where the sums of a channel may be wrong; then, for those,
+  /// visit.begin(); then for every row r of the thread: visit.row(r, sums), where the sums of a channel may be wrong; then, for those,
   /// visit.one(r, channel of the thread, sums), done again pair by pair. Returns how many those are. visit.absent(r):
   /// past the end of the table.
   template <typename Visit>
-  __device__ int for_each(const BandSums<T>& sums, int channels, bool redo, const Visit& visit) const {
+  __device__ int for_each(const BandSums<T>& sums, int channels, bool redo, Visit& visit) const {
     uint32_t exactly = 0;  // bit kLanes r + i
+    visit.begin();
 #pragma unroll
     for (int r = 0; r < kTile; ++r) {
       if (unit.row(r) >= unit.slot.end) continue;

@@ -10,7 +10,8 @@
 namespace aft::ops::window {
 namespace {
 
-constexpr int kChannels = 32;                        // at a time
+constexpr int kRound = 96;                           // sources at a time
+constexpr int kChannels = 32;                        // channels at a time
 constexpr int kRow = kChannels + kLanes;             // numbers between rows: four rows then lie in other banks
 constexpr int kColumns = 3;                          // sources of a thread, 16 apart: half a round of them
 constexpr int kReaders = kBandThreads / kChannels * kLanes;  // threads that read a row's channels, rows apart
@@ -165,13 +166,13 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
   if (!find_slot(p.in, slots, first_slot + local, slot)) return;
   const PairRoom<T> room(cuda::shared_memory<T>());
   const BandTable<E> table(p.in, slot.sequence, head);
-  const int64_t sequence_slot = first_slot + local - slot.index, last = table.causal ? slot.end : table.time;
+  const int64_t sequence_slot = first_slot + local - slot.index, last = table.window_end(slot.end - 1);
   const int tile = threadIdx.x / 16 * kTile, own = threadIdx.x % 16;
   table.find_least(slot.begin, kPanel, room.least);
   __syncthreads();
   constexpr int kHalf = 16 * kColumns;
   for (int begin = 0, half = 0; begin < reach.rows(); half = kHalf - half, begin += half == 0 ? kRound : 0) {
-    if (half >= reach.weight_rows()) continue;
+    if (half >= min(reach.span, kRound)) continue;
     const int64_t s0 = slot.begin - reach.left + begin;
     T sum[kColumns][kTile] = {};
     // The tile's sources in this half of the round.

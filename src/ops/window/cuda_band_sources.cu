@@ -73,7 +73,7 @@ struct SourcePanel {
   __device__ bool has(int64_t s) const { return s >= table.first && s < end; }
 
   /// W of the targets of a round.
-  __device__ void find_least(int begin) const { table.find_least(first_target() + begin, kRound, room.least); }
+  __device__ void find_least(int begin) const { table.find_least(first_target() + begin, reach.round, room.least); }
   __device__ void form_weights(int begin) const {
     set_weights(room, reach, begin, [&](int r, int m) {
       const int64_t t = first_target() + m;
@@ -88,7 +88,7 @@ struct SourcePanel {
     bool fits = true;
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) max[i] = room.of_channel(kMax, unit.thread.lane + i);
-    RoundRows<T>::fill(room, unit.thread, false, [&](int m, cuda::Pack<T, kLanes>& a, cuda::Pack<T, kLanes>& b) {
+    fill_round(room, reach, unit.thread, false, [&](int m, cuda::Pack<T, kLanes>& a, cuda::Pack<T, kLanes>& b) {
       const int64_t t = first_target() + begin + m;
       if (t < 0 || t >= last) return;
       const T* at = rows.at(sequence_slot(), t, unit.c);
@@ -183,9 +183,8 @@ __device__ void write_panel(const SourcePanel<E>& panel, BandUnit<E>& unit, bool
   const BandRoom<T>& room = panel.room;
   const Reach& reach = panel.reach;
   const WindowShape& s = panel.p.in.shape;
-  const bool one_round = reach.rows() <= kRound;
   __syncthreads();
-  if (one_round) {
+  if (reach.one_round()) {
     panel.find_least(0);
     __syncthreads();
     panel.form_weights(0);
@@ -205,8 +204,9 @@ __device__ void write_panel(const SourcePanel<E>& panel, BandUnit<E>& unit, bool
     BandSums<T> sums;
     Around<T> around;
     bool fits = true;
-    for (int begin = 0; begin < reach.rows(); begin += kRound) {
-      if (!one_round) {
+    BandTotals<T> totals(room, reach);
+    for (int begin = 0; begin < reach.rows(); begin += reach.round) {
+      if (!reach.one_round()) {
         __syncthreads();
         panel.find_least(begin);
         __syncthreads();
@@ -215,10 +215,11 @@ __device__ void write_panel(const SourcePanel<E>& panel, BandUnit<E>& unit, bool
       fits = panel.set_targets(channels, begin) && fits;
       __syncthreads();
       sums.add_round(room, reach, unit.thread, begin);
+      totals.add(sums, begin);
       const auto outside = [&](int m) { return cuda::pow2(-room.least[m]); };
       const int tile = unit.thread.tile * kTile;
-      if (!panel.table.causal) around.add_rows(room, unit.thread, begin, 0, tile, outside);
-      around.add_rows(room, unit.thread, begin, tile + reach.span, reach.rows(), outside);
+      if (!panel.table.causal) around.add_rows(room, reach, unit.thread, begin, 0, tile, outside);
+      around.add_rows(room, reach, unit.thread, begin, tile + reach.span, reach.rows(), outside);
     }
     fits = __syncthreads_and(fits) != 0;
 #pragma unroll 1
@@ -283,11 +284,11 @@ __device__ void write_panel(const SourcePanel<E>& panel, BandUnit<E>& unit, bool
 template <typename E>
 __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     write_sources(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
-                  const __grid_constant__ Reach reach, int64_t first_slot, int64_t groups,
+                  const __grid_constant__ Reach reach, int64_t first_slot,
                   const __grid_constant__ BandBackwardMemory<E> memory,
                   const __grid_constant__ WaveRows<Accumulate<E>> rows, bool packs) {
   using T = Accumulate<E>;
-  BandUnit<E> unit(p.in, slots, first_slot, groups);
+  BandUnit<E> unit(p.in, slots, first_slot, 1);
   if (!unit.valid) return;
   const BandUnit<E> start = unit;
   const BandRoom<T> room(reach, cuda::shared_memory<T>());
@@ -342,9 +343,9 @@ template <typename E>
 void run_band_sources(const BandBackward<E>& call, int64_t first, int64_t count, const WaveRows<Accumulate<E>>& rows) {
   const WindowShape& s = call.p.in.shape;
   const Reach reach(s);
-  cuda::launch_with_memory(call.cuda, kBackwardName, call.blocks(count), kBandThreads,
+  cuda::launch_with_memory(call.cuda, kBackwardName, count * s.heads * strip_count(s), kBandThreads,
                            BandRoom<Accumulate<E>>::bytes(reach), write_sources<E>, call.p, call.slots, reach, first,
-                           band_groups(s), call.memory, rows, call.packs);
+                           call.memory, rows, call.packs);
 }
 
 template <typename E>

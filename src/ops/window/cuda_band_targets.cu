@@ -22,6 +22,14 @@ struct LeaveTargets {
   int64_t sequence_slot;
   bool redo;
   cuda::RunningSum<T> (&sum)[kLanes];  // without to.data: of b and a
+  cuda::Pack<E, kLanes> queries[kTile], gradients[kTile];
+
+  __device__ void begin() {
+    const int64_t t = targets.unit.row(0);
+    const int count = targets.unit.rows();
+    if (rows.q != nullptr) channels.load_rows(rows.q + t * rows.q_stride, rows.q_stride, count, queries);
+    channels.load_rows(rows.gy + t * rows.gy_stride, rows.gy_stride, count, gradients);
+  }
 
   __device__ cuda::TargetGrad<T> grad(T q, T g, const TargetSums<T>& sums) const {
     if (sums.den == 0) return {};
@@ -29,12 +37,11 @@ struct LeaveTargets {
   }
   __device__ void row(int r, const TargetSums<T> (&sums)[kLanes]) const {
     const int64_t t = targets.unit.row(r);
-    T q[kLanes] = {}, g[kLanes], a[kLanes], b[kLanes], exponent[kLanes];
-    if (rows.q != nullptr) channels.load(rows.q + t * rows.q_stride, q);
-    channels.load(rows.gy + t * rows.gy_stride, g);
+    T q[kLanes], a[kLanes], b[kLanes], exponent[kLanes];
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) {
-      const cuda::TargetGrad<T> own = grad(q[i], g[i], sums[i]);
+      const cuda::TargetGrad<T> own =
+          grad(cuda::widen(queries[r].lane[i]), cuda::widen(gradients[r].lane[i]), sums[i]);
       const T scale = targets.value_scale(i);
       a[i] = own.a;
       b[i] = own.b * scale;
@@ -81,12 +88,12 @@ struct LeaveTargets {
 template <typename E>
 __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     leave_targets(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
-                  const __grid_constant__ Reach reach, int64_t first_slot, int64_t groups,
+                  const __grid_constant__ Reach reach, int64_t first_slot, int strips,
                   const __grid_constant__ BandBackwardMemory<E> memory,
                   const __grid_constant__ WaveRows<Accumulate<E>> rows, bool packs, bool redo, int64_t* redone) {
   using T = Accumulate<E>;
   const WindowShape& s = p.in.shape;
-  BandUnit<E> unit(p.in, slots, first_slot, groups);
+  BandUnit<E> unit(p.in, slots, first_slot, strips);
   if (!unit.valid) return;
   const Slot& slot = unit.slot;
   const BandRoom<T> room(reach, cuda::shared_memory<T>());
@@ -108,7 +115,7 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) sum[i].max = -INFINITY;
     const Targets<E, 1> own(p, slot.sequence, min(unit.c, unit.end - 1));
-    const LeaveTargets<E> leave = {targets, channels, own, rows, unit.index - slot.index, redo, sum};
+    LeaveTargets<E> leave = {targets, channels, own, rows, unit.index - slot.index, redo, sum, {}, {}};
     failed += targets.for_each(sums, channels.count, redo, leave);
     all += channels.count * unit.rows();
     __syncthreads();
@@ -147,9 +154,10 @@ template <typename E>
 void run_band_targets(const BandBackward<E>& call, int64_t first, int64_t count, const WaveRows<Accumulate<E>>& rows) {
   const WindowShape& s = call.p.in.shape;
   const Reach reach(s);
-  cuda::launch_with_memory(call.cuda, kBackwardName, call.blocks(count), kBandThreads,
+  const int strips = rows.data == nullptr ? kStrips : 1;  // a wave has few slots
+  cuda::launch_with_memory(call.cuda, kBackwardName, count * s.heads * band_groups(s, strips), kBandThreads,
                            BandRoom<Accumulate<E>>::bytes(reach), leave_targets<E>, call.p, call.slots, reach, first,
-                           band_groups(s), call.memory, rows, call.packs, redo_enabled(),
+                           strips, call.memory, rows, call.packs, redo_enabled(),
                            rows.data == nullptr ? call.cuda.redone : nullptr);
 }
 

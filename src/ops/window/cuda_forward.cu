@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(cuda::kBlock, kBlocks<E>)
 #pragma unroll
   for (int lane = 0; lane < N; ++lane) certified[lane] = true;
   using Rows = cuda::Stream<E, N, 3, kTile, cuda::kBlock>;
-  __shared__ __align__(16) unsigned char room[Rows::kBytes];
+  alignas(16) __shared__ unsigned char room[Rows::kBytes];
   const Rows rows(room);
   const auto fetch = [&](int i, int stage) {
     const int64_t t = slot.begin + i * kTile;
@@ -135,17 +135,20 @@ struct WriteTargets {
   const E* q;  // of this thread's first channel; null without a gate
   E* y;
   int64_t q_stride, y_stride;
+  cuda::Pack<E, kLanes> queries[kTile];
 
+  __device__ void begin() {
+    if (q != nullptr) channels.load_rows(q + targets.unit.row(0) * q_stride, q_stride, targets.unit.rows(), queries);
+  }
   __device__ T output(T query, const TargetSums<T>& sums, int i) const {
     const T ratio = sums.den == 0 ? T(0) : cuda::gated_ratio_for<E>(gate, query, sums.num, sums.den);
     return ratio * targets.value_scale(i);
   }
   __device__ void row(int r, const TargetSums<T> (&sums)[kLanes]) const {
     const int64_t t = targets.unit.row(r);
-    T out[kLanes] = {};
-    if (q != nullptr) channels.load(q + t * q_stride, out);
+    T out[kLanes];
 #pragma unroll
-    for (int i = 0; i < kLanes; ++i) out[i] = output(out[i], sums[i], i);
+    for (int i = 0; i < kLanes; ++i) out[i] = output(cuda::widen(queries[r].lane[i]), sums[i], i);
     channels.store(y + t * y_stride, out);
   }
   __device__ void one(int r, int i, const TargetSums<T>& sums) const {
@@ -161,11 +164,11 @@ struct WriteTargets {
 template <typename E>
 __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     write_band_rows(const __grid_constant__ WindowForward<E> p, const __grid_constant__ Slots slots,
-                    const __grid_constant__ Reach reach, int64_t groups, const __grid_constant__ ForwardMemory<E> memory,
+                    const __grid_constant__ Reach reach, const __grid_constant__ ForwardMemory<E> memory,
                     bool packs, bool redo, int64_t* redone) {
   using T = Accumulate<E>;
   const WindowShape& s = p.in.shape;
-  BandUnit<E> unit(p.in, slots, 0, groups);
+  BandUnit<E> unit(p.in, slots, 0, kStrips);
   if (!unit.valid) return;
   const Slot& slot = unit.slot;
   const BandRoom<T> room(reach, cuda::shared_memory<T>());
@@ -185,8 +188,8 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     BandSums<T> sums;
     targets.sum(channels, sums);
     const E* q = s.gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, unit.c);
-    const WriteTargets<E> write = {targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c),
-                                   p.in.q.time_stride, p.y.time_stride};
+    WriteTargets<E> write = {targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c), p.in.q.time_stride,
+                             p.y.time_stride, {}};
     failed += targets.for_each(sums, channels.count, redo, write);
     all += channels.count * unit.rows();
     __syncthreads();
@@ -265,9 +268,8 @@ void forward(const WindowForward<E>& p, const Slots& slots, const ForwardMemory<
       const bool four = moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.y) &&
                         (s.key_channels != s.channels || moves_in_packs<kLanes>(s, p.in.k)) &&
                         (s.gate == Gate::kNone || moves_in_packs<kLanes>(s, p.in.q));
-      cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s), kBandThreads,
-                               BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E>, p, slots, reach,
-                               band_groups(s), memory, four, redo_enabled(), cuda.redone);
+      cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s, kStrips), kBandThreads,
+                               BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E>, p, slots, reach, memory, four, redo_enabled(), cuda.redone);
     } else if (s.causal) {
       cuda::launch(cuda, kName, threads, write_rows<E, N>, p, slots, memory.before);
     } else {

@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(cuda::kBlock, kBlocks<E>)
 #pragma unroll
   for (int lane = 0; lane < N; ++lane) finite[lane] = true;
   using Rows = cuda::Stream<E, N, 2, kTile, cuda::kBlock>;
-  __shared__ __align__(16) unsigned char room[Rows::kBytes];
+  alignas(16) __shared__ unsigned char room[Rows::kBytes];
   const Rows rows(room);
   const int64_t from = max(begin, int64_t{0});
   cuda::stream_tiles(
