@@ -35,12 +35,21 @@ template <typename T>
 __device__ SummedTile<T> add_tile(const T (&key)[kTile], const T (&value)[kTile], cuda::RunningSum<T>& sum) {
   using F = FloatFormat<T>;
   SummedTile<T> rows;
-  rows.finite = true;
-  T largest = key[0];
+  T largest = key[0], seen[kTile];
+  bool plain = true;
 #pragma unroll
   for (int r = 0; r < kTile; ++r) {
-    rows.finite = rows.finite && key[r] <= kKeyLimit<T>;
+    plain = plain && fabs(key[r]) <= kKeyLimit<T>;
     largest = fmax(largest, key[r]);
+    seen[r] = value[r];
+  }
+  rows.finite = true;
+  if (!plain) {
+#pragma unroll
+    for (int r = 0; r < kTile; ++r) {
+      rows.finite = rows.finite && key[r] <= kKeyLimit<T>;
+      if (cuda::is_absent(key[r])) seen[r] = 0;  // its value may be anything
+    }
   }
   sum.rescale(fmax(sum.max, fma(largest, kLog2E<T>, F::kMagic) - F::kMagic));
   T den = 0, num = 0;
@@ -48,7 +57,7 @@ __device__ SummedTile<T> add_tile(const T (&key)[kTile], const T (&value)[kTile]
   for (int r = 0; r < kTile; ++r) {
     rows.weight[r] = cuda::exp_under(key[r], sum.max);
     den += rows.weight[r];
-    num = fma(rows.weight[r], value[r], num);
+    num = fma(rows.weight[r], seen[r], num);
     rows.den[r] = sum.den.sum + den;
     rows.num[r] = sum.num.sum + num;
   }
