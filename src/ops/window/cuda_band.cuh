@@ -224,7 +224,7 @@ __device__ void fill_round(const BandRoom<T>& room, const Reach& reach, const Ba
   cuda::store(room.groups + (kPanelTiles + thread.tile) * kPanel + thread.lane, b);
 }
 
-/// The band of a head, seen from a sequence.
+/// The band of a head, seen from a sequence. The same for all threads of a block, so one lies in shared memory.
 template <typename E>
 struct BandTable {
   using T = Accumulate<E>;
@@ -233,12 +233,20 @@ struct BandTable {
   int64_t stride, left, right, first, time, rows;
   bool causal;
 
-  __device__ BandTable(const WindowInputs<E>& in, const Sequence& one, int64_t head)
-      : stride(in.band.row_stride), left(in.shape.left), right(in.shape.right), time(one.time), causal(in.shape.causal) {
-    const int64_t position = in.initial_state.position == nullptr ? 0 : in.initial_state.position[one.index];
-    first = -min(position, left);
-    rows = stride == 0 ? time : min(time, in.band.rows - position);
-    data = in.band.data + head * in.band.head_stride + position * stride;
+  /// Fills it. All threads.
+  __device__ void set(const WindowInputs<E>& in, const Sequence& one, int64_t head) {
+    if (threadIdx.x == 0) {
+      const int64_t position = in.initial_state.position == nullptr ? 0 : in.initial_state.position[one.index];
+      stride = in.band.row_stride;
+      left = in.shape.left;
+      right = in.shape.right;
+      time = one.time;
+      causal = in.shape.causal;
+      first = -min(position, left);
+      rows = stride == 0 ? time : min(time, in.band.rows - position);
+      data = in.band.data + head * in.band.head_stride + position * stride;
+    }
+    __syncthreads();
   }
   /// False past the end of the table.
   __device__ bool has_row(int64_t t) const { return t >= 0 && t < rows; }
@@ -284,16 +292,23 @@ __device__ void set_weights(const BandRoom<T>& room, const Reach& reach, int beg
   for (int m = from + own / kTile; m < to; m += 2, at += 2 * kTile) *at = weight(tile * kTile + r, m);
 }
 
-/// A source of a state's ring.
+/// A source of a state's ring at `count` channels.
 template <typename T>
 struct RingSource {
-  T key, value;
+  T key[kLanes], value[kLanes];
 };
 
 template <typename E, typename T = Accumulate<E>>
-__device__ __noinline__ RingSource<T> read_ring(const WindowInputs<E>& in, const Sequence& one, int64_t s, int64_t c) {
+__device__ __noinline__ RingSource<T> read_ring(const WindowInputs<E>& in, const Sequence& one, int64_t s, int64_t c,
+                                                int count) {
   const Ring<E> ring(in, one, c);
-  return {ring.key(s), ring.value(s)};
+  RingSource<T> source;
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) {
+    source.key[i] = i < count ? ring.key(s, i) : T(0);
+    source.value[i] = i < count ? ring.value(s, i) : T(0);
+  }
+  return source;
 }
 
 /// The channels [begin, begin + kLanes) of a sequence, those below `end`: rows of a tensor, and its sources with the
@@ -359,11 +374,11 @@ struct BandSources {
   /// Keys and values of source s; what is masked is absent.
   __device__ void read(int64_t s, T (&key)[kLanes], T (&value)[kLanes]) const {
     if (s < 0) {
+      const RingSource<T> source = read_ring(in, one, s, begin, count);
 #pragma unroll
       for (int i = 0; i < kLanes; ++i) {
-        const RingSource<T> source = i < count ? read_ring(in, one, s, begin + i) : RingSource<T>{};
-        key[i] = source.key;
-        value[i] = source.value;
+        key[i] = source.key[i];
+        value[i] = source.value[i];
       }
       return;
     }
@@ -450,29 +465,38 @@ __device__ void scale_source(bool plain, const T (&key)[kLanes], const T (&value
   }
 }
 
-/// A block's slot, head and channels, and a thread's place.
+/// A block's slot, head and channels, in shared memory.
+struct BandPlace {
+  Slot slot;
+  int64_t index, head;     // of the slot
+  int64_t end, block_end;  // of the head's channels, of the block's
+};
+
+/// A thread's place in it.
 template <typename E>
 struct BandUnit {
   using T = Accumulate<E>;
 
+  const Slot& slot;
+  const int64_t &index, &head, &end, &block_end;
   BandThread thread;
-  int64_t index, head;        // slot, head
-  int64_t c, end, group_end;  // this thread's first channel, the ends of the head and of the block's channels
-  Slot slot;
+  int64_t c;  // the first channel at hand
   bool valid;
 
-  /// `strips` of them a block.
-  __device__ BandUnit(const WindowInputs<E>& in, const Slots& slots, int64_t first_slot, int strips) {
+  /// `strips` of them a block. All threads.
+  __device__ BandUnit(const WindowInputs<E>& in, const Slots& slots, int64_t first_slot, int strips, BandPlace& shared)
+      : slot(shared.slot), index(shared.index), head(shared.head), end(shared.end), block_end(shared.block_end) {
     const WindowShape& s = in.shape;
-    const int64_t groups = (s.channels / s.heads + strips * kPanel - 1) / (strips * kPanel);
+    const int64_t width = s.channels / s.heads, groups = (width + strips * kPanel - 1) / (strips * kPanel);
     const unsigned of_slot = static_cast<unsigned>(groups * s.heads), rest = blockIdx.x % of_slot;
-    const int64_t width = s.channels / s.heads;
-    head = rest / static_cast<unsigned>(groups);
-    index = first_slot + blockIdx.x / of_slot;
-    c = head * width + rest % static_cast<unsigned>(groups) * (strips * kPanel) + thread.lane;
-    end = (head + 1) * width;
-    group_end = min(c - thread.lane + strips * kPanel, end);
-    valid = find_slot(in, slots, index, slot);
+    const unsigned head_of_block = rest / static_cast<unsigned>(groups);
+    const int64_t begin = head_of_block * width + rest % static_cast<unsigned>(groups) * (strips * kPanel);
+    c = begin + thread.lane;
+    BandPlace own = {{}, first_slot + blockIdx.x / of_slot, head_of_block, (head_of_block + 1) * width, 0};
+    own.block_end = min(begin + strips * kPanel, own.end);
+    valid = find_slot(in, slots, own.index, own.slot);
+    if (threadIdx.x == 0) shared = own;
+    __syncthreads();
   }
   /// The channel at place i of those at hand; one past the end is the last.
   __device__ int64_t channel(int i) const { return min(c - thread.lane + i, end - 1); }
@@ -482,7 +506,7 @@ struct BandUnit {
   /// Goes to the next channels; false where there are none.
   __device__ bool next() {
     c += kPanel;
-    return c - thread.lane < group_end;
+    return c - thread.lane < block_end;
   }
 };
 
@@ -525,12 +549,13 @@ struct BandTargets {
   const BandUnit<E>& unit;
   const Reach& reach;
   const BandRoom<T>& room;
-  const BandTable<E> table;
+  const BandTable<E>& table;
 
   /// All threads.
   __device__ BandTargets(const WindowInputs<E>& inputs, const BandUnit<E>& place, const Reach& extent,
-                         const BandRoom<T>& memory)
-      : in(inputs), unit(place), reach(extent), room(memory), table(inputs, place.slot.sequence, place.head) {
+                         const BandRoom<T>& memory, BandTable<E>& shared)
+      : in(inputs), unit(place), reach(extent), room(memory), table(shared) {
+    shared.set(inputs, place.slot.sequence, place.head);
     table.find_least(unit.slot.begin, kPanel, room.least);
     __syncthreads();
     if (reach.one_round()) form_weights(0);

@@ -165,7 +165,8 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
   Slot slot;
   if (!find_slot(p.in, slots, first_slot + local, slot)) return;
   const PairRoom<T> room(cuda::shared_memory<T>());
-  const BandTable<E> table(p.in, slot.sequence, head);
+  __shared__ BandTable<E> table;
+  table.set(p.in, slot.sequence, head);
   const int64_t sequence_slot = first_slot + local - slot.index, last = table.window_end(slot.end - 1);
   const int tile = threadIdx.x / 16 * kTile, own = threadIdx.x % 16;
   table.find_least(slot.begin, kPanel, room.least);

@@ -288,11 +288,13 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
                   const __grid_constant__ BandBackwardMemory<E> memory,
                   const __grid_constant__ WaveRows<Accumulate<E>> rows, bool packs) {
   using T = Accumulate<E>;
-  BandUnit<E> unit(p.in, slots, first_slot, 1);
+  __shared__ BandPlace place;
+  __shared__ BandTable<E> table;
+  BandUnit<E> unit(p.in, slots, first_slot, 1, place);
   if (!unit.valid) return;
-  const BandUnit<E> start = unit;
+  const int64_t c = unit.c;
   const BandRoom<T> room(reach, cuda::shared_memory<T>());
-  const BandTable<E> table(p.in, unit.slot.sequence, unit.head);
+  table.set(p.in, unit.slot.sequence, unit.head);
   const int64_t left = p.in.shape.left, time = table.time;
   SourcePanel<E> panel = {p, slots, memory, unit, reach, room, table, rows, unit.slot.begin - left,
                           unit.slot.end - left, unit.slot.end};
@@ -300,7 +302,7 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
   if (unit.slot.end < time) return;
   panel.last = time;
   for (panel.s0 = panel.end; panel.s0 < time; panel.s0 += kPanel) {  // the last slot of a sequence does those up to its end
-    unit = start;
+    unit.c = c;
     panel.end = min(panel.s0 + kPanel, time);
     if (panel.end > table.first) write_panel(panel, unit, packs, false);
   }

@@ -93,12 +93,13 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
                   const __grid_constant__ WaveRows<Accumulate<E>> rows, bool packs, bool redo, int64_t* redone) {
   using T = Accumulate<E>;
   const WindowShape& s = p.in.shape;
-  BandUnit<E> unit(p.in, slots, first_slot, strips);
+  __shared__ BandPlace place;
+  __shared__ BandTable<E> shared_table;
+  BandUnit<E> unit(p.in, slots, first_slot, strips, place);
   if (!unit.valid) return;
   const Slot& slot = unit.slot;
   const BandRoom<T> room(reach, cuda::shared_memory<T>());
-  const BandTargets<E> targets(p.in, unit, reach, room);
-  int failed = 0, all = 0;
+  const BandTargets<E> targets(p.in, unit, reach, room, shared_table);
   do {
     if (threadIdx.x < kPanel) {
       const int64_t c = unit.channel(threadIdx.x);
@@ -116,8 +117,11 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     for (int i = 0; i < kLanes; ++i) sum[i].max = -INFINITY;
     const Targets<E, 1> own(p, slot.sequence, min(unit.c, unit.end - 1));
     LeaveTargets<E> leave = {targets, channels, own, rows, unit.index - slot.index, redo, sum, {}, {}};
-    failed += targets.for_each(sums, channels.count, redo, leave);
-    all += channels.count * unit.rows();
+    const int failed = targets.for_each(sums, channels.count, redo, leave);
+    if (redone != nullptr) {
+      cuda::count(redone, failed);
+      cuda::count(redone + 1, channels.count * unit.rows());
+    }
     __syncthreads();
     if (rows.data != nullptr) continue;
     // Tile by tile in order.
@@ -143,9 +147,6 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     }
     __syncthreads();
   } while (unit.next());
-  if (redone == nullptr) return;
-  cuda::count(redone, failed);
-  cuda::count(redone + 1, all);
 }
 
 }  // namespace

@@ -168,12 +168,13 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
                     bool packs, bool redo, int64_t* redone) {
   using T = Accumulate<E>;
   const WindowShape& s = p.in.shape;
-  BandUnit<E> unit(p.in, slots, 0, kStrips);
+  __shared__ BandPlace place;
+  __shared__ BandTable<E> shared_table;
+  BandUnit<E> unit(p.in, slots, 0, kStrips, place);
   if (!unit.valid) return;
   const Slot& slot = unit.slot;
   const BandRoom<T> room(reach, cuda::shared_memory<T>());
-  const BandTargets<E> targets(p.in, unit, reach, room);
-  int failed = 0, all = 0;
+  const BandTargets<E> targets(p.in, unit, reach, room, shared_table);
   do {
     if (threadIdx.x < kPanel) {
       const int64_t c = unit.channel(threadIdx.x);
@@ -190,13 +191,13 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     const E* q = s.gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, unit.c);
     WriteTargets<E> write = {targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c), p.in.q.time_stride,
                              p.y.time_stride, {}};
-    failed += targets.for_each(sums, channels.count, redo, write);
-    all += channels.count * unit.rows();
+    const int failed = targets.for_each(sums, channels.count, redo, write);
+    if (redone != nullptr) {
+      cuda::count(redone, failed);
+      cuda::count(redone + 1, channels.count * unit.rows());
+    }
     __syncthreads();
   } while (unit.next());
-  if (redone == nullptr) return;
-  cuda::count(redone, failed);
-  cuda::count(redone + 1, all);
 }
 
 // After all that read the initial state, which this may be. One thread a channel of a sequence.
