@@ -236,6 +236,23 @@ TYPED_TEST(RowsAlone, PackedSequencesOfAnyLengthsFitTheirMemory) {
   }
 }
 
+// Weights of other sequences' sources exceed by far those that a row sees.
+TYPED_TEST(RowsAlone, PackedSequencesDoNotMeetTheWeightsOfOthers) {
+  using E = typename TypeParam::E;
+  if (TypeParam::kFamily != Family::kFull) GTEST_SKIP() << "weights of other families go by distance";
+  uint64_t seed = 500;
+  for (const Weights weights : {Weights::kTable, Weights::kTablePerHead, Weights::kFactors, Weights::kFactorsPerHead}) {
+    for (const char* input : {"weight_1e4", "weight_65504"}) {
+      for (const bool causal : {true, false}) {
+        Case c{.op = Operator::kFull, .input = input, .channels = 6, .heads = 3, .causal = causal, .weights = weights};
+        c.seed = ++seed;
+        pack(c, {3, 1, 0, 130, 65});
+        expect_rows_alone<E>(c);
+      }
+    }
+  }
+}
+
 template <class Type>
 class ManyRows : public ::testing::Test {};
 TYPED_TEST_SUITE(ManyRows, Attentions, OnName);

@@ -157,7 +157,7 @@ void run(const FullBackward<E>& p, const Memory<E>& memory, const Cuda& cuda) {
   find_all_exponents(call, memory.exponents, kName, cuda);
   // The gradient of a sequence's own matrix is summed the same way alone and in any batch: a tile of channels at a
   // time.
-  const int64_t most = wants_weights && call.exponents_per_row ? 1 : wave_tiles(p.in.shape);
+  const int64_t most = wants_weights && call.own_weights ? 1 : wave_tiles(p.in.shape);
   for_each_wave(call, most, [&](const Wave& wave) {
     cuda::launch_blocks(cuda, kName, call.cut.target_slots * wave.count(), kThreads, pack_targets<E>, targets, wave,
                         memory.targets);

@@ -62,6 +62,7 @@ struct Call {
   Cut cut;
   int64_t weight_heads, weight_width;  // matrices that a sequence meets, channels of each
   int64_t head_tiles;                  // of the channels of each
+  bool own_weights;                    // of each sequence, not of all
   bool exponents_per_row;              // W is that of a row of a sequence, else of a position of all
   int64_t exponent_rows;               // W's of a head
   bool has_state, shares_key;
@@ -72,7 +73,9 @@ struct Call {
     weight_heads = per_head ? s.heads : 1;
     weight_width = s.channels / weight_heads;
     head_tiles = tiles_of(weight_width, kTileChannels);
-    exponents_per_row = !s.packed && in.weights.u == nullptr && in.weights.batch_stride != 0;
+    own_weights = !s.packed && in.weights.u == nullptr && in.weights.batch_stride != 0;
+    // Not causal, sequences of different lengths see different sources of a row.
+    exponents_per_row = own_weights || (s.packed && !s.causal);
     has_state = in.initial_state.position != nullptr;
     shares_key = s.key_channels != s.channels;
     exponent_rows = exponents_per_row ? cut.target_rows : has_state ? cut.positions : s.targets;
@@ -95,14 +98,12 @@ struct Call {
   /// Packed: floor((a + b) / c) >= floor(a / c) + ceil(b / c) - 1, so one slot more a sequence keeps them apart.
   __device__ int64_t first_slot(int64_t b) const { return in.cu_seqlens[b] / kTile + b; }
 
-  /// The packed sequence that has slot i.
+  /// The packed sequence that has slot i, and that which has row i.
   __device__ int64_t sequence_of_slot(int64_t i) const {
-    int64_t b = 0, end = in.shape.batch;
-    while (b + 1 < end) {
-      const int64_t middle = (b + end) / 2;
-      (first_slot(middle) <= i ? b : end) = middle;
-    }
-    return b;
+    return last_sequence([&](int64_t b) { return first_slot(b) <= i; });
+  }
+  __device__ int64_t sequence_of_row(int64_t i) const {
+    return last_sequence([&](int64_t b) { return in.cu_seqlens[b] <= i; });
   }
 
   /// Slots of a chunk lie side by side if not packed: they share weights. False where slot i has no rows.
@@ -181,6 +182,18 @@ struct Call {
   /// Where W of target t is among Memory::exponents.
   __device__ int64_t exponent_index(const Sequence& x, int64_t head, int64_t t) const {
     return head * exponent_rows + (exponents_per_row ? x.target_row + t - x.first : t);
+  }
+
+ private:
+  /// The last packed sequence b that begins(b) holds for: it does up to there.
+  template <typename Begins>
+  __device__ int64_t last_sequence(const Begins& begins) const {
+    int64_t b = 0, end = in.shape.batch;
+    while (b + 1 < end) {
+      const int64_t middle = (b + end) / 2;
+      (begins(middle) ? b : end) = middle;
+    }
+    return b;
   }
 };
 

@@ -105,11 +105,10 @@ __device__ T weight_exponent(T largest) {
   return cuda::is_absent(largest) ? kExponentFloor<T> : cuda::split_exp(fmin(largest, kKeyLimit<T>)).n;
 }
 
-/// Sources that W of a position is taken over. Packed sequences share it, whatever their lengths.
+/// Sources that W of a position is taken over. Where sequences share it, x is any of them.
 template <typename E>
-__device__ int64_t exponent_sources(const Call<E>& call, int64_t t) {
-  const FullShape& s = call.in.shape;
-  const int64_t sources = s.causal ? t + 1 : s.packed ? call.in.weights.columns : s.sources;
+__device__ int64_t exponent_sources(const Call<E>& call, const Sequence& x, int64_t t) {
+  const int64_t sources = call.seen(x, t);
   return t < call.in.weights.rows && sources <= call.in.weights.columns ? sources : 0;
 }
 
@@ -121,13 +120,13 @@ __global__ void find_exponents(Call<E> call, Accumulate<E>* exponents) {
   const int64_t i = cuda::thread_index() / 32, row = i % rows;
   const int lane = threadIdx.x % 32;
   if (i >= rows * call.weight_heads) return;
-  Sequence x = {};
+  Sequence x = call.sequence(0);
   int64_t t = row;
   if (call.exponents_per_row) {
-    x = call.sequence(row / call.in.shape.targets);
-    t = x.first + row % call.in.shape.targets;
+    x = call.sequence(call.in.shape.packed ? call.sequence_of_row(row) : row / call.in.shape.targets);
+    t = x.first + row - x.target_row;
   }
-  const int64_t sources = exponent_sources(call, t);
+  const int64_t sources = exponent_sources(call, x, t);
   const T* weights = sources == 0 ? nullptr : call.table_row(x, i / rows, t);
   T largest = -INFINITY;
   for (int64_t s = lane; s < sources; s += 32) {
@@ -138,19 +137,27 @@ __global__ void find_exponents(Call<E> call, Accumulate<E>* exponents) {
   if (lane == 0) exponents[i] = weight_exponent(largest);
 }
 
-/// Factors: a block has kTile rows of one head.
+/// Chunks of a head's rows that have a W.
+template <typename E>
+__host__ __device__ int64_t factor_chunks(const Call<E>& call) {
+  return call.exponents_per_row ? call.cut.target_slots : tiles_of(call.exponent_rows, kTile);
+}
+
+/// Factors: a block has kTile rows of one head, of a sequence or of all.
 template <typename E>
 __global__ void __launch_bounds__(kThreads, 1) find_factor_exponents(Call<E> call, Accumulate<E>* exponents) {
   using T = Accumulate<E>;
-  const int64_t rows = call.exponent_rows;
   __shared__ typename Product<T>::Shared shared;
   __shared__ T room[2][kTile];
   const PairWeights<const T>& w = call.in.weights;
-  const int64_t chunks = tiles_of(rows, kTile), head = blockIdx.x / chunks;
-  const int64_t begin = blockIdx.x % chunks * kTile, end = min(begin + kTile, min(rows, w.rows));
+  const int64_t chunks = factor_chunks(call), head = blockIdx.x / chunks, chunk = blockIdx.x % chunks;
+  Slot slot = {call.sequence(0), chunk, chunk, chunk * kTile, min((chunk + 1) * kTile, call.exponent_rows)};
+  if (call.exponents_per_row && !call.find_slot(Axis::kTargets, chunk, slot)) return;
+  const Sequence& x = slot.x;
+  const int64_t begin = slot.begin, end = min(slot.end, w.rows);
   // Later rows see no fewer sources, if there are weights for them.
   const int64_t sources =
-      min(end > begin ? (call.in.shape.causal ? end : exponent_sources(call, begin)) : 0, w.columns);
+      min(end > begin ? (call.in.shape.causal ? end : exponent_sources(call, x, begin)) : 0, w.columns);
   T largest[8];
 #pragma unroll
   for (int i = 0; i < 8; ++i) largest[i] = -INFINITY;
@@ -161,11 +168,11 @@ __global__ void __launch_bounds__(kThreads, 1) find_factor_exponents(Call<E> cal
                      w.v + head * w.v_head_stride + s * w.width, sources - s, w.width);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
-      const int64_t seen = exponent_sources(call, begin + row_of(i)) - s;
+      const int64_t seen = exponent_sources(call, x, begin + row_of(i)) - s;
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const T x = product.sum[i][j];
-        if (column_of(j) < seen) largest[i] = fmax(largest[i], x == x ? x : T(0));
+        const T weight = product.sum[i][j];
+        if (column_of(j) < seen) largest[i] = fmax(largest[i], weight == weight ? weight : T(0));
       }
     }
   }
@@ -178,20 +185,19 @@ __global__ void __launch_bounds__(kThreads, 1) find_factor_exponents(Call<E> cal
   }
   __syncthreads();
   const int i = threadIdx.x;
-  if (i < kTile && begin + i < rows) {
-    exponents[head * rows + begin + i] = weight_exponent(fmax(room[0][i], room[1][i]));
+  if (i < kTile && begin + i < slot.end) {
+    exponents[call.exponent_index(x, head, begin + i)] = weight_exponent(fmax(room[0][i], room[1][i]));
   }
 }
 
 /// W of all targets, [weight_heads][call.exponent_rows].
 template <typename E>
 void find_all_exponents(const Call<E>& call, Accumulate<E>* exponents, const char* name, const Cuda& cuda) {
-  const int64_t rows = call.exponent_rows, all = rows * call.weight_heads;
   if (call.in.shape.targets == 0 || (call.in.shape.sources == 0 && !call.has_state)) return;
   if (call.in.weights.u == nullptr) {
-    cuda::launch(cuda, name, all * 32, find_exponents<E>, call, exponents);
+    cuda::launch(cuda, name, call.exponent_rows * call.weight_heads * 32, find_exponents<E>, call, exponents);
   } else {
-    cuda::launch_blocks(cuda, name, tiles_of(rows, kTile) * call.weight_heads, kThreads, find_factor_exponents<E>, call,
+    cuda::launch_blocks(cuda, name, factor_chunks(call) * call.weight_heads, kThreads, find_factor_exponents<E>, call,
                         exponents);
   }
 }

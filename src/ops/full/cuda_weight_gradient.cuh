@@ -12,6 +12,11 @@
 
 namespace aft::ops::full {
 
+/// A row of tiles: its matrix, that of sequence b (0 if they share it) and a head, and its chunk of targets.
+struct WeightRow {
+  int64_t b, head, chunk;
+};
+
 template <typename E>
 struct WeightBand {
   using T = Accumulate<E>;
@@ -25,11 +30,8 @@ struct WeightBand {
   int64_t units = 0;            // of kTileChannels channels of a sequence that share a matrix
   int64_t first = 0, rows = 0;  // of the band, among the chunks of targets of all matrices
 
-  /// Of row i of the band: its matrix, that of sequence b (0 if they share it) and a head, and its chunk of targets.
-  struct Row {
-    int64_t b, head, chunk;
-  };
-  __device__ Row row(int64_t i) const {
+  /// Row i of the band.
+  __device__ WeightRow row(int64_t i) const {
     const int64_t matrix = (first + i) / target_chunks;
     return {matrix / wave.heads, wave.first_head + matrix % wave.heads, (first + i) % target_chunks};
   }
@@ -78,8 +80,8 @@ struct Unit {
 };
 
 template <typename E>
-__device__ bool find_unit(const WeightBand<E>& band, const typename WeightBand<E>::Row& row, int64_t source_chunk,
-                          int64_t i, Unit& unit) {
+__device__ bool find_unit(const WeightBand<E>& band, const WeightRow& row, int64_t source_chunk, int64_t i,
+                          Unit& unit) {
   const Call<E>& call = band.targets.call;
   const int64_t tiles = band.wave.tiles;
   unit.x = call.sequence(row.b + i / tiles);
@@ -114,6 +116,14 @@ struct Turn {
   int steps;  // 0: there is no unit left
 };
 
+/// What a block does: a tile, for units [first, last) of its matrix; of these [begin, end) at once.
+template <typename T>
+struct TileTask {
+  WeightRow row;
+  int64_t source_chunk, first, last, begin, end;
+  T* tile;
+};
+
 /// A block's shared memory.
 template <typename T>
 struct TileRoom {
@@ -121,31 +131,29 @@ struct TileRoom {
   typename Product<T>::Shared operands;
   T largest[kThreads / 32];
   Turn turns[2];  // that whose steps are multiplied, and the next
+  TileTask<T> task;
 };
 
-/// A block: a tile, one part of its columns.
-template <typename E, bool kFactors>
-__global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<E>>) weight_tiles(WeightBand<E> band) {
-  using T = Accumulate<E>;
+/// Writes the products of a task's units [begin, end), whose targets share W, to its tile; adds them after the first.
+/// True if some are left to be done pair by pair.
+template <typename E, bool kFactors, typename T = Accumulate<E>>
+__device__ bool add_products(const WeightBand<E>& band, TileRoom<T>& room) {
   using P = Product<T>;
   constexpr int kStep = P::kStep, kChannels = kStep / 2;
-  TileRoom<T>& room = *cuda::shared_memory<TileRoom<T>>();
   const Call<E>& call = band.targets.call;
   const PairWeights<const T>& w = call.in.weights;
-  const bool causal = call.in.shape.causal;
-  const int64_t part = blockIdx.x % band.parts, band_row = band.row_of_tile(blockIdx.x / band.parts);
-  const int64_t source_chunk = blockIdx.x / band.parts - band.tiles_in_band(band_row);
-  const auto row = band.row(band_row);
-  const bool own_chunk = causal && source_chunk == row.chunk;
-  const int64_t first_unit = band.units * part / band.parts, last_unit = band.units * (part + 1) / band.parts;
+  const TileTask<T>& task = room.task;
+  const WeightRow& row = task.row;
+  const int64_t& source_chunk = task.source_chunk;
+  const bool own_chunk = call.in.shape.causal && source_chunk == row.chunk;
   const int64_t t_begin = row.chunk * kTile, s_begin = source_chunk * kTile;
 
   // One exponent for the sums: the largest of any channel's products.
   T scale = 2 * kExponentFloor<T>;
   bool has_pairs = false;
-  for (int64_t i = threadIdx.x; i < (last_unit - first_unit) * kTileChannels; i += kThreads) {
+  for (int64_t i = threadIdx.x; i < (task.end - task.begin) * kTileChannels; i += kThreads) {
     Unit unit;
-    if (!find_unit(band, row, source_chunk, first_unit + i / kTileChannels, unit)) continue;
+    if (!find_unit(band, row, source_chunk, task.begin + i / kTileChannels, unit)) continue;
     if (i % kTileChannels >= unit.channels.count) continue;
     const ProductScale<T> own = product_scale(band, unit, unit.channels.begin + i % kTileChannels);
     const bool apart = own_chunk && is_apart(own.mark);
@@ -156,13 +164,14 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<E>>) weight_tiles
   if (threadIdx.x % 32 == 0) room.largest[threadIdx.x / 32] = scale;
 
   const auto find_turn = [&](int64_t i, Turn& turn) {
-    while (i < last_unit && !find_unit(band, row, source_chunk, i, turn.unit)) ++i;
+    while (i < task.end && !find_unit(band, row, source_chunk, i, turn.unit)) ++i;
     turn.index = i;
-    turn.steps = i < last_unit ? (turn.unit.channels.count + kChannels - 1) / kChannels : 0;
+    turn.steps = i < task.end ? (turn.unit.channels.count + kChannels - 1) / kChannels : 0;
   };
-  if (threadIdx.x == 0) find_turn(first_unit, room.turns[0]);
+  if (threadIdx.x == 0) find_turn(task.begin, room.turns[0]);
   has_pairs = __syncthreads_or(has_pairs);
   for (int i = 0; i < kThreads / 32; ++i) scale = fmax(scale, room.largest[i]);
+  if (task.begin > task.first && room.turns[0].steps == 0) return has_pairs;
 
   // What a thread brings of a step: part k % 2 of channel k / 2, of every kRows-th row.
   constexpr int kRows = kThreads / kStep;
@@ -235,16 +244,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<E>>) weight_tiles
   }
 
   // Times e^w; 0 where a target does not see a source.
-  const Sequence owner = call.sequence(row.b);  // of the matrix, where it has one
+  const Sequence owner = call.sequence(row.b + task.begin / band.wave.tiles);  // of W, where it has its own
   if constexpr (kFactors) {
     multiply_factors(product, room.operands, w.u + row.head * w.u_head_stride + t_begin * w.width, w.rows - t_begin,
                      w.v + row.head * w.v_head_stride + s_begin * w.width, w.columns - s_begin, w.width);
   }
-  T* tile = band.tile(band_row, source_chunk, part);
 #pragma unroll
   for (int m = 0; m < 8; ++m) {
     const int64_t t = t_begin + row_of(m);
-    const int64_t seen = exponent_sources(call, t);
+    const int64_t seen = exponent_sources(call, owner, t);
     const bool known =
         seen > 0 && (call.exponents_per_row ? t >= owner.first && t < owner.end() : t < call.exponent_rows);
     const T exponent = known ? band.targets.exponents[call.exponent_index(owner, row.head, t)] : T(0);
@@ -259,14 +267,49 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<E>>) weight_tiles
         // A target that sees a weight that is no number is redone.
         if (weight_factor > 0) value = scale_by(room.total.at[row_of(m)][column_of(j)] * weight_factor, scale);
       }
-      tile[row_of(m) * kTile + column_of(j)] = value;
+      T& sum = task.tile[row_of(m) * kTile + column_of(j)];
+      sum = task.begin == task.first ? value : sum + value;
     }
+  }
+  return has_pairs;
+}
+
+/// A block: a tile, one part of its columns.
+template <typename E, bool kFactors>
+__global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<E>>) weight_tiles(WeightBand<E> band) {
+  using T = Accumulate<E>;
+  TileRoom<T>& room = *cuda::shared_memory<TileRoom<T>>();
+  const Call<E>& call = band.targets.call;
+  TileTask<T>& task = room.task;
+  if (threadIdx.x == 0) {
+    const int64_t part = blockIdx.x % band.parts, band_row = band.row_of_tile(blockIdx.x / band.parts);
+    task.row = band.row(band_row);
+    task.source_chunk = blockIdx.x / band.parts - band.tiles_in_band(band_row);
+    task.first = band.units * part / band.parts;
+    task.last = band.units * (part + 1) / band.parts;
+    task.tile = band.tile(band_row, task.source_chunk, part);
+    task.end = task.first;
+  }
+  bool has_pairs = false, more = true;
+  while (more) {
+    if (threadIdx.x == 0) {
+      // Those of a sequence, where its targets have a W of their own, else all.
+      const int64_t sharing = call.exponents_per_row ? band.wave.tiles : band.units;
+      task.begin = task.end;
+      task.end = min(task.last, (task.begin / sharing + 1) * sharing);
+    }
+    __syncthreads();
+    has_pairs |= add_products<E, kFactors>(band, room);
+    more = task.end < task.last;
+    __syncthreads();
   }
   if (!has_pairs) return;
 
   // What the product left out, pair by pair: redone targets, and channels apart.
-  __syncthreads();
-  for (int64_t i = first_unit; i < last_unit; ++i) {
+  const WeightRow& row = task.row;
+  const int64_t source_chunk = task.source_chunk, t_begin = row.chunk * kTile, s_begin = source_chunk * kTile;
+  const bool own_chunk = call.in.shape.causal && source_chunk == row.chunk;
+  for (int64_t i = task.first; i < task.last; ++i) {
     Unit unit;
     if (!find_unit(band, row, source_chunk, i, unit)) continue;
     const Sequence& x = unit.x;
@@ -281,7 +324,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<E>>) weight_tiles
         if (!target.redone && (!all || target.a == 0)) continue;
         const T key = call.key(x, s, c);
         const T value = cuda::is_absent(key) ? T(0) : call.value(x, s, c);
-        tile[e] +=
+        task.tile[e] +=
             band.targets.pair_grad(target, cuda::split_exp(key), cuda::split_exp(call.weight(x, row.head, t, s)), value)
                 .key;
       }
@@ -378,7 +421,7 @@ void add_weight_gradient(const Targets<E>& targets, const Memory<E>& memory, con
   const int64_t longest = s.packed ? std::min(s.targets, call.in.longest) : 0;
   const int64_t positions = s.packed ? longest : call.has_state ? call.cut.positions : s.targets;
   const int64_t sources = s.causal ? positions : s.packed ? longest : s.sources;
-  const bool per_batch = call.exponents_per_row;
+  const bool per_batch = call.own_weights;
   WeightBand<E> band = {targets, memory.targets, memory.sources, memory.tiles, wave};
   band.target_chunks = tiles_of(std::min(positions, w.rows), kTile);
   band.source_chunks = tiles_of(std::min(sources, w.columns), kTile);
