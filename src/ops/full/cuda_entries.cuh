@@ -59,7 +59,7 @@ __device__ void store_scale(T most0, T most1, T mark, T* to, int64_t channels) {
 
 /// A block: one slot of sources, one tile of channels of the wave. Channels past the tile's last are filled with 0.
 template <typename E>
-__global__ void __launch_bounds__(kThreads) pack_sources(Call<E> call, Wave wave, Entries<Accumulate<E>> to) {
+__global__ void __launch_bounds__(kThreads, 2) pack_sources(Call<E> call, Wave wave, Entries<Accumulate<E>> to) {
   using T = Accumulate<E>;
   constexpr int kAtOnce = 8;  // rows that a thread brings
   __shared__ PackRoom<T, 2> room;

@@ -52,7 +52,9 @@ __device__ __noinline__ void sum_targets_exactly(const WindowBackward<E>& p, con
 
 /// As kBlocks, of the kernels of the backward.
 template <typename E>
-constexpr int kGradBlocks = sizeof(E) == 8 ? 1 : sizeof(E) == 4 ? 2 : 4;
+constexpr int kGradBlocks = sizeof(E) == 8   ? 1
+                            : sizeof(E) == 4 ? 2
+                                             : 4;
 
 template <typename E, int N>
 using TargetRows = cuda::Stream<E, N, 4, kTile, cuda::kBlock>;
@@ -202,8 +204,8 @@ struct BothSums {
   cuda::RunningSum<T> sum, later;
 };
 
-/// The gradients of the rows [from, to), a tile or less, of channel c, every row under its own maximum. `at`: before the
-/// first row, and after the last; returns what is after the first row's predecessor.
+/// The gradients of the rows [from, to), a tile or less, of channel c, every row under its own maximum. `at`: before
+/// the first row, and after the last; returns what is after the first row's predecessor.
 template <typename E>
 __device__ __noinline__ cuda::RunningSum<Accumulate<E>> exact_grads(const WindowBackward<E>& p, const Sequence& one,
                                                                     int64_t c, int64_t from, int64_t to,
@@ -290,7 +292,8 @@ __device__ void sum_tiles(const WindowBackward<E>& p, const Slot& slot, int64_t 
       });
 }
 
-/// The gradients of a slot's sources at N channels, causal, tile by tile from the last, every row under its own maximum.
+/// The gradients of a slot's sources at N channels, causal, tile by tile from the last, every row under its own
+/// maximum.
 template <typename E, int N, typename Keys>
 __device__ __noinline__ void write_sources_exactly(const WindowBackward<E>& p, const Slots& slots,
                                                    const BackwardMemory<E>& memory, int64_t index, const Slot& slot,

@@ -100,7 +100,7 @@ __device__ typename Targets<E, N>::Row fetched_row(const S& stream, int stage, i
 /// targets after each chunk; those of all go to `at_start`. One thread a channel of a sequence.
 template <typename E>
 __global__ void fold_targets_of_sequences(WindowBackward<E> p, Slots slots, ChunkSums<Accumulate<E>> later_sums,
-                             const Accumulate<E>* ends, Accumulate<E>* at_start) {
+                                          const Accumulate<E>* ends, Accumulate<E>* at_start) {
   using T = Accumulate<E>;
   const WindowShape& s = p.in.shape;
   const int64_t d = slots.channels, i = cuda::thread_index();

@@ -44,8 +44,8 @@ constexpr const char* kBackwardName = "window_backward";
 template <typename E>
 void run_band_targets(const BandBackward<E>& call, int64_t first, int64_t count, const WaveRows<Accumulate<E>>& rows);
 
-/// dk and dv of the sources [begin - left, end - left) of the slots [first, first + count), and after the last slot of a
-/// sequence those up to its end.
+/// dk and dv of the sources [begin - left, end - left) of the slots [first, first + count), and after the last slot of
+/// a sequence those up to its end.
 template <typename E>
 void run_band_sources(const BandBackward<E>& call, int64_t first, int64_t count, const WaveRows<Accumulate<E>>& rows);
 

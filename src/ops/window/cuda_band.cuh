@@ -1,10 +1,10 @@
 #pragma once
 
 // The product of a band with rows of channels, in which every pass with a band does its work. A block of threads has a
-// panel of 64 rows of one head, and its channels 64 at a time; a thread a tile of 8 rows and 4 channels. What the rows are
-// multiplied with lies in shared memory: two numbers a row and channel on the other side of the band (of a source e^k and
-// e^k v, of a target a and b) and a weight for every pair. Rows of the other side count from where the panel's first row
-// reaches; tile j is multiplied with the rows [8 j, 8 j + span).
+// panel of 64 rows of one head, and its channels 64 at a time; a thread a tile of 8 rows and 4 channels. What the rows
+// are multiplied with lies in shared memory: two numbers a row and channel on the other side of the band (of a source
+// e^k and e^k v, of a target a and b) and a weight for every pair. Rows of the other side count from where the panel's
+// first row reaches; tile j is multiplied with the rows [8 j, 8 j + span).
 
 #include <cstdint>
 
@@ -25,8 +25,8 @@ constexpr int kStrips = 4;
 template <typename E>
 constexpr int kBandBlocks = sizeof(E) == 8 ? 1 : 3;
 
-/// How far a band reaches, and how many rows of the other side are in shared memory at a time, a round: all if those are
-/// not many, or a panel of them.
+/// How far a band reaches, and how many rows of the other side are in shared memory at a time, a round: all if those
+/// are not many, or a panel of them.
 struct Reach {
   static constexpr int kMostRows = 96;
 
@@ -64,7 +64,7 @@ struct BandRoom {
   T* table;    // [kTables][kPanel]
   T* least;    // [round]: W of rows
   T* end;
-  T* totals;   // [2 kTile kLanes][kBandThreads], with more rounds than one: of the rounds before
+  T* totals;  // [2 kTile kLanes][kBandThreads], with more rounds than one: of the rounds before
 
   __host__ __device__ BandRoom(const Reach& reach, T* memory) {
     const auto take = [&](int count) {
@@ -140,7 +140,8 @@ struct BandTotals {
   const Reach& reach;
   BandSums<T> own;  // in f64
 
-  __device__ BandTotals(const BandRoom<T>& room, const Reach& extent) : shared(room.totals + threadIdx.x), reach(extent) {}
+  __device__ BandTotals(const BandRoom<T>& room, const Reach& extent)
+      : shared(room.totals + threadIdx.x), reach(extent) {}
 
   /// `sums` are those of the round from row `begin` on; after the last round, of all.
   __device__ void add(BandSums<T>& sums, int begin) {
@@ -150,8 +151,8 @@ struct BandTotals {
     for (int i = 0; i < 2 * kTile * kLanes; ++i) {
       const int r = i / kLanes % kTile, lane = i % kLanes;
       T& sum = i < kTile * kLanes ? sums.first[r][lane] : sums.second[r][lane];
-      T& before = sizeof(T) == 8 ? (i < kTile * kLanes ? own.first[r][lane] : own.second[r][lane])
-                                 : shared[i * kBandThreads];
+      T& before =
+          sizeof(T) == 8 ? (i < kTile * kLanes ? own.first[r][lane] : own.second[r][lane]) : shared[i * kBandThreads];
       const T total = first ? sum : before + sum;
       if (last) {
         sum = total;
@@ -282,8 +283,8 @@ struct BandTable {
   }
 };
 
-/// Fills room.weights for the round from row `begin` on: weight(row of the panel, row of the other side). A thread has one
-/// row of its tile. All threads.
+/// Fills room.weights for the round from row `begin` on: weight(row of the panel, row of the other side). A thread has
+/// one row of its tile. All threads.
 template <typename T, typename Weight>
 __device__ void set_weights(const BandRoom<T>& room, const Reach& reach, int begin, const Weight& weight) {
   const int tile = threadIdx.x / 16, own = threadIdx.x % 16, r = own % kTile;
@@ -397,8 +398,8 @@ struct BandSources {
 };
 
 /// Of the sources [begin, end): the largest key and the largest absolute value of each channel at hand, visit(channel,
-/// key, value), key -inf where there is none; +inf and NaN do not count. Returns whether all is finite, or absent with a
-/// finite value. All threads; uses `room`.
+/// key, value), key -inf where there is none; +inf and NaN do not count. Returns whether all is finite, or absent with
+/// a finite value. All threads; uses `room`.
 template <typename E, typename Visit, typename T = Accumulate<E>>
 __device__ bool find_largest(const BandSources<E>& sources, int64_t begin, int64_t end, const BandRoom<T>& room,
                              const BandThread& thread, const Visit& visit) {
@@ -444,8 +445,7 @@ __device__ bool find_largest(const BandSources<E>& sources, int64_t begin, int64
 template <typename T>
 __device__ T exponent_of_key(T key) {
   using F = FloatFormat<T>;
-  return cuda::is_absent(key) ? kExponentFloor<T>
-                              : fma(fmin(key, kKeyLimit<T>), kLog2E<T>, F::kMagic) - F::kMagic;
+  return cuda::is_absent(key) ? kExponentFloor<T> : fma(fmin(key, kKeyLimit<T>), kLog2E<T>, F::kMagic) - F::kMagic;
 }
 
 /// K = e^k 2^-max and K v scale of a source's channels. plain: nothing is infinite or NaN but an absent key.
@@ -539,8 +539,8 @@ __device__ __noinline__ TargetSums<T> exact_target(const WindowInputs<E>& in, co
 }
 
 /// The targets of a block's slot. K = e^k 2^-M and K v 2^-X of the sources that their windows hold, w~ = e^w 2^-W of
-/// every pair: D = den 2^(M + W), N = num 2^(M + W + X). M and X are those of all sources that the slot reads, W that of
-/// a target's weights.
+/// every pair: D = den 2^(M + W), N = num 2^(M + W + X). M and X are those of all sources that the slot reads, W that
+/// of a target's weights.
 template <typename E>
 struct BandTargets {
   using T = Accumulate<E>;
@@ -565,8 +565,8 @@ struct BandTargets {
     set_weights(room, reach, begin, [&](int r, int m) { return table.weight(t0 + r, s0 + m, room.least[r]); });
   }
 
-  /// The sums of this thread's targets at its channels. Beforehand the sums outside the slot's windows stand in the room's
-  /// table. All threads.
+  /// The sums of this thread's targets at its channels. Beforehand the sums outside the slot's windows stand in the
+  /// room's table. All threads.
   __device__ void sum(const BandSources<E>& sources, BandSums<T>& sums) const {
     const Slot& slot = unit.slot;
     const BandThread& thread = unit.thread;
@@ -578,8 +578,8 @@ struct BandTargets {
       room.of_channel(kValueExponent, channel) =
           fmin(fmax(cuda::exponent_of(value), kLeastValueExponent<T>), kValueExponentLimit<T>);
     };
-    const bool plain = find_largest(sources, table.window_begin(slot.begin), table.window_end(slot.end - 1), room,
-                                    thread, choose);
+    const bool plain =
+        find_largest(sources, table.window_begin(slot.begin), table.window_end(slot.end - 1), room, thread, choose);
     const int64_t s0 = slot.begin - reach.left, last = table.window_end(slot.end - 1);
     Around<T> around;
     BandTotals<T> totals(room, reach);
@@ -645,9 +645,9 @@ struct BandTargets {
   /// 2^X of channel i of this thread.
   __device__ T value_scale(int i) const { return cuda::pow2(room.of_channel(kValueExponent, unit.thread.lane + i)); }
 
-  /// visit.begin(); then for every row r of the thread: visit.row(r, sums), where the sums of a channel may be wrong; then, for those,
-  /// visit.one(r, channel of the thread, sums), done again pair by pair. Returns how many those are. visit.absent(r):
-  /// past the end of the table.
+  /// visit.begin(); then for every row r of the thread: visit.row(r, sums), where the sums of a channel may be wrong;
+  /// then, for those, visit.one(r, channel of the thread, sums), done again pair by pair. Returns how many those are.
+  /// visit.absent(r): past the end of the table.
   template <typename Visit>
   __device__ int for_each(const BandSums<T>& sums, int channels, bool redo, Visit& visit) const {
     uint32_t exactly = 0;  // bit kLanes r + i
@@ -671,8 +671,9 @@ struct BandTargets {
     const int failed = __popc(exactly);
     for (; exactly != 0; exactly &= exactly - 1) {
       const int bit = __ffs(exactly) - 1, r = bit / kLanes, i = bit % kLanes, channel = unit.thread.lane + i;
-      visit.one(r, i, exact_target(in, unit.slot, unit.c + i, unit.row(r), room.outside(kBeforeMax, channel),
-                                   room.outside(kAfterMax, channel), 1 / value_scale(i)));
+      visit.one(r, i,
+                exact_target(in, unit.slot, unit.c + i, unit.row(r), room.outside(kBeforeMax, channel),
+                             room.outside(kAfterMax, channel), 1 / value_scale(i)));
     }
     return failed;
   }

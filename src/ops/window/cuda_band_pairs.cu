@@ -10,10 +10,10 @@
 namespace aft::ops::window {
 namespace {
 
-constexpr int kRound = 96;                           // sources at a time
-constexpr int kChannels = 32;                        // channels at a time
-constexpr int kRow = kChannels + kLanes;             // numbers between rows: four rows then lie in other banks
-constexpr int kColumns = 3;                          // sources of a thread, 16 apart: half a round of them
+constexpr int kRound = 96;                                   // sources at a time
+constexpr int kChannels = 32;                                // channels at a time
+constexpr int kRow = kChannels + kLanes;                     // numbers between rows: four rows then lie in other banks
+constexpr int kColumns = 3;                                  // sources of a thread, 16 apart: half a round of them
 constexpr int kReaders = kBandThreads / kChannels * kLanes;  // threads that read a row's channels, rows apart
 
 /// The block's shared memory.
@@ -314,7 +314,7 @@ void run_band_pairs(const BandBackward<E>& call, int64_t first, int64_t count, c
                shared_row ? memory.slot_pairs : memory.pairs, memory.sequence_pairs);
 }
 
-#define AFT_INSTANTIATE(E)                                                                                        \
+#define AFT_INSTANTIATE(E) \
   template void run_band_pairs<E>(const BandBackward<E>&, int64_t, int64_t, const WaveRows<Accumulate<E>>&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE

@@ -1,5 +1,5 @@
-// The sources of the backward with a band: cuda_backward_band.cuh. With a and b of the targets for K and K v, and sources
-// for targets, it is the forward's product: dv = e^k sum_t e^w a, dk = v dv - e^k sum_t e^w b.
+// The sources of the backward with a band: cuda_backward_band.cuh. With a and b of the targets for K and K v, and
+// sources for targets, it is the forward's product: dv = e^k sum_t e^w a, dk = v dv - e^k sum_t e^w b.
 
 #include <cstdint>
 
@@ -35,7 +35,8 @@ __device__ void write_value(const WindowBackward<E>& p, const Sequence& one, int
   const int64_t position = p.in.initial_state.position == nullptr ? 0 : p.in.initial_state.position[one.index];
   const bool in_final = s >= one.time - shape.left;
   const int64_t slot = in_final || s < 0 ? one.index * shape.left + (position + s) % shape.left : 0;
-  if (in_final && p.grad_final_state.ring_value != nullptr) dv += p.grad_final_state.ring_value[slot * shape.channels + c];
+  if (in_final && p.grad_final_state.ring_value != nullptr)
+    dv += p.grad_final_state.ring_value[slot * shape.channels + c];
   if (masked) dv = 0;
   if (s >= 0) {
     column(p.grad_v, one, c)[s * p.grad_v.time_stride] = cuda::narrow<E>(dv);
@@ -296,12 +297,13 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
   const BandRoom<T> room(reach, cuda::shared_memory<T>());
   table.set(p.in, unit.slot.sequence, unit.head);
   const int64_t left = p.in.shape.left, time = table.time;
-  SourcePanel<E> panel = {p, slots, memory, unit, reach, room, table, rows, unit.slot.begin - left,
-                          unit.slot.end - left, unit.slot.end};
+  SourcePanel<E> panel = {
+      p, slots, memory, unit, reach, room, table, rows, unit.slot.begin - left, unit.slot.end - left, unit.slot.end};
   if (panel.end > table.first) write_panel(panel, unit, packs, true);
   if (unit.slot.end < time) return;
   panel.last = time;
-  for (panel.s0 = panel.end; panel.s0 < time; panel.s0 += kPanel) {  // the last slot of a sequence does those up to its end
+  for (panel.s0 = panel.end; panel.s0 < time;
+       panel.s0 += kPanel) {  // the last slot of a sequence does those up to its end
     unit.c = c;
     panel.end = min(panel.s0 + kPanel, time);
     if (panel.end > table.first) write_panel(panel, unit, packs, false);
@@ -359,7 +361,7 @@ void run_band_keys(const BandBackward<E>& call) {
                call.memory.key_parts);
 }
 
-#define AFT_INSTANTIATE(E)                                                                                          \
+#define AFT_INSTANTIATE(E)                                                                                     \
   template void run_band_sources<E>(const BandBackward<E>&, int64_t, int64_t, const WaveRows<Accumulate<E>>&); \
   template void run_band_keys<E>(const BandBackward<E>&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)

@@ -40,8 +40,7 @@ struct LeaveTargets {
     T q[kLanes], a[kLanes], b[kLanes], exponent[kLanes];
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) {
-      const cuda::TargetGrad<T> own =
-          grad(cuda::widen(queries[r].lane[i]), cuda::widen(gradients[r].lane[i]), sums[i]);
+      const cuda::TargetGrad<T> own = grad(cuda::widen(queries[r].lane[i]), cuda::widen(gradients[r].lane[i]), sums[i]);
       const T scale = targets.value_scale(i);
       a[i] = own.a;
       b[i] = own.b * scale;
@@ -124,7 +123,7 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     }
     __syncthreads();
     if (rows.data != nullptr) continue;
-    // Tile by tile in order.
+      // Tile by tile in order.
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) {
       T* part = room.first + (unit.thread.tile * kPanel + unit.thread.lane + i) * kSumParts;
@@ -162,7 +161,7 @@ void run_band_targets(const BandBackward<E>& call, int64_t first, int64_t count,
                            rows.data == nullptr ? call.cuda.redone : nullptr);
 }
 
-#define AFT_INSTANTIATE(E)                                                          \
+#define AFT_INSTANTIATE(E) \
   template void run_band_targets<E>(const BandBackward<E>&, int64_t, int64_t, const WaveRows<Accumulate<E>>&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)
 #undef AFT_INSTANTIATE

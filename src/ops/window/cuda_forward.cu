@@ -24,8 +24,8 @@ __device__ void save_sums(const cuda::RunningSum<T> (&sum)[N], T* saved, const S
 /// A slot at channel c, every row under its own maximum.
 template <typename E>
 __device__ __noinline__ void write_rows_exactly(const WindowForward<E>& p, const Slots& slots,
-                                                const ChunkSums<Accumulate<E>>& before, int64_t index,
-                                                const Slot& slot, int64_t c) {
+                                                const ChunkSums<Accumulate<E>>& before, int64_t index, const Slot& slot,
+                                                int64_t c) {
   using T = Accumulate<E>;
   const Columns<E, 1> columns(p.in, slot.sequence, c);
   const Gate gate = p.in.shape.gate;
@@ -164,8 +164,8 @@ struct WriteTargets {
 template <typename E>
 __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     write_band_rows(const __grid_constant__ WindowForward<E> p, const __grid_constant__ Slots slots,
-                    const __grid_constant__ Reach reach, const __grid_constant__ ForwardMemory<E> memory,
-                    bool packs, bool redo, int64_t* redone) {
+                    const __grid_constant__ Reach reach, const __grid_constant__ ForwardMemory<E> memory, bool packs,
+                    bool redo, int64_t* redone) {
   using T = Accumulate<E>;
   const WindowShape& s = p.in.shape;
   __shared__ BandPlace place;
@@ -189,8 +189,8 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
     BandSums<T> sums;
     targets.sum(channels, sums);
     const E* q = s.gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, unit.c);
-    WriteTargets<E> write = {targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c), p.in.q.time_stride,
-                             p.y.time_stride, {}};
+    WriteTargets<E> write = {
+        targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c), p.in.q.time_stride, p.y.time_stride, {}};
     const int failed = targets.for_each(sums, channels.count, redo, write);
     if (redone != nullptr) {
       cuda::count(redone, failed);
@@ -270,7 +270,8 @@ void forward(const WindowForward<E>& p, const Slots& slots, const ForwardMemory<
                         (s.key_channels != s.channels || moves_in_packs<kLanes>(s, p.in.k)) &&
                         (s.gate == Gate::kNone || moves_in_packs<kLanes>(s, p.in.q));
       cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s, kStrips), kBandThreads,
-                               BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E>, p, slots, reach, memory, four, redo_enabled(), cuda.redone);
+                               BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E>, p, slots, reach, memory, four,
+                               redo_enabled(), cuda.redone);
     } else if (s.causal) {
       cuda::launch(cuda, kName, threads, write_rows<E, N>, p, slots, memory.before);
     } else {

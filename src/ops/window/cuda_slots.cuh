@@ -55,8 +55,9 @@ __device__ int64_t find_sequence(int64_t batch, int64_t i, const First& first) {
 /// False where slot i has no rows.
 template <typename E>
 __device__ bool find_slot(const WindowInputs<E>& in, const Slots& slots, int64_t i, Slot& slot) {
-  const int64_t b = in.shape.packed ? find_sequence(in.shape.batch, i, [&](int64_t m) { return first_slot(in, slots, m); })
-                                    : i / slots.chunks;
+  const int64_t b = in.shape.packed
+                        ? find_sequence(in.shape.batch, i, [&](int64_t m) { return first_slot(in, slots, m); })
+                        : i / slots.chunks;
   slot.sequence = sequence_at(in, slots, b);
   slot.index = i - first_slot(in, slots, b);
   slot.group = first_group(in, slots, b) + slot.index / Slots::kGroup;
@@ -91,7 +92,8 @@ struct Columns {
     v = in.v.data + one.row * in.v.batch_stride + one.first * v_stride + begin;
   }
 
-  /// As the elements lie in memory, so that loads may run ahead of what is done with them. A shared key is in every lane.
+  /// As the elements lie in memory, so that loads may run ahead of what is done with them. A shared key is in every
+  /// lane.
   struct Source {
     cuda::Pack<E, N> k, v;
     bool seen;

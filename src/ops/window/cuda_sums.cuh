@@ -1,11 +1,11 @@
 #pragma once
 
-// The running sums at every chunk, in three launches: what each chunk adds, a fold over the chunks of every group, and one
-// over the groups of every sequence. Without a band a chunk adds its own sources. With one it adds those that leave its
-// rows' windows, [begin - left, end - left), so that the fold from left to right has before a chunk what lies before its
-// first window; not causal, a fold from right to left of [begin + right, end + right) has what lies after its last. How
-// long a chunk is depends on the window alone, and groups begin with their sequence, so no result depends on the batch, on
-// packing, or on the machine.
+// The running sums at every chunk, in three launches: what each chunk adds, a fold over the chunks of every group, and
+// one over the groups of every sequence. Without a band a chunk adds its own sources. With one it adds those that leave
+// its rows' windows, [begin - left, end - left), so that the fold from left to right has before a chunk what lies
+// before its first window; not causal, a fold from right to left of [begin + right, end + right) has what lies after
+// its last. How long a chunk is depends on the window alone, and groups begin with their sequence, so no result depends
+// on the batch, on packing, or on the machine.
 
 #include <cstdint>
 
@@ -18,7 +18,9 @@ namespace aft::ops::window {
 
 /// Blocks of cuda::kBlock threads that a multiprocessor is to hold at once, at least: so few registers has a thread.
 template <typename E>
-constexpr int kBlocks = sizeof(E) == 8 ? 1 : sizeof(E) == 4 ? 4 : 5;
+constexpr int kBlocks = sizeof(E) == 8   ? 1
+                        : sizeof(E) == 4 ? 4
+                                         : 5;
 
 constexpr int kAhead = 8;  // chunks whose loads run ahead of their sums
 
@@ -61,8 +63,8 @@ __device__ void fetch_sources(const S& stream, int stage, const Columns<E, N>& c
   stream.fetch(stage, 1, columns.v + t * columns.v_stride, columns.v_stride, count);
 }
 
-/// The sources [t, end) of N channels, a tile of them or fewer, fetched; absent, with value 0, what is masked or past the
-/// end.
+/// The sources [t, end) of N channels, a tile of them or fewer, fetched; absent, with value 0, what is masked or past
+/// the end.
 template <typename E, int N>
 struct SourceTile {
   using T = Accumulate<E>;
@@ -186,8 +188,8 @@ __device__ cuda::RunningSum<T> fold(T* at, int64_t count, int64_t channels, bool
   return sum;
 }
 
-/// What chunks add becomes, in place, the sums of the chunks before each in its group; a group's own go to `groups`. One
-/// thread a channel of a group. neutral: the maximum of an empty sum.
+/// What chunks add becomes, in place, the sums of the chunks before each in its group; a group's own go to `groups`.
+/// One thread a channel of a group. neutral: the maximum of an empty sum.
 template <typename E>
 __global__ void fold_groups(WindowInputs<E> in, Slots slots, ChunkSums<Accumulate<E>> sums, bool from_the_right,
                             Accumulate<E> neutral) {

@@ -14,8 +14,8 @@ inline __device__ int tile_count(int64_t begin, int64_t end) {
   return begin < end ? static_cast<int>((end - begin + kTile - 1) / kTile) : 0;
 }
 
-/// A row of a tile is kept if its D under the tile's maximum is at least this: so little of its range is lost that values
-/// need no scale of their own.
+/// A row of a tile is kept if its D under the tile's maximum is at least this: so little of its range is lost that
+/// values need no scale of their own.
 template <typename T>
 constexpr T kTileCertificate = T(0x1p-20);
 

@@ -162,8 +162,8 @@ __device__ T gated_ratio(Gate gate, T q, T num, T den) {
   return den == 0 ? T(0) : times_gate(evaluate_gate(gate, q), num, den);
 }
 
-/// The same for a den that is not 0 and a result that is rounded to E: to 16 bits, what the machine has of e^x and 1/x is
-/// right enough (2 ulp of float). All gates take one way.
+/// The same for a den that is not 0 and a result that is rounded to E: to 16 bits, what the machine has of e^x and 1/x
+/// is right enough (2 ulp of float). All gates take one way.
 template <typename E, typename T = Accumulate<E>>
 __device__ T gated_ratio_for(Gate gate, T q, T num, T den) {
   if constexpr (sizeof(E) > 2) {
