@@ -7,7 +7,9 @@
 // first row reaches; tile j is multiplied with the rows [8 j, 8 j + span).
 
 #include <cstdint>
+#include <string>
 
+#include "aft/error.h"
 #include "ops/common/cuda/shared.cuh"
 #include "ops/window/cuda_row.cuh"
 
@@ -35,10 +37,18 @@ struct Reach {
   int round;  // kPanel or kMostRows
 
   explicit Reach(const WindowShape& s)
-      : left(static_cast<int>(s.left)),
-        right(static_cast<int>(s.right)),
+      : left(checked(s.left)),
+        right(checked(s.right)),
         span(kTile + (left + right + kTile - 1) / kTile * kTile),
         round(rows() <= kMostRows ? kMostRows : kPanel) {}
+
+  /// A window's sources are counted in 32 bits.
+  static int checked(int64_t reach) {
+    constexpr int64_t kMost = int64_t{1} << 29;
+    if (reach <= kMost) return static_cast<int>(reach);
+    throw Error("window: expected at most " + std::to_string(kMost) + " positions to a side on a CUDA device, got " +
+                std::to_string(reach) + "; use a smaller window, or the CPU");
+  }
 
   __host__ __device__ int columns() const { return left + 1 + right; }
   __host__ __device__ int rows() const { return kPanel - kTile + span; }
