@@ -96,16 +96,13 @@ __device__ typename Targets<E, N>::Row fetched_row(const S& stream, int stage, i
   return {stream.at(stage, 2, r), stream.at(stage, 3, r)};
 }
 
-/// What the gradient of the final sums asks is a target of its own behind the last. `later` becomes the sums of all
-/// targets after each chunk; those of all go to `at_start`. One thread a channel of a sequence.
-template <typename E>
-__global__ void fold_targets_of_sequences(WindowBackward<E> p, Slots slots, ChunkSums<Accumulate<E>> later_sums,
-                                          const Accumulate<E>* ends, Accumulate<E>* at_start) {
-  using T = Accumulate<E>;
+/// What the gradient of the final sums asks is a target of its own behind the last: the sums after sequence b at channel
+/// c. ends [B][3][d]: the exponent of all its sources' sums.
+template <typename E, typename T = Accumulate<E>>
+__device__ cuda::RunningSum<T> sums_after(const WindowBackward<E>& p, const Slots& slots, int64_t b, int64_t c,
+                                          const T* ends) {
   const WindowShape& s = p.in.shape;
-  const int64_t d = slots.channels, i = cuda::thread_index();
-  if (i >= s.batch * d) return;
-  const int64_t b = i / d, c = i % d;
+  const int64_t d = slots.channels;
   const StateGrad<const T>& final = p.grad_final_state;
   cuda::RunningSum<T> later;
   later.max = -INFINITY;
@@ -118,13 +115,25 @@ __global__ void fold_targets_of_sequences(WindowBackward<E> p, Slots slots, Chun
     later.max = -max;
     const int64_t width = d / s.heads;
     const bool shares_key = s.key_channels != d;
-    if (final.num != nullptr) later.num.sum = final.num[i];
+    if (final.num != nullptr) later.num.sum = final.num[b * d + c];
     // A den that serves its whole head is asked for once.
     if (final.den != nullptr && !(shares_key && c % width != 0)) {
       later.den.sum = -final.den[b * s.key_channels + (shares_key ? c / width : c)];
     }
   }
-  const cuda::RunningSum<T> all[1] = {fold_sequence(p.in, slots, b, c, later_sums, true, later)};
+  return later;
+}
+
+/// `later` becomes the sums of all targets after each chunk; those of all go to `at_start`. One thread a channel of a
+/// sequence.
+template <typename E>
+__global__ void fold_targets_of_sequences(WindowBackward<E> p, Slots slots, ChunkSums<Accumulate<E>> later,
+                                          const Accumulate<E>* ends, Accumulate<E>* at_start) {
+  using T = Accumulate<E>;
+  const int64_t d = slots.channels, i = cuda::thread_index(), b = i / d, c = i % d;
+  if (i >= p.in.shape.batch * d) return;
+  const cuda::RunningSum<T> all[1] = {
+      fold_sequence(p.in, slots, b, c, later, true, sums_after(p, slots, b, c, ends))};
   store_sums(all, at_start + b * kSumParts * d + c, d);
 }
 

@@ -1,10 +1,12 @@
 // Backward of the windowed operator with a band on a CUDA device. Cost and layout: README.md.
 //
-// 1. run_band_targets does every chunk's forward again: the gradients of the queries, and the sums of a and b of its
-//    targets.
-// 2. fold_targets makes of these what all targets after a chunk (fold_earlier: before it) ask of a source.
-// 3. Wave by wave: run_band_targets again, which now leaves a and b of each target; run_band_sources writes dk and dv;
-//    run_band_pairs adds to the gradient of the band.
+// Causal, wave by wave from the last slot to the first:
+// 1. run_band_targets does the forward of the wave's chunks again: the gradients of the queries, a and b of each target,
+//    their sums, and what each row adds to the gradient of the band.
+// 2. fold_wave makes of the sums what all targets after a chunk ask of a source.
+// 3. run_band_sources writes dk and dv; run_band_pairs adds to the gradient of the band.
+// Not causal, sources ask for the targets before a chunk too: 1 is done for the sums of all chunks first, which
+// fold_targets and fold_earlier fold, and again wave by wave.
 
 #include <algorithm>
 #include <cstdint>
@@ -17,6 +19,21 @@ namespace aft::ops {
 namespace window {
 namespace {
 
+constexpr int64_t kCarryParts = 5;
+
+template <typename T>
+__device__ void store_carry(const cuda::RunningSum<T>& sum, T* at, int64_t channels) {
+  at[0] = sum.max;
+  at[channels] = sum.den.sum;
+  at[2 * channels] = sum.den.low;
+  at[3 * channels] = sum.num.sum;
+  at[4 * channels] = sum.num.low;
+}
+template <typename T>
+__device__ cuda::RunningSum<T> load_carry(const T* at, int64_t channels) {
+  return {at[0], {at[channels], at[2 * channels]}, {at[3 * channels], at[4 * channels]}};
+}
+
 /// The sums of each group's targets become those of all before it. One thread a channel of a sequence.
 template <typename E>
 __global__ void fold_earlier(WindowInputs<E> in, Slots slots, ChunkSums<Accumulate<E>> earlier) {
@@ -25,6 +42,38 @@ __global__ void fold_earlier(WindowInputs<E> in, Slots slots, ChunkSums<Accumula
   cuda::RunningSum<Accumulate<E>> none;
   none.max = -INFINITY;
   fold_sequence(in, slots, i / d, i % d, earlier, false, none);
+}
+
+/// The sums after every sequence: `carry`, and `at_start`, which is that of a sequence without chunks. One thread a
+/// channel of a sequence.
+template <typename E>
+__global__ void begin_waves(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
+                            const Accumulate<E>* ends, Accumulate<E>* carry, Accumulate<E>* at_start) {
+  using T = Accumulate<E>;
+  const int64_t d = slots.channels, i = cuda::thread_index(), b = i / d, c = i % d;
+  if (i >= p.in.shape.batch * d) return;
+  const cuda::RunningSum<T> sum[1] = {sums_after(p, slots, b, c, ends)};
+  store_carry(sum[0], carry + b * kCarryParts * d + c, d);
+  store_sums(sum, at_start + b * kSumParts * d + c, d);
+}
+
+/// What the targets of each slot of a wave add becomes the sums of all targets after it. One thread a channel of a
+/// sequence. That a sum passes with its compensation, so that where waves end makes no difference.
+template <typename E>
+__global__ void fold_wave(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
+                          int64_t first, int64_t count, Accumulate<E>* later, Accumulate<E>* carry,
+                          Accumulate<E>* at_start) {
+  using T = Accumulate<E>;
+  const int64_t d = slots.channels, i = cuda::thread_index(), b = i / d, c = i % d;
+  if (i >= p.in.shape.batch * d) return;
+  const int64_t begin_of_b = first_slot(p.in, slots, b);
+  const int64_t from = max(begin_of_b, first);
+  const int64_t to = min(begin_of_b + Slots::chunks_of(sequence_at(p.in, slots, b).time), first + count);
+  if (from >= to) return;
+  T* own = carry + b * kCarryParts * d + c;
+  const cuda::RunningSum<T> sum[1] = {fold(later + from * kSumParts * d + c, to - from, d, true, load_carry(own, d))};
+  store_carry(sum[0], own, d);
+  store_sums(sum, at_start + b * kSumParts * d + c, d);
 }
 
 /// ends [B][3][d]: the sums of all sources before the last window of each sequence. One thread a channel of a sequence.
@@ -91,7 +140,7 @@ void backward_band(const WindowBackward<E>& p, const Cuda& cuda) {
   }
   if (s.channels == 0 || s.batch == 0) return;
   cuda::Workspace workspace(cuda.workspace);
-  const BandBackwardMemory<E> memory(s, strip_count(s), workspace);
+  const BandBackwardMemory<E> memory(s, workspace);
   const Slots slots(s);
   const bool packs =
       moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.grad_y) && moves_in_packs<kLanes>(s, p.grad_v) &&
@@ -104,8 +153,8 @@ void backward_band(const WindowBackward<E>& p, const Cuda& cuda) {
   };
   if (!saves_sums(s)) sum(memory.before, -s.left, false, memory.ends);
   if (!s.causal) sum(memory.after, s.right, true, nullptr);
-  run_band_targets(call, 0, slots.count, {});
   if (!s.causal) {
+    run_band_targets(call, 0, slots.count, {.first_slot = 0, .ends = true, .pairs = false}, {});
     cuda::launch(cuda, kBackwardName, slots.groups * s.channels, fold_groups<E>, p.in, slots, memory.earlier, false,
                  static_cast<T>(-INFINITY));
     cuda::launch(cuda, kBackwardName, s.batch * s.channels, fold_earlier<E>, p.in, slots, memory.earlier);
@@ -114,16 +163,26 @@ void backward_band(const WindowBackward<E>& p, const Cuda& cuda) {
   if (saves_sums(s) && (final.num != nullptr || final.den != nullptr)) {
     cuda::launch(cuda, kBackwardName, s.batch * s.channels, sum_ends<E>, p, slots, memory.ends);
   }
-  fold_targets(cuda, kBackwardName, p, slots, memory);
+  if (s.causal) {
+    cuda::launch(cuda, kBackwardName, s.batch * s.channels, begin_waves<E>, p, slots, memory.ends, memory.carry,
+                 memory.at_start);
+  } else {
+    fold_targets(cuda, kBackwardName, p, slots, memory);
+  }
 
   const Waves<E> waves(s);
-  for (int64_t wave = 0; wave < waves.count; ++wave) {
+  for (int64_t wave = waves.count; wave-- > 0;) {
     const int64_t first = wave * waves.slots, count = std::min(waves.slots, slots.count - first);
     const int64_t from = std::max<int64_t>(0, first - waves.overlap);
     const WaveRows<T> rows = {memory.rows, from, s.channels};
-    run_band_targets(call, from, first + count - from, rows);
+    run_band_targets(call, from, first + count - from, {.first_slot = first, .ends = s.causal, .pairs = wants_band},
+                     rows);
+    if (s.causal) {
+      cuda::launch(cuda, kBackwardName, s.batch * s.channels, fold_wave<E>, p, slots, first, count, memory.later.chunks,
+                   memory.carry, memory.at_start);
+    }
     run_band_sources(call, first, count, rows);
-    if (wants_band) run_band_pairs(call, first, count, rows);
+    if (wants_band) run_band_pairs(call, first, count);
   }
   run_band_keys(call);
   if (p.in.initial_state.position == nullptr) return;

@@ -39,10 +39,22 @@ constexpr T kMostScaled = sizeof(T) == 4 ? T(0x1p60) : T(0x1p900);
 
 constexpr const char* kBackwardName = "window_backward";
 
-/// The forward again of the slots [first, first + count): a, b and the exponent of D of every target to `rows`. Without
-/// rows.data: the sums of a and b over the targets of each slot, and the gradients of the queries.
+/// The exponent of D of a target that saw nothing, and asks nothing: above any other.
+template <typename T>
+constexpr T kNoTarget = T(1 << 22);
+
+/// What the targets of the slots from first_slot on leave, beside their rows.
+struct TargetsWanted {
+  int64_t first_slot;
+  bool ends;   // the sums of a and b over the targets of each slot, and the gradients of the queries
+  bool pairs;  // the gradient of the band from each row
+};
+
+/// The forward again of the slots [first, first + count): a, b and the exponent of D of every target to `rows`, if it
+/// has data, and what is wanted.
 template <typename E>
-void run_band_targets(const BandBackward<E>& call, int64_t first, int64_t count, const WaveRows<Accumulate<E>>& rows);
+void run_band_targets(const BandBackward<E>& call, int64_t first, int64_t count, const TargetsWanted& wanted,
+                      const WaveRows<Accumulate<E>>& rows);
 
 /// dk and dv of the sources [begin - left, end - left) of the slots [first, first + count), and after the last slot of
 /// a sequence those up to its end.
@@ -55,6 +67,6 @@ void run_band_keys(const BandBackward<E>& call);
 
 /// Adds to the gradient of the band what comes from the targets of the slots [first, first + count).
 template <typename E>
-void run_band_pairs(const BandBackward<E>& call, int64_t first, int64_t count, const WaveRows<Accumulate<E>>& rows);
+void run_band_pairs(const BandBackward<E>& call, int64_t first, int64_t count);
 
 }  // namespace aft::ops::window

@@ -6,6 +6,7 @@
 #include "aft/ops/window.h"
 #include "ops/common/for_each_element.h"
 #include "ops/window/cuda_backward_band.cuh"
+#include "ops/window/cuda_band_rows.cuh"
 
 namespace aft::ops::window {
 namespace {
@@ -52,16 +53,17 @@ inline __device__ int64_t key_row(const WindowShape& shape, const Sequence& one,
 }
 
 /// A block's sources at the channels at hand.
-template <typename E>
+template <typename E, int kRows>
 struct SourcePanel {
   using T = Accumulate<E>;
 
   const WindowBackward<E>& p;
   const Slots& slots;
   const BandBackwardMemory<E>& memory;
-  const BandUnit<E>& unit;
+  const BandPlace& place;
+  const BandThread thread;
   const Reach& reach;
-  const BandRoom<T>& room;
+  const BandRoom<T> room;
   const BandTable<E>& table;
   const WaveRows<T>& rows;
   int64_t s0, end;  // sources [s0, end), a panel or less; those from `first` of the sequence on are there
@@ -69,45 +71,93 @@ struct SourcePanel {
 
   /// The first target that the panel's windows may hold: row 0 of the other side.
   __device__ int64_t first_target() const { return s0 - reach.right; }
-  __device__ int64_t sequence_slot() const { return unit.index - unit.slot.index; }
-  __device__ int64_t source(int r) const { return s0 + unit.thread.tile * kTile + r; }
+  __device__ int64_t sequence_slot() const { return place.index - place.slot.index; }
+  __device__ int64_t source(int r) const { return s0 + thread.tile * kTile + r; }
   __device__ bool has(int64_t s) const { return s >= table.first && s < end; }
 
-  /// W of the targets of a round.
-  __device__ void find_least(int begin) const { table.find_least(first_target() + begin, reach.round, room.least); }
-  __device__ void form_weights(int begin) const {
-    set_weights(room, reach, begin, [&](int r, int m) {
-      const int64_t t = first_target() + m;
-      return t < last ? table.weight(t, s0 + r, room.least[m - begin]) : T(0);
+  /// Those of a round's targets that are there and near.
+  __device__ RowRange targets(int begin) const { return {0, last, first_target() + begin, kRound<kRows>}; }
+
+  /// W of the targets of a round, and the weights. All threads.
+  __device__ __forceinline__ void form_weights(int begin) const {
+    table.find_least(first_target() + begin, kRound<kRows>, room.least);
+    __syncthreads();
+    const int r = threadIdx.x / 32 * kTile + threadIdx.x % kTile, columns = reach.columns();  // of set_weights
+    const bool is_source = s0 + r >= table.first && s0 + r < table.time;
+    const RowRange near(0, min(last, table.rows), first_target(), reach.rows());
+    const T* first_row = table.row(first_target());
+    set_weights<kRows>(room, reach, begin, [&](int, int m) {
+      if (!is_source || !near.has(m)) return T(0);
+      return table.template weight<false>(first_row + m * table.stride, r - m + columns - 1, columns,
+                                          room.least[m - begin]);
     });
   }
 
   /// a and b of the round's targets under the maximum M of the sources' keys and W: times 2^(M + W - exponent of D).
   /// False where one is out of range.
-  __device__ bool set_targets(const BandSources<E>& channels, int begin) const {
-    T max[kLanes];
+  __device__ __forceinline__ bool set_targets(const BandChannels<E>& channels, int begin) const {
+    const int64_t t0 = first_target() + begin;
+    const RowRange range = targets(begin);
+    T max_key[kLanes];
+#pragma unroll
+    for (int i = 0; i < kLanes; ++i) max_key[i] = room.of_channel(kMax, thread.lane + i);
+    RoundWriter<T> writer = {room, thread, {}, {}};
     bool fits = true;
-#pragma unroll
-    for (int i = 0; i < kLanes; ++i) max[i] = room.of_channel(kMax, unit.thread.lane + i);
-    fill_round(room, reach, unit.thread, false, [&](int m, cuda::Pack<T, kLanes>& a, cuda::Pack<T, kLanes>& b) {
-      const int64_t t = first_target() + begin + m;
-      if (t < 0 || t >= last) return;
-      const T* at = rows.at(sequence_slot(), t, unit.c);
-      T x[kLanes], y[kLanes], exponent[kLanes];
-      channels.load(at, x);
-      channels.load(at + rows.channels, y);
-      channels.load(at + 2 * rows.channels, exponent);
+    const auto put = [&](int i, const T(&a)[kLanes], const T(&b)[kLanes], const T(&exponent)[kLanes]) {
+      const int m = thread.own_row(i);
+      const bool there = range.has(m);
       const T least = room.least[m];
+      cuda::Pack<T, kLanes> x, y;
 #pragma unroll
-      for (int i = 0; i < kLanes; ++i) {
-        if (x[i] == 0 && y[i] == 0) continue;
-        const T shift = max[i] + least - exponent[i], scale = cuda::pow2(fmin(shift, kPairExponentLimit<T>));
-        a.lane[i] = x[i] * scale;
-        b.lane[i] = y[i] * scale;
-        fits = fits && shift <= kPairExponentLimit<T> && fabs(a.lane[i]) <= kMostScaled<T> &&
-               fabs(b.lane[i]) <= kMostScaled<T>;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const T shift = max_key[lane] + least - exponent[lane];
+        const T scale = cuda::pow2(fmin(shift, kPairExponentLimit<T>));
+        x.lane[lane] = there ? a[lane] * scale : T(0);
+        y.lane[lane] = there ? b[lane] * scale : T(0);
+        const T most = fmax(fabs(x.lane[lane]), fabs(y.lane[lane]));
+        const bool in_range = most <= kMostScaled<T> && (shift <= kPairExponentLimit<T> || most == 0);
+        fits = fits && (in_range || lane >= channels.count);
       }
-    });
+      writer.put(i, x, y, cuda::pow2(-least));
+    };
+    const int64_t stride = kRowParts * rows.channels;
+    if (channels.can_pack && range.from < range.to) {
+      const T* at = rows.at(sequence_slot(), t0 + range.from, min(channels.begin, place.end - kLanes));
+      constexpr int kAtOnce = 4;
+#pragma unroll
+      for (int part = 0; part < kRows; part += kAtOnce) {
+        T a[kAtOnce][kLanes], b[kAtOnce][kLanes], exponent[kAtOnce][kLanes];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const int row = min(max(thread.own_row(part + i), range.from), range.to - 1) - range.from;
+          const T* here = at + static_cast<uint64_t>(static_cast<uint32_t>(row)) * static_cast<uint32_t>(stride);
+          const auto x = cuda::load<kLanes>(here), y = cuda::load<kLanes>(here + rows.channels),
+                     z = cuda::load<kLanes>(here + 2 * rows.channels);
+#pragma unroll
+          for (int lane = 0; lane < kLanes; ++lane) {
+            a[i][lane] = x.lane[lane];
+            b[i][lane] = y.lane[lane];
+            exponent[i][lane] = z.lane[lane];
+          }
+        }
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) put(part + i, a[i], b[i], exponent[i]);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kRows; ++i) {
+        T a[kLanes] = {}, b[kLanes] = {}, exponent[kLanes] = {};
+        const int m = thread.own_row(i);
+        if (range.has(m)) {
+          const T* here = rows.at(sequence_slot(), t0 + m, channels.begin);
+          channels.load(here, a);
+          channels.load(here + rows.channels, b);
+          channels.load(here + 2 * rows.channels, exponent);
+        }
+        put(i, a, b, exponent);
+      }
+    }
+    writer.store_groups();
     return fits;
   }
 
@@ -125,7 +175,7 @@ struct SourcePanel {
     const int64_t to = min(first_target(), table.time);
     if (table.causal || to <= 0) return sum[0];
     const int64_t chunk = (to - 1) / kChunk;
-    Slot its = unit.slot;
+    Slot its = place.slot;
     its.group += chunk / Slots::kGroup - its.index / Slots::kGroup;
     sums_at(sum, memory.earlier, slots, sequence_slot() + chunk, its, c);
     add_targets(sum[0], chunk * kChunk, to, c);
@@ -141,24 +191,24 @@ struct SourcePanel {
 
   /// Writes dk and dv of source s at channel c from the sums of e^(k + w) a and e^(k + w) b; returns dk.
   __device__ T write(int64_t s, int64_t c, T key, T value, T a, T b) const {
-    const Sequence& one = unit.slot.sequence;
+    const Sequence& one = place.slot.sequence;
     const bool masked = is_masked(s);
     if (a == 0 || cuda::is_absent(key)) value = 0;
-    const T dk = fma(value, a, -b);
+    const T dk = fma(value, a, -b) + 0;  // a zero of no sign, whatever the value
     write_value(p, one, s, c, masked, a);
     if (p.in.shape.key_channels == p.in.shape.channels) write_key(p, one, s, c, masked, dk);
     return masked ? T(0) : dk;
   }
   __device__ bool is_masked(int64_t s) const {
     const auto& mask = p.in.key_mask;
-    const Sequence& one = unit.slot.sequence;
+    const Sequence& one = place.slot.sequence;
     return s >= 0 && mask.data != nullptr && !mask.data[one.row * mask.batch_stride + one.first + s];
   }
 };
 
 /// The sums over the targets [from, to) of e^(k + w) a and e^(k + w) b for source s, from p and n of every pair.
-template <typename E, typename T = Accumulate<E>>
-__device__ __noinline__ void sum_exactly(const SourcePanel<E>& panel, int64_t s, int64_t c, const cuda::SplitExp<T>& e,
+template <typename E, int kRows, typename T = Accumulate<E>>
+__device__ __noinline__ void sum_exactly(const SourcePanel<E, kRows>& panel, int64_t s, int64_t c, const cuda::SplitExp<T>& e,
                                          int64_t from, int64_t to, T& a, T& b) {
   const BandTable<E>& table = panel.table;
   cuda::Compensated<T> a_sum = {}, b_sum = {};
@@ -167,7 +217,7 @@ __device__ __noinline__ void sum_exactly(const SourcePanel<E>& panel, int64_t s,
     const T x = at[0], y = at[panel.rows.channels], exponent = at[2 * panel.rows.channels];
     if ((x == 0 && y == 0) || (table.causal && s > t) || !table.has_row(t)) continue;
     cuda::SplitExp<T> w = {T(1), T(0)};
-    if (s >= t - table.left && s <= t + table.right) w = cuda::split_exp(table.weights(t)[s]);
+    if (s >= t - table.left && s <= t + table.right) w = cuda::split_exp(table.row(t)[s - (t - table.left)]);
     if (w.p == 0) continue;
     const T scale = cuda::pow2(fmin(e.n + w.n - exponent, kPairExponentLimit<T>));
     a_sum.add(e.p * w.p * x, scale);
@@ -177,113 +227,160 @@ __device__ __noinline__ void sum_exactly(const SourcePanel<E>& panel, int64_t s,
   b = b_sum.sum;
 }
 
-/// All of a block's panel of sources. later: the targets from `last` on are asked of memory. All threads.
-template <typename E>
-__device__ void write_panel(const SourcePanel<E>& panel, BandUnit<E>& unit, bool packs, bool has_later) {
+/// The sources of a thread one by one, whatever they are: of a ring, masked, beyond the range of the products. Those that
+/// are none of it come to the same bits as in write_panel.
+template <typename E, int kRows, typename T = Accumulate<E>>
+__device__ __forceinline__ void write_each(const SourcePanel<E, kRows>& panel, const BandChannels<E>& channels,
+                                           const BandSums<T>& sums, bool fits) {
+  const BandRoom<T>& room = panel.room;
+  const WindowShape& s = panel.p.in.shape;
+#pragma unroll 1
+  for (int r = 0; r < kTile; ++r) {
+    const int64_t source = panel.source(r);
+    T dk_sum = 0;
+    if (panel.has(source)) {
+      T key[kLanes], value[kLanes];
+      channels.read(source, key, value);
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        if (i >= channels.count) continue;
+        const cuda::SplitExp<T> e = cuda::split_exp(key[i]);
+        const int channel = panel.thread.lane + i;
+        T a = 0, b = 0;
+        if (fits) {
+#pragma unroll
+          for (int row = 0; row < kTile; ++row) {
+            a = row == r ? sums.first[row][i] : a;
+            b = row == r ? sums.second[row][i] : b;
+          }
+          const T max_key = room.of_channel(kMax, channel);
+          T k = e.p * cuda::pow2(e.n - max_key);
+          if (source >= 0 && e.p != 0) {
+            k = cuda::exp_under_for<sizeof(E) == 2>(fmin(key[i], kKeyLimit<T>), max_key) + (key[i] - key[i]);
+          }
+          a *= k;
+          b *= k;
+        } else {
+          sum_exactly(panel, source, channels.begin + i, e, max(int64_t{0}, panel.first_target()), panel.last, a, b);
+          panel.add_far(room.outside(kAfterMax, channel), e, a, b);
+          panel.add_far(room.outside(kBeforeMax, channel), e, a, b);
+        }
+        dk_sum += panel.write(source, channels.begin + i, key[i], value[i], a, b);
+      }
+    }
+    if (s.key_channels == s.channels) continue;
+    for (int step = 1; step < 32; step *= 2) dk_sum += __shfl_xor_sync(0xffffffffu, dk_sum, step);
+    if (panel.thread.lane == 0 && panel.has(source)) {
+      const int64_t strip = (channels.begin - panel.place.head * (s.channels / s.heads)) / kPanel;
+      const int64_t row = key_row(s, panel.place.slot.sequence, source);
+      panel.memory.key_parts[(row * s.heads + panel.place.head) * strip_count(s) + strip] = dk_sum;
+    }
+  }
+}
+
+/// A block's panel of sources at the channels from first_channel on; if one round has all targets, their weights are
+/// there. has_later: the targets from `last` on are asked of memory. All threads.
+template <typename E, int kRows>
+__device__ __forceinline__ void write_panel(const SourcePanel<E, kRows>& panel, int64_t first_channel, bool packs,
+                                            bool has_later) {
   using T = Accumulate<E>;
   const BandRoom<T>& room = panel.room;
   const Reach& reach = panel.reach;
+  const BandThread thread = panel.thread;
   const WindowShape& s = panel.p.in.shape;
-  __syncthreads();
-  if (reach.one_round()) {
-    panel.find_least(0);
-    __syncthreads();
-    panel.form_weights(0);
+  const BandPlace& place = panel.place;
+  const Sequence& one = place.slot.sequence;
+  const BandChannels<E> channels(panel.p.in, one, first_channel + thread.lane, place.end, packs);
+  if (threadIdx.x < kPanel) {
+    const int64_t c = min(first_channel + threadIdx.x, place.end - 1);
+    cuda::RunningSum<T> later[1];
+    later[0].max = -INFINITY;
+    if (has_later) sums_at(later, panel.memory.later, panel.slots, place.index, place.slot, c);
+    room.set_outside(kAfterMax, threadIdx.x, later[0]);
+    room.set_outside(kBeforeMax, threadIdx.x, panel.sums_of_earlier(c));
   }
-  do {
-    const BandSources<E> channels(panel.p.in, unit.slot.sequence, unit.c, unit.end, packs);
-    if (threadIdx.x < kPanel) {
-      const int64_t c = unit.channel(threadIdx.x);
-      cuda::RunningSum<T> later[1];
-      later[0].max = -INFINITY;
-      if (has_later) sums_at(later, panel.memory.later, panel.slots, unit.index, unit.slot, c);
-      room.set_outside(kAfterMax, threadIdx.x, later[0]);
-      room.set_outside(kBeforeMax, threadIdx.x, panel.sums_of_earlier(c));
-    }
-    find_largest(channels, max(panel.s0, panel.table.first), panel.end, room, unit.thread,
-                 [&](int channel, T key, T) { room.of_channel(kMax, channel) = exponent_of_key(key); });
-    BandSums<T> sums;
-    Around<T> around;
-    bool fits = true;
-    BandTotals<T> totals(room, reach);
-    for (int begin = 0; begin < reach.rows(); begin += reach.round) {
-      if (!reach.one_round()) {
-        __syncthreads();
-        panel.find_least(begin);
-        __syncthreads();
-        panel.form_weights(begin);
-      }
-      fits = panel.set_targets(channels, begin) && fits;
-      __syncthreads();
-      sums.add_round(room, reach, unit.thread, begin);
-      totals.add(sums, begin);
-      const auto outside = [&](int m) { return cuda::pow2(-room.least[m]); };
-      const int tile = unit.thread.tile * kTile;
-      if (!panel.table.causal) around.add_rows(room, reach, unit.thread, begin, 0, tile, outside);
-      around.add_rows(room, reach, unit.thread, begin, tile + reach.span, reach.rows(), outside);
-    }
-    fits = __syncthreads_and(fits) != 0;
-#pragma unroll 1
-    for (int r = 0; r < kTile; ++r) {
-      const int64_t source = panel.source(r);
-      T dk_sum = 0;
-      if (panel.has(source)) {
-        T key[kLanes], value[kLanes], a[kLanes], b[kLanes];
-        channels.read(source, key, value);
-#pragma unroll
-        for (int i = 0; i < kLanes; ++i) {
-          const cuda::SplitExp<T> e = cuda::split_exp(key[i]);
-          const int channel = unit.thread.lane + i;
-          T near_a = 0, near_b = 0;
-#pragma unroll
-          for (int row = 0; row < kTile; ++row) {
-            if (row != r) continue;
-            near_a = sums.first[row][i] + around.first[i];
-            near_b = sums.second[row][i] + around.second[i];
-          }
-          if (fits) {
-            const T k = e.p * cuda::pow2(e.n - room.of_channel(kMax, channel));
-            a[i] = k * near_a;
-            b[i] = k * near_b;
-          } else {
-            sum_exactly(panel, source, unit.channel(channel), e, max(int64_t{0}, panel.first_target()), panel.last,
-                        a[i], b[i]);
-          }
-          SourcePanel<E>::add_far(room.outside(kAfterMax, channel), e, a[i], b[i]);
-          SourcePanel<E>::add_far(room.outside(kBeforeMax, channel), e, a[i], b[i]);
-        }
-        const bool plain = source >= 0 && source < panel.table.time - s.left && s.key_channels == s.channels &&
-                           channels.packs && !panel.is_masked(source);
-        if (plain) {
-#pragma unroll
-          for (int i = 0; i < kLanes; ++i) {
-            if (a[i] == 0 || cuda::is_absent(key[i])) value[i] = 0;
-            b[i] = fma(value[i], a[i], -b[i]);
-          }
-          const Sequence& one = unit.slot.sequence;
-          channels.store(column(panel.p.grad_v, one, unit.c) + source * panel.p.grad_v.time_stride, a);
-          channels.store(column(panel.p.grad_k, one, unit.c) + source * panel.p.grad_k.time_stride, b);
-        } else {
-#pragma unroll
-          for (int i = 0; i < kLanes; ++i) {
-            if (i < channels.count) dk_sum += panel.write(source, unit.c + i, key[i], value[i], a[i], b[i]);
-          }
-        }
-      }
-      if (s.key_channels == s.channels) continue;
-      for (int step = 1; step < 16; step *= 2) dk_sum += __shfl_xor_sync(0xffffffffu, dk_sum, step);
-      if (unit.thread.lane == 0 && panel.has(source)) {
-        const int64_t strip = (unit.c - unit.head * (s.channels / s.heads)) / kPanel;
-        const int64_t row = key_row(s, unit.slot.sequence, source);
-        panel.memory.key_parts[(row * s.heads + unit.head) * strip_count(s) + strip] = dk_sum;
-      }
-    }
+  RoundSources<E, kTile> own(channels, thread);
+  own.load(panel.s0, panel.table.first, panel.end);
+  Largest<T> largest;
+  own.add_to(largest);
+  const bool plain = share_largest(largest, room, thread, [&](int channel, T key, T) {
+    room.of_channel(kMax, channel) = exponent_of_key(key);
+  });
+  BandSums<T> sums;
+  Around<T> around;
+  bool fits = true;
+  const auto add_round = [&](int begin, BandSums<T>& to) {
+    fits = panel.set_targets(channels, begin) && fits;
     __syncthreads();
-  } while (unit.next());
+    to.template add_round<kRows>(room, reach, thread, begin);
+    const int tile = thread.tile * kTile;
+    if (!panel.table.causal) around.template add_groups<kRows>(room, thread, begin, 0, tile);
+    around.template add_groups<kRows>(room, thread, begin, tile + reach.span, reach.rows());
+  };
+  if constexpr (kRows == kAllRows) {
+    add_round(0, sums);
+  } else {
+    BandTotals<T> totals(room);
+    for (int begin = 0; begin < reach.rows(); begin += kRound<kRows>) {
+      __syncthreads();
+      panel.form_weights(begin);
+      BandSums<T> part;
+      add_round(begin, part);
+      const bool last = begin + kRound<kRows> >= reach.rows();
+      totals.add(part, begin == 0, last);
+      if (last) sums = part;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kLanes; ++i) {
+    const T max = room.of_channel(kMax, thread.lane + i);
+#pragma unroll
+    for (int side = 0; side < 2; ++side) {
+      if (side == 1 && panel.table.causal) continue;
+      const cuda::RunningSum<T> sum = room.outside(side == 0 ? kAfterMax : kBeforeMax, thread.lane + i);
+      if (sum.num.sum == 0 && sum.den.sum == 0) continue;
+      const T shift = max + sum.max, scale = cuda::pow2(fmin(shift, kPairExponentLimit<T>));
+      fits = fits && (shift <= kPairExponentLimit<T> || i >= channels.count);
+      around.first[i] = fma(sum.num.sum, scale, around.first[i]);
+      around.second[i] = fma(sum.den.sum, scale, around.second[i]);
+    }
+#pragma unroll
+    for (int r = 0; r < kTile; ++r) {
+      sums.first[r][i] += around.first[i];
+      sums.second[r][i] += around.second[i];
+    }
+  }
+  fits = __syncthreads_and(fits) != 0;
+  const int64_t source = panel.source(0);
+  const bool fast = plain && own.loaded && fits && s.key_channels == s.channels && source >= 0 &&
+                    panel.source(kTile) <= min(panel.end, panel.table.time - s.left);
+  if (!fast) {
+    write_each(panel, channels, sums, fits);
+  } else if (channels.packs) {  // else the thread has no channels
+    E* grad_k = column(panel.p.grad_k, one, channels.begin) + source * panel.p.grad_k.time_stride;
+    E* grad_v = column(panel.p.grad_v, one, channels.begin) + source * panel.p.grad_v.time_stride;
+#pragma unroll
+    for (int r = 0; r < kTile; ++r) {
+      T key[kLanes], value[kLanes], dk[kLanes], dv[kLanes];
+      own.get(r, key, value);
+#pragma unroll
+      for (int i = 0; i < kLanes; ++i) {
+        const T k = cuda::exp_under_for<sizeof(E) == 2>(key[i], room.of_channel(kMax, thread.lane + i));
+        dv[i] = k * sums.first[r][i];
+        dk[i] = fma(value[i], dv[i], -(k * sums.second[r][i])) + 0;
+      }
+      channels.template store<true>(grad_k + r * panel.p.grad_k.time_stride, dk);
+      channels.template store<true>(grad_v + r * panel.p.grad_v.time_stride, dv);
+    }
+  }
 }
 
+/// Blocks that a multiprocessor is to hold at once, at least.
 template <typename E>
-__global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
+constexpr int kSourceBlocks = sizeof(E) == 8 ? 1 : 2;
+
+template <typename E, int kRows>
+__global__ void __launch_bounds__(kBandThreads, kSourceBlocks<E>)
     write_sources(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
                   const __grid_constant__ Reach reach, int64_t first_slot,
                   const __grid_constant__ BandBackwardMemory<E> memory,
@@ -291,22 +388,25 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
   using T = Accumulate<E>;
   __shared__ BandPlace place;
   __shared__ BandTable<E> table;
-  BandUnit<E> unit(p.in, slots, first_slot, 1, place);
+  const BandUnit<E> unit(p.in, slots, first_slot, kBackwardStrips, place);
   if (!unit.valid) return;
-  const int64_t c = unit.c;
-  const BandRoom<T> room(reach, cuda::shared_memory<T>());
+  const BandRoom<T> room(reach, false, cuda::shared_memory<T>());
   table.set(p.in, unit.slot.sequence, unit.head);
   const int64_t left = p.in.shape.left, time = table.time;
-  SourcePanel<E> panel = {
-      p, slots, memory, unit, reach, room, table, rows, unit.slot.begin - left, unit.slot.end - left, unit.slot.end};
-  if (panel.end > table.first) write_panel(panel, unit, packs, true);
-  if (unit.slot.end < time) return;
-  panel.last = time;
-  for (panel.s0 = panel.end; panel.s0 < time;
-       panel.s0 += kPanel) {  // the last slot of a sequence does those up to its end
-    unit.c = c;
-    panel.end = min(panel.s0 + kPanel, time);
-    if (panel.end > table.first) write_panel(panel, unit, packs, false);
+  // Its own, and those up to the end of the sequence where it is the last.
+  const int64_t end = unit.slot.end < time ? unit.slot.end - left : time;
+  for (int64_t s0 = unit.slot.begin - left; s0 < end;) {
+    const bool own = s0 < unit.slot.end - left;
+    const int64_t stop = own ? unit.slot.end - left : min(s0 + kPanel, time);
+    const SourcePanel<E, kRows> panel = {p,     slots, memory, place, unit.thread, reach,
+                                         room,  table, rows,   s0,    stop,        own ? unit.slot.end : time};
+    s0 = stop;
+    if (stop <= table.first) continue;
+    if (kRows == kAllRows) panel.form_weights(0);
+    for (int64_t c = place.begin; c < place.block_end; c += kPanel) {
+      write_panel(panel, c, packs, own);
+      __syncthreads();
+    }
   }
 }
 
@@ -346,10 +446,11 @@ __global__ void write_keys(const __grid_constant__ WindowBackward<E> p, const __
 template <typename E>
 void run_band_sources(const BandBackward<E>& call, int64_t first, int64_t count, const WaveRows<Accumulate<E>>& rows) {
   const WindowShape& s = call.p.in.shape;
-  const Reach reach(s);
-  cuda::launch_with_memory(call.cuda, kBackwardName, count * s.heads * strip_count(s), kBandThreads,
-                           BandRoom<Accumulate<E>>::bytes(reach), write_sources<E>, call.p, call.slots, reach, first,
-                           call.memory, rows, call.packs);
+  with_rounds<Accumulate<E>>(s, [&]<int kRows>(const Reach& reach, std::integral_constant<int, kRows>) {
+    cuda::launch_with_memory(call.cuda, kBackwardName, count * s.heads * band_groups(s, kBackwardStrips), kBandThreads,
+                             BandRoom<Accumulate<E>>::bytes(reach), write_sources<E, kRows>, call.p, call.slots, reach,
+                             first, call.memory, rows, call.packs);
+  });
 }
 
 template <typename E>

@@ -7,7 +7,7 @@
 #include "ops/common/for_each_element.h"
 #include "ops/common/redo.h"
 #include "ops/window/check.h"
-#include "ops/window/cuda_band.cuh"
+#include "ops/window/cuda_band_sums.cuh"
 #include "ops/window/cuda_checks.h"
 
 namespace aft::ops {
@@ -125,56 +125,57 @@ __global__ void write_same_rows(WindowForward<E> p, Slots slots, const Accumulat
 }
 
 /// Rows of y from the sums of a block's targets.
-template <typename E>
+template <typename E, typename Targets>
 struct WriteTargets {
   using T = Accumulate<E>;
 
-  const BandTargets<E>& targets;
-  const BandSources<E>& channels;
+  const Targets targets;
+  const BandChannels<E> channels;
   Gate gate;
   const E* q;  // of this thread's first channel; null without a gate
   E* y;
   int64_t q_stride, y_stride;
-  cuda::Pack<E, kLanes> queries[kTile];
-
-  __device__ void begin() {
-    if (q != nullptr) channels.load_rows(q + targets.unit.row(0) * q_stride, q_stride, targets.unit.rows(), queries);
+  __device__ __forceinline__ T output(T query, const TargetSums<T>& sums, int i) const {
+    const T ratio = cuda::gated_ratio_for<E>(gate, query, sums.num, sums.den) * targets.value_scale(i);
+    return sums.den == 0 ? T(0) : ratio;
   }
-  __device__ T output(T query, const TargetSums<T>& sums, int i) const {
-    const T ratio = sums.den == 0 ? T(0) : cuda::gated_ratio_for<E>(gate, query, sums.num, sums.den);
-    return ratio * targets.value_scale(i);
-  }
-  __device__ void row(int r, const TargetSums<T> (&sums)[kLanes]) const {
-    const int64_t t = targets.unit.row(r);
+  template <bool kPacks>
+  __device__ __forceinline__ void row(int r, const TargetSums<T> (&sums)[kLanes], const cuda::Pair<E>& query) const {
     T out[kLanes];
 #pragma unroll
-    for (int i = 0; i < kLanes; ++i) out[i] = output(cuda::widen(queries[r].lane[i]), sums[i], i);
-    channels.store(y + t * y_stride, out);
+    for (int i = 0; i < kLanes; ++i) out[i] = output(query.at(i), sums[i], i);
+    channels.template store<kPacks>(y + targets.row(r) * y_stride, out);
   }
   __device__ void one(int r, int i, const TargetSums<T>& sums) const {
-    const int64_t t = targets.unit.row(r);
+    const int64_t t = targets.row(r);
     y[t * y_stride + i] = cuda::narrow<E>(output(q == nullptr ? T(0) : T(cuda::widen(q[t * q_stride + i])), sums, i));
   }
   __device__ void absent(int r) const {
-    const T nothing[kLanes] = {NAN, NAN, NAN, NAN};
-    channels.store(y + targets.unit.row(r) * y_stride, nothing);
+    const T nothing[kLanes] = {NAN, NAN};
+    channels.store(y + targets.row(r) * y_stride, nothing);
   }
 };
 
-template <typename E>
-__global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
+/// Strips of channels of a block, and blocks that a multiprocessor is to hold at once, at least.
+constexpr int kForwardStrips = 4;
+template <typename E, int kRows>
+constexpr int kForwardBlocks = sizeof(E) == 8 || (sizeof(E) == 4 && kRows == kTile) ? 1 : 2;
+
+template <typename E, int kRows>
+__global__ void __launch_bounds__(kBandThreads, (kForwardBlocks<E, kRows>))
     write_band_rows(const __grid_constant__ WindowForward<E> p, const __grid_constant__ Slots slots,
                     const __grid_constant__ Reach reach, const __grid_constant__ ForwardMemory<E> memory, bool packs,
                     bool redo, int64_t* redone) {
   using T = Accumulate<E>;
+  using Targets = BandTargets<E, kRows, sizeof(E) == 2>;
   const WindowShape& s = p.in.shape;
   __shared__ BandPlace place;
   __shared__ BandTable<E> shared_table;
-  BandUnit<E> unit(p.in, slots, 0, kStrips, place);
+  BandUnit<E> unit(p.in, slots, 0, kForwardStrips, place);
   if (!unit.valid) return;
   const Slot& slot = unit.slot;
-  const BandRoom<T> room(reach, cuda::shared_memory<T>());
-  const BandTargets<E> targets(p.in, unit, reach, room, shared_table);
+  const BandRoom<T> room(reach, false, cuda::shared_memory<T>());
+  const Targets targets(p.in, unit, reach, room, shared_table);
   do {
     if (threadIdx.x < kPanel) {
       const int64_t c = unit.channel(threadIdx.x);
@@ -185,17 +186,17 @@ __global__ void __launch_bounds__(kBandThreads, kBandBlocks<E>)
       room.set_outside(kBeforeMax, threadIdx.x, first[0]);
       room.set_outside(kAfterMax, threadIdx.x, last[0]);
     }
-    const BandSources<E> channels(p.in, slot.sequence, unit.c, unit.end, packs);
+    const BandChannels<E> channels(p.in, slot.sequence, unit.c, unit.end, packs);
     BandSums<T> sums;
     targets.sum(channels, sums);
     const E* q = s.gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, unit.c);
-    WriteTargets<E> write = {
-        targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c), p.in.q.time_stride, p.y.time_stride, {}};
-    const int failed = targets.for_each(sums, channels.count, redo, write);
-    if (redone != nullptr) {
-      cuda::count(redone, failed);
-      cuda::count(redone + 1, channels.count * unit.rows());
+    cuda::Pair<E> queries[kTile];
+    if (q != nullptr) {
+      channels.load_rows(q + targets.row(0) * p.in.q.time_stride, p.in.q.time_stride, targets.rows(), queries);
     }
+    const WriteTargets<E, Targets> write = {
+        targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c), p.in.q.time_stride, p.y.time_stride};
+    targets.for_each(sums, channels, redo, redone, write, queries);
     __syncthreads();
   } while (unit.next());
 }
@@ -265,13 +266,14 @@ void forward(const WindowForward<E>& p, const Slots& slots, const ForwardMemory<
     sum(memory.before, -s.left, false, memory.ends);
     if (s.has_band) {
       if (!s.causal) sum(memory.after, s.right, true, nullptr);
-      const Reach reach(s);
-      const bool four = moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.y) &&
+      const bool pairs = moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.y) &&
                         (s.key_channels != s.channels || moves_in_packs<kLanes>(s, p.in.k)) &&
                         (s.gate == Gate::kNone || moves_in_packs<kLanes>(s, p.in.q));
-      cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s, kStrips), kBandThreads,
-                               BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E>, p, slots, reach, memory, four,
-                               redo_enabled(), cuda.redone);
+      with_rounds<Accumulate<E>>(s, [&]<int kRows>(const Reach& reach, std::integral_constant<int, kRows>) {
+        cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s, kForwardStrips), kBandThreads,
+                                 BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E, kRows>, p, slots, reach,
+                                 memory, pairs, redo_enabled(), cuda.redone);
+      });
     } else if (s.causal) {
       cuda::launch(cuda, kName, threads, write_rows<E, N>, p, slots, memory.before);
     } else {

@@ -35,7 +35,8 @@ struct Slots {
   static constexpr int64_t groups_of(int64_t chunks) { return (chunks + kGroup - 1) / kGroup; }
 };
 
-/// Running sums at every chunk in two parts: over the chunks of its group, and over the groups before.
+/// Running sums at every chunk in two parts: over the chunks of its group, and over the groups before; or, without
+/// groups, over all chunks before.
 template <typename T>
 struct ChunkSums {
   T* chunks = nullptr;  // [slots][3][d]
@@ -76,10 +77,19 @@ struct BackwardMemory : ForwardMemory<E> {
         at_start(workspace.take<T>(s.batch * kSumParts * s.channels)) {}
 };
 
+/// Strips of 64 channels that make a head.
+constexpr int64_t strip_count(const WindowShape& s) { return (s.channels / s.heads + 63) / 64; }
+
+/// Strips that a block with targets does in the backward: a wave has few slots.
+constexpr int kBackwardStrips = 2;
+
 /// With a band, a and b of targets are kept for some slots at a time, a wave, and for those before it that its sources'
-/// windows reach into. That takes a 32nd of q, k, v and y, or 32 MiB if that is more, and at least what a window needs.
+/// windows reach into. That takes a 32nd of q, k, v and y, or 64 MiB if that is more, and at least what a window needs; a
+/// wave's blocks with targets are then as many as 132 multiprocessors hold, or some times as many.
 template <typename E>
 struct Waves {
+  static constexpr int64_t kResident = 264;
+
   int64_t overlap = 0;  // slots before a wave
   int64_t slots = 0;    // of a wave
   int64_t count = 0;
@@ -87,13 +97,21 @@ struct Waves {
   explicit Waves(const WindowShape& s) {
     const Slots all(s);
     overlap = Slots::chunks_of(std::min(s.left + s.right, s.time)) + (s.causal ? 0 : 1);
-    const int64_t of_slot = kChunk * (3 * s.channels + s.heads * columns(s)) * int64_t{sizeof(Accumulate<E>)};
+    const int64_t of_slot =
+        kChunk * (3 * s.channels + groups(s) * s.heads * columns(s)) * int64_t{sizeof(Accumulate<E>)};
     const int64_t tensor = (s.packed ? 1 : s.batch) * s.time * s.channels * int64_t{sizeof(E)};
-    const int64_t room = std::max(int64_t{1} << 25, tensor / 8);
-    slots = std::clamp<int64_t>(room / std::max<int64_t>(of_slot, 1), std::min(all.count, 2 * overlap + 1), all.count);
+    const int64_t room = std::max(int64_t{1} << 26, tensor / 8);
+    const int64_t least = std::min(all.count, 2 * overlap + 1), blocks = s.heads * groups(s);
+    slots = std::max(least, room / std::max<int64_t>(of_slot, 1));
+    if ((slots + overlap) * blocks > kResident) {
+      slots = std::max(least, (slots + overlap) * blocks / kResident * kResident / blocks - overlap);
+    }
+    slots = std::min(slots, all.count);
     count = slots == 0 ? 0 : (all.count + slots - 1) / slots;
   }
   static int64_t columns(const WindowShape& s) { return s.left + 1 + s.right; }
+  /// Blocks that make a head.
+  static int64_t groups(const WindowShape& s) { return (strip_count(s) + kBackwardStrips - 1) / kBackwardStrips; }
 };
 
 template <typename E>
@@ -101,27 +119,30 @@ struct BandBackwardMemory : BackwardMemory<E> {
   using T = Accumulate<E>;
 
   ChunkSums<T> earlier;  // not causal: as later, of the targets before each chunk
+  T* carry = nullptr;              // [B][5][d], causal: of the targets after a wave, with what rounding added
   T* rows;               // [slots of a wave and those before it][kChunk][3][d]: a, b and the exponent of D
-  T* pairs;              // [slots of a wave][kChunk][H][J]: the gradient of the band from each row
+  T* pairs;              // [slots of a wave][blocks of a head][kChunk][H][J]: the gradient of the band from each row
   T* slot_pairs;         // [slots of a wave][H][J]: from each slot, where all positions share the band's row
   T* sequence_pairs;     // [H][J]: the same from a sequence
   T* key_parts;          // [tokens + B left][H][strips]: dk of a key that its head shares
 
-  BandBackwardMemory(const WindowShape& s, int64_t strips, cuda::Workspace& workspace)
+  BandBackwardMemory(const WindowShape& s, cuda::Workspace& workspace)
       : BackwardMemory<E>(s, workspace) {
     const Slots all(s);
     const Waves<E> waves(s);
     const int64_t band = s.heads * waves.columns(s), tokens = (s.packed ? 1 : s.batch) * s.time;
-    if (!s.causal) earlier = ChunkSums<T>(all, workspace);
+    if (s.causal) {
+      this->later.groups = nullptr;
+      carry = workspace.take<T>(s.batch * 5 * s.channels);
+    } else {
+      earlier = ChunkSums<T>(all, workspace);
+    }
     rows = workspace.take<T>((waves.slots + waves.overlap) * kChunk * 3 * s.channels);
-    pairs = workspace.take<T>(waves.slots * kChunk * band);
+    pairs = workspace.take<T>(waves.slots * waves.groups(s) * kChunk * band);
     slot_pairs = workspace.take<T>(waves.slots * band);
     sequence_pairs = workspace.take<T>(band);
-    key_parts = workspace.take<T>(s.key_channels == s.channels ? 0 : (tokens + s.batch * s.left) * s.heads * strips);
+    key_parts = workspace.take<T>(s.key_channels == s.channels ? 0 : (tokens + s.batch * s.left) * s.heads * strip_count(s));
   }
 };
-
-/// Blocks that make a head, kPanel channels each (cuda_band.cuh).
-constexpr int64_t strip_count(const WindowShape& s) { return (s.channels / s.heads + 63) / 64; }
 
 }  // namespace aft::ops::window

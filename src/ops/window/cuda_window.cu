@@ -47,7 +47,7 @@ int64_t window_workspace(const WindowShape& s, Pass pass) {
   if (pass == Pass::kForward) {
     window::ForwardMemory<E>(s, pass, workspace);
   } else if (pass == Pass::kBackward && s.has_band) {
-    window::BandBackwardMemory<E>(s, window::strip_count(s), workspace);
+    window::BandBackwardMemory<E>(s, workspace);
   } else if (pass == Pass::kBackward) {
     window::BackwardMemory<E>(s, workspace);
   }

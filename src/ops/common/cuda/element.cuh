@@ -54,4 +54,47 @@ __device__ void store(E* to, const Accumulate<E> (&x)[N]) {
   store(to, pack);
 }
 
+/// Two neighbouring elements as they lie in memory, to be widened where they are used: those of 16 bits take one register
+/// together.
+template <typename E>
+struct Pair {
+  E x = {}, y = {};
+
+  static __device__ Pair of(E x, E y) { return {x, y}; }
+  static __device__ Pair load(const E* from) {
+    const auto pack = cuda::load<2>(from);
+    return {pack.lane[0], pack.lane[1]};
+  }
+  __device__ E at(int i) const { return i == 0 ? x : y; }
+  __device__ Pair abs() const { return {fabs(x), fabs(y)}; }
+  /// The larger of each; NaN is passed over.
+  __device__ Pair max(Pair other) const { return {fmax(x, other.x), fmax(y, other.y)}; }
+  /// NaN stays.
+  __device__ Pair max_nan(Pair other) const {
+    return {x > other.x || x != x ? x : other.x, y > other.y || y != y ? y : other.y};
+  }
+};
+template <typename E>
+  requires(sizeof(E) == 2)
+struct Pair<E> {
+  using Machine = std::conditional_t<std::is_same_v<E, BFloat16>, __nv_bfloat162, __half2>;
+
+  uint32_t bits = 0;
+
+  static __device__ Pair of(E x, E y) { return {x.bits | static_cast<uint32_t>(y.bits) << 16}; }
+  static __device__ Pair load(const E* from) { return {*reinterpret_cast<const uint32_t*>(from)}; }
+  static __device__ Pair of(Machine x) { return {*reinterpret_cast<const uint32_t*>(&x)}; }
+  __device__ Machine machine() const { return *reinterpret_cast<const Machine*>(&bits); }
+  __device__ float at(int i) const {
+    if constexpr (std::is_same_v<E, BFloat16>) {
+      return __uint_as_float(i == 0 ? bits << 16 : bits & 0xffff0000u);
+    } else {
+      return __half2float(__ushort_as_half(static_cast<uint16_t>(i == 0 ? bits : bits >> 16)));
+    }
+  }
+  __device__ Pair abs() const { return {bits & 0x7fff7fffu}; }
+  __device__ Pair max(Pair other) const { return of(__hmax2(machine(), other.machine())); }
+  __device__ Pair max_nan(Pair other) const { return of(__hmax2_nan(machine(), other.machine())); }
+};
+
 }  // namespace aft::ops::cuda

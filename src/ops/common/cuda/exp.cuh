@@ -82,6 +82,18 @@ __device__ T exp_under(T x, T max) {
   return shifted > F::kMagic - (F::kBias - 1) ? e : T(0);  // p may lie below 1
 }
 
+/// The same where what comes of it is rounded to 16 bits (kRounded): what the machine has of 2^x, 2 ulp of float, is
+/// right enough.
+template <bool kRounded, typename T>
+__device__ T exp_under_for(T x, T max) {
+  if constexpr (kRounded) {
+    constexpr float kLow = static_cast<float>(kLog2E<double> - static_cast<double>(kLog2E<float>));
+    return exp2f(fma(x, kLow, fma(x, kLog2E<float>, -max)));
+  } else {
+    return exp_under(x, max);
+  }
+}
+
 /// e^x for x <= 0, 0 below the normal range. NaN stays NaN.
 template <typename T>
 __device__ T exp_negative(T x) {
