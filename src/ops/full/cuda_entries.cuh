@@ -178,10 +178,10 @@ __global__ void __launch_bounds__(kThreads, 1) find_factor_exponents(Call<E> cal
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    for (int step = 1; step < 8; step *= 2) {
+    for (int step = 2; step < 16; step *= 2) {  // lanes of the same rows
       largest[i] = fmax(largest[i], __shfl_xor_sync(0xffffffffu, largest[i], step));
     }
-    if (threadIdx.x % 8 == 0) room[threadIdx.x / 32 % 2][row_of(i)] = largest[i];
+    if (threadIdx.x % 16 / 2 == 0) room[threadIdx.x / 32 % 2][row_of(i)] = largest[i];
   }
   __syncthreads();
   const int i = threadIdx.x;

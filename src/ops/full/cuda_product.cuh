@@ -17,15 +17,20 @@ constexpr int kBlocks = sizeof(T) == 4 ? 2 : 1;
 /// every step.
 constexpr int kSegment = 32;
 
-/// Where this thread's rows and columns lie: a warp has 32 rows and 64 columns, so that what its threads read at once
-/// is one line of shared memory.
+/// Where this thread's rows and columns lie: a warp has 32 rows and 64 columns, a lane 2 x 2 squares of 4 x 4. Of 16
+/// lanes, which shared memory serves at once, those next to each other or two apart want the same, of both operands.
+/// Warps that share a scheduler, four apart, have first and last rows or middle ones: causal, all have as much to do.
+inline __device__ int first_row_of_warp() {
+  const int pair = threadIdx.x / 64;
+  return (pair < 2 ? pair : 5 - pair) * 32;
+}
 inline __device__ int row_of(int i) {
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  return warp / 2 * 32 + lane / 8 * 4 + i % 4 + i / 4 * 16;
+  const int lane = threadIdx.x % 32;
+  return first_row_of_warp() + (lane / 16 * 2 + lane % 2) * 4 + i % 4 + i / 4 * 16;
 }
 inline __device__ int column_of(int j) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  return warp % 2 * 64 + lane % 8 * 4 + j % 4 + j / 4 * 32;
+  return warp % 2 * 64 + lane / 2 % 8 * 4 + j % 4 + j / 4 * 32;
 }
 
 template <typename T>
@@ -104,7 +109,14 @@ template <typename T>
 struct alignas(16) Totals {
   using P = Product<T>;
 
-  T at[kTile][kTile];
+  /// What this thread has at row_of(i), column_of(j).
+  __device__ T& own(int i, int j) { return at_[j / 4 * 8 + i][threadIdx.x][j % 4]; }
+  /// What some thread has there.
+  __device__ const T* at(int row, int column) const {
+    const int pair = row < 64 ? row / 32 : 5 - row / 32;
+    const int thread = (pair * 2 + column / 64) * 32 + row / 8 % 2 * 16 + column / 4 % 8 * 2 + row / 4 % 2;
+    return &at_[column / 32 % 2 * 8 + row / 16 % 2 * 4 + row % 4][thread][column % 4];
+  }
 
   __device__ void clear() {
     each(nullptr, [](T, T, int, int) { return T(0); });
@@ -121,6 +133,9 @@ struct alignas(16) Totals {
   }
 
  private:
+  // Four columns of a row side by side, threads one after another: no two meet in a bank.
+  T at_[kTile * kTile / 4 / kThreads][kThreads][4];
+
   /// change(total, scale, i, j) becomes what this thread has at row_of(i), column_of(j).
   template <typename Change>
   __device__ void each(const T* scale, const Change& change) {
@@ -131,14 +146,14 @@ struct alignas(16) Totals {
       if (scale != nullptr) P::load4(&scale[column_of(j)], factor);
 #pragma unroll
       for (int first = 0; first < 8; first += kAtOnce) {
-        T own[kAtOnce][4];
+        T sums[kAtOnce][4];
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) P::load4(&at[row_of(first + i)][column_of(j)], own[i]);
+        for (int i = 0; i < kAtOnce; ++i) P::load4(&own(first + i, j), sums[i]);
 #pragma unroll
         for (int i = 0; i < kAtOnce; ++i) {
 #pragma unroll
-          for (int n = 0; n < 4; ++n) own[i][n] = change(own[i][n], factor[n], first + i, j + n);
-          P::store4(&at[row_of(first + i)][column_of(j)], own[i]);
+          for (int n = 0; n < 4; ++n) sums[i][n] = change(sums[i][n], factor[n], first + i, j + n);
+          P::store4(&own(first + i, j), sums[i]);
         }
       }
     }

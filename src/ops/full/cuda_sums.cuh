@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
   const auto store_step = [&](int step) { weights.store(step % kChunkSteps * kStep, room.weights[step % 2]); };
   // Causal, whether no row of this warp meets the k of a step.
   const auto is_unseen = [&](int step) {
-    const int first_row = threadIdx.x / 64 * 32, k = (step - walk.own_step) * kStep;
+    const int first_row = first_row_of_warp(), k = (step - walk.own_step) * kStep;
     if (!causal || k < 0 || k >= kTile) return false;
     return kAxis == Axis::kTargets ? k >= first_row + 32 : k + kStep <= first_row;
   };
@@ -368,7 +368,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
   };
   const auto sums = [&](int i) {
     const int row = first_row + i * kApart;
-    const T* part = &room.total.at[row][2 * lane];
+    const T* part = room.total.at(row, 2 * lane);
     const T* exponent = &room.now[2 * lane];
     return Sums<T>{{part[0], part[1]}, {exponent[0], exponent[1]}, room.exponents[0][row], room.marked};
   };

@@ -265,7 +265,7 @@ __device__ bool add_products(const WeightBand<E>& band, TileRoom<T>& room) {
         const cuda::SplitExp<T> e = cuda::split_exp(weight);
         const T weight_factor = e.p * cuda::pow2(e.n - exponent);
         // A target that sees a weight that is no number is redone.
-        if (weight_factor > 0) value = scale_by(room.total.at[row_of(m)][column_of(j)] * weight_factor, scale);
+        if (weight_factor > 0) value = scale_by(room.total.own(m, j) * weight_factor, scale);
       }
       T& sum = task.tile[row_of(m) * kTile + column_of(j)];
       sum = task.begin == task.first ? value : sum + value;
