@@ -99,10 +99,21 @@ __global__ void __launch_bounds__(kThreads, 2) pack_sources(Call<E> call, Wave w
   store_scale(most[0], most[1], T(0), to.scales + slot.index * kScaleParts * d + c, d);
 }
 
+/// W of a target that sees NaN, +inf or a weight that saturates: under it all weights are 0, so that it is redone.
+template <typename T>
+constexpr T kBarred = T(3e38);
+
+/// A weight as W is taken over it.
+template <typename T>
+__device__ T visible_weight(T w) {
+  return w <= kKeyLimit<T> ? w : T(INFINITY);
+}
+
 /// W from the largest weight; the floor where there is nothing to see.
 template <typename T>
 __device__ T weight_exponent(T largest) {
-  return cuda::is_absent(largest) ? kExponentFloor<T> : cuda::split_exp(fmin(largest, kKeyLimit<T>)).n;
+  if (largest > kKeyLimit<T>) return kBarred<T>;
+  return cuda::is_absent(largest) ? kExponentFloor<T> : cuda::split_exp(largest).n;
 }
 
 /// Sources that W of a position is taken over. Where sequences share it, x is any of them.
@@ -131,7 +142,7 @@ __global__ void find_exponents(Call<E> call, Accumulate<E>* exponents) {
   T largest = -INFINITY;
   for (int64_t s = lane; s < sources; s += 32) {
     const T w = weights[s];
-    largest = fmax(largest, w == w ? w : T(0));
+    largest = fmax(largest, visible_weight(w));
   }
   for (int step = 16; step > 0; step /= 2) largest = fmax(largest, __shfl_xor_sync(0xffffffffu, largest, step));
   if (lane == 0) exponents[i] = weight_exponent(largest);
@@ -171,8 +182,7 @@ __global__ void __launch_bounds__(kThreads, 1) find_factor_exponents(Call<E> cal
       const int64_t seen = exponent_sources(call, x, begin + row_of(i)) - s;
 #pragma unroll
       for (int j = 0; j < 8; ++j) {
-        const T weight = product.sum[i][j];
-        if (column_of(j) < seen) largest[i] = fmax(largest[i], weight == weight ? weight : T(0));
+        if (column_of(j) < seen) largest[i] = fmax(largest[i], visible_weight(product.sum[i][j]));
       }
     }
   }

@@ -56,7 +56,8 @@ struct ForwardPass {
     __device__ bool finish(int row, const Row& read, const Sums<T>& sums) const {
       T den = sums.part[0], num = sums.part[1], exponent = sums.exponent[0] + sums.weight_exponent;
       T difference = sums.exponent[1] - sums.exponent[0];
-      if (!(sums.exponent[0] > kExponentFloor<T> && sums.weight_exponent > kExponentFloor<T>)) {
+      const bool has_weights = sums.weight_exponent > kExponentFloor<T> && sums.weight_exponent < kNoTarget<T>;
+      if (!(has_weights && sums.exponent[0] > kExponentFloor<T>)) {
         den = num = exponent = pass.call.has_weights(x, first + row) ? T(0) : T(NAN);
         difference = 0;
       } else if (pass.redo && (!(den >= kCertificate<T>) || num - num != 0)) {

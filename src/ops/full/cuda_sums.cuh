@@ -11,24 +11,32 @@
 
 namespace aft::ops::full {
 
+/// What stands for W where there is no target, or one that has no weights: they are 0 under it.
+template <typename T>
+constexpr T kNoTarget = INFINITY;
+
 /// Where W of a chunk of targets is in shared memory: that of the block's own chunk, or of every other chunk by turns.
 template <Axis kAxis>
 __device__ int exponents_side(int64_t target_chunk) {
   return kAxis == Axis::kTargets ? 0 : static_cast<int>(target_chunk % 2);
 }
 
-/// e^w 2^-W, as split_exp has it, in fewer instructions: W is not below w's exponent. 0 for -inf and below, NaN for
-/// +inf and NaN.
-template <typename T>
+/// e^w 2^-W for a W not below w's exponent, in few instructions; 0 for -inf, anything for what W is kBarred for. Where
+/// 16 bits come of it, the machine's own power of two is right enough.
+template <typename E, typename T = Accumulate<E>>
 __device__ T scaled_weight(T w, T exponent) {
   using F = FloatFormat<T>;
-  const T clamped = fmin(fmax(w, -kKeyLimit<T>), kKeyLimit<T>);
-  const T shifted = fma(clamped, kLog2E<T>, F::kMagic), n = shifted - F::kMagic;
-  const T p = cuda::exp_polynomial(fma(-n, kLn2Low<T>, fma(-n, kLn2High<T>, clamped)));
-  // Integers in the low bits: the exponent of the power, and what makes it that of a number.
-  const auto bits = cuda::to_bits(fmax(shifted - exponent, F::kMagic - F::kBias));
-  const T weight = p * cuda::from_bits((bits << F::kMantissaBits) + cuda::to_bits(T(1)));
-  return w < INFINITY ? weight : T(NAN);
+  if constexpr (sizeof(E) == 2) {
+    constexpr float kLog2ELow = 1.925963033500011079e-8f;  // log2 e less kLog2E
+    return exp2f(fma(w, kLog2ELow, fma(w, kLog2E<T>, -exponent)));
+  } else {
+    const T clamped = fmax(w, -kKeyLimit<T>);
+    const T shifted = fma(clamped, kLog2E<T>, F::kMagic), n = shifted - F::kMagic;
+    const T p = cuda::exp_polynomial(fma(-n, kLn2Low<T>, fma(-n, kLn2High<T>, clamped)));
+    // Integers in the low bits: the exponent of the power, and what makes it that of a number.
+    const auto bits = cuda::to_bits(fmax(shifted - exponent, F::kMagic - F::kBias));
+    return p * cuda::from_bits((bits << F::kMantissaBits) + cuda::to_bits(T(1)));
+  }
 }
 
 /// Weights of one step on their way to shared memory, e^w 2^-W at [k][row]. Rows are of kAxis, k counts the other.
@@ -43,7 +51,7 @@ struct WeightStep {
   const Call<E>& call;
   const Sequence& x;
   const int64_t& head;
-  const T (*all_exponents)[kTile];  // shared: W of a chunk of targets, NaN where there is no target
+  const T (*all_exponents)[kTile];  // shared: W of a chunk of targets, kNoTarget where there is none
   FactorTile<T>* tile;              // shared, for factors
 
   // Of the chunks of targets and sources that meet.
@@ -54,21 +62,22 @@ struct WeightStep {
   const T* from;  // of the matrix: what this thread brings of the step at offset 0, the first of it
   const T* exponents;
 
-  /// Of what this thread brings: its i-th.
+  /// Of what this thread brings: its i-th. By target, a warp has kAcross k of other rows for every bank.
+  static constexpr int kAcross = kStep < 8 ? kStep : 8, kParts = kStep / kAcross;
   static __device__ int row(int i) {
     if (kFactors) return threadIdx.x % (kTile / kRows) * kRows + i / kSteps;
-    return kByTarget ? threadIdx.x / kStep + i * (kThreads / kStep) : threadIdx.x % kTile;
+    return kByTarget ? threadIdx.x / kAcross + i / kParts * (kThreads / kAcross) : threadIdx.x % kTile;
   }
   static __device__ int k(int i) {
     if (kFactors) return threadIdx.x / (kTile / kRows) * kSteps + i % kSteps;
-    return kByTarget ? threadIdx.x % kStep : threadIdx.x / kTile + i * (kThreads / kTile);
+    return kByTarget ? threadIdx.x % kAcross + i % kParts * kAcross : threadIdx.x / kTile + i * (kThreads / kTile);
   }
   /// Within the tile, of the step whose first k is `offset`.
   static __device__ int target(int i, int offset) { return kByTarget ? row(i) : offset + k(i); }
   static __device__ int source(int i, int offset) { return kByTarget ? offset + k(i) : row(i); }
   __device__ bool is_seen(int i, int offset) const {
     const int t = target(i, offset);
-    return exponents[t] == exponents[t] && source(i, offset) < (is_own ? t + 1 : sources);
+    return exponents[t] < kNoTarget<T> && source(i, offset) < (is_own ? t + 1 : sources);
   }
 
   __device__ void start_tile(int t_chunk, int s_chunk) {
@@ -90,24 +99,28 @@ struct WeightStep {
   __device__ void load(int offset, typename P::Operand& to) const {
     if constexpr (!kFactors) {
       const int64_t stride = call.in.weights.row_stride;
-      const int64_t next = kByTarget ? stride * (kThreads / kStep) : stride * (kThreads / kTile);
       const T* at = from + (kByTarget ? offset : offset * stride);
+      // From one line of the matrix to the next; by target a thread has kParts of a line.
+      const auto move = [&](int i) {
+        if (!kByTarget) at += stride * (kThreads / kTile);
+        if (kByTarget && i % kParts == kParts - 1) at += stride * (kThreads / kAcross);
+      };
       if (is_whole) {
 #pragma unroll
         for (int i = 0; i < P::kOwn; ++i) {
-          __pipeline_memcpy_async(&to.at[k(i)][row(i)], at, sizeof(T));
-          at += next;
+          __pipeline_memcpy_async(&to.at[k(i)][row(i)], kByTarget ? at + i % kParts * kAcross : at, sizeof(T));
+          move(i);
         }
       } else {
 #pragma unroll
         for (int i = 0; i < P::kOwn; ++i) {
           T* own = &to.at[k(i)][row(i)];
           if (is_seen(i, offset)) {
-            __pipeline_memcpy_async(own, at, sizeof(T));
+            __pipeline_memcpy_async(own, kByTarget ? at + i % kParts * kAcross : at, sizeof(T));
           } else {
             *own = -INFINITY;
           }
-          at += next;
+          move(i);
         }
       }
     }
@@ -123,10 +136,9 @@ struct WeightStep {
     }
 #pragma unroll
     for (int i = 0; i < P::kOwn; ++i) {
-      T weight = scaled_weight(own[i], own_exponents[i]);
-      // A target that sees such a weight is redone: it takes no part.
-      if (!kByTarget && !(weight == weight)) weight = 0;
-      to.at[k(i)][row(i)] = weight;
+      // A target that sees what is no number is redone: for sources it takes no part.
+      const T weight = scaled_weight<E>(own[i], own_exponents[i]);
+      to.at[k(i)][row(i)] = kByTarget || own[i] <= kKeyLimit<T> ? weight : T(0);
     }
   }
 
@@ -266,7 +278,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     const int64_t t = chunk * kTile + threadIdx.x;
     const bool is_target = t >= x.first && t < x.end() && call.has_weights(x, t) && x.sources > 0;
     room.exponents[exponents_side<kAxis>(chunk)][threadIdx.x] =
-        is_target ? pass.exponents[call.exponent_index(x, channels.head, t)] : T(NAN);
+        is_target ? pass.exponents[call.exponent_index(x, channels.head, t)] : kNoTarget<T>;
   };
   // Entries of one step: [k][column], two columns a channel.
   const auto load_entries = [&](int step, typename P::Entries& to) {
