@@ -14,8 +14,9 @@ constexpr int kThreads = 256;
 template <typename T>
 constexpr int kBlocks = sizeof(T) == 4 ? 2 : 1;
 /// The depth of a product that is summed before it is added to the rest: equal summands are rounded the same way at
-/// every step.
-constexpr int kSegment = 32;
+/// every step. What is rounded to 16 bits in the end does not feel it within a chunk.
+template <typename E>
+constexpr int kSegment = sizeof(E) == 2 ? kTile : 32;
 
 /// Where this thread's rows and columns lie: a warp has 32 rows and 64 columns, a lane 2 x 2 squares of 4 x 4. Of 16
 /// lanes, which shared memory serves at once, those next to each other or two apart want the same, of both operands.

@@ -360,7 +360,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
       load_step(step + 1);
     }
     if (!is_unseen(step)) product.multiply(room.weights[step % 2], room.entries[step % 2]);
-    if ((step + 1) * kStep % kSegment == 0 || !more) {
+    if ((step + 1) * kStep % kSegment<E> == 0 || !more) {
       room.total.add(product, room.take);
       product.clear();
     }

@@ -232,7 +232,7 @@ __device__ bool add_products(const WeightBand<E>& band, TileRoom<T>& room) {
     const bool ends = step + 1 == steps, more = !ends || room.turns[1 - turn].steps > 0;
     if (more) load(room.turns[ends ? 1 - turn : turn], ends ? 0 : step + 1, 1 - side);
     product.multiply(room.operands.a[side], room.operands.b[side]);
-    if ((step + 1) * kStep % kSegment == 0 || ends) {
+    if ((step + 1) * kStep % kSegment<T> == 0 || ends) {
       room.total.add(product);
       product.clear();
     }
@@ -359,9 +359,9 @@ __global__ void fold_u(WeightBand<E> band, PairWeights<Accumulate<E>> to) {
   const int64_t seen = min(min(band.source_chunks * kTile, w.columns), call.in.shape.causal ? t + 1 : w.columns);
   const T* v = w.v + row.head * w.v_head_stride + f;
   T total = 0;
-  for (int64_t begin = 0; begin < seen; begin += kSegment) {
+  for (int64_t begin = 0; begin < seen; begin += kSegment<T>) {
     T sum = 0;
-    for (int64_t s = begin; s < min(seen, begin + kSegment); ++s)
+    for (int64_t s = begin; s < min(seen, begin + kSegment<T>); ++s)
       sum = fma(band.sum(band_row, at, s), v[s * w.width], sum);
     total += sum;
   }
@@ -384,9 +384,9 @@ __global__ void fold_v(WeightBand<E> band, PairWeights<Accumulate<E>> to) {
     if (row.head != head || (call.in.shape.causal && row.chunk < s / kTile)) continue;
     const T* u = w.u + head * w.u_head_stride + row.chunk * kTile * w.width + f;
     const int64_t end = min(kTile, w.rows - row.chunk * kTile);
-    for (int64_t begin = 0; begin < end; begin += kSegment) {
+    for (int64_t begin = 0; begin < end; begin += kSegment<T>) {
       T sum = 0;
-      for (int64_t at = begin; at < min(end, begin + kSegment); ++at) {
+      for (int64_t at = begin; at < min(end, begin + kSegment<T>); ++at) {
         sum = fma(band.sum(band_row, at, s), u[at * w.width], sum);
       }
       grad += sum;
