@@ -136,8 +136,8 @@ struct Call {
     return in.key_mask.data != nullptr && s >= x.first &&
            !in.key_mask.data[x.batch * in.key_mask.batch_stride + x.token + s - x.first];
   }
-  __device__ T key(const Sequence& x, int64_t s, int64_t c) const {
-    const int64_t at = key_channel(c);
+  __device__ T key(const Sequence& x, int64_t s, int64_t c) const { return key_at(x, s, key_channel(c)); }
+  __device__ T key_at(const Sequence& x, int64_t s, int64_t at) const {
     if (s < x.first) {
       return in.initial_state.ring_key[(x.index * in.shape.capacity + s) * in.shape.key_channels + at];
     }

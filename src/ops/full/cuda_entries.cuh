@@ -44,10 +44,18 @@ __device__ void include(T& most, T n) {
   most = fmax(most, n == n ? n : T(0));  // NaN and +inf are something to see
 }
 
+// One instruction: of a plain store through a pointer that moves the compiler makes two, which write half a sector
+// each.
+inline __device__ void store_pair(float* to, float x, float y) {
+  __stwb(reinterpret_cast<float2*>(to), make_float2(x, y));
+}
+inline __device__ void store_pair(double* to, double x, double y) {
+  __stwb(reinterpret_cast<double2*>(to), make_double2(x, y));
+}
+
 template <typename T>
 __device__ void store_entry(const Entry<T>& e, T most0, T most1, T* to) {
-  const cuda::Pack<T, 2> parts = {e.x0 * cuda::pow2(e.n0 - most0), e.x1 * cuda::pow2(e.n1 - most1)};
-  *reinterpret_cast<cuda::Pack<T, 2>*>(to) = parts;
+  store_pair(to, e.x0 * cuda::pow2(e.n0 - most0), e.x1 * cuda::pow2(e.n1 - most1));
 }
 
 template <typename T>
@@ -61,7 +69,7 @@ __device__ void store_scale(T most0, T most1, T mark, T* to, int64_t channels) {
 template <typename E>
 __global__ void __launch_bounds__(kThreads, 2) pack_sources(Call<E> call, Wave wave, Entries<Accumulate<E>> to) {
   using T = Accumulate<E>;
-  constexpr int kAtOnce = 8;  // rows that a thread brings
+  constexpr int kAtOnce = sizeof(T) == 4 ? 16 : 8;  // rows that a thread brings
   __shared__ PackRoom<T, 2> room;
   const int64_t d = call.in.shape.channels, tile = blockIdx.x % wave.count();
   Slot slot;
@@ -71,15 +79,30 @@ __global__ void __launch_bounds__(kThreads, 2) pack_sources(Call<E> call, Wave w
   const bool has_channel = lane < channels.count;
   const int64_t c = channels.begin + lane, begin = slot.begin + threadIdx.x / kTileChannels;
   const int rows = static_cast<int>((slot.end - begin + kPackRows - 1) / kPackRows);
+  // Nearly always they are rows of the tensors, and all of them count.
+  const bool are_rows = slot.begin >= slot.x.first && call.in.key_mask.data == nullptr;
+  const int64_t k_step = kPackRows * call.in.k.time_stride, v_step = kPackRows * call.in.v.time_stride;
+  const int64_t key_channel = call.key_channel(c);
   const auto each = [&](const auto& use) {
+    const E* k = call.target(call.in.k, slot.x, begin) + key_channel;
+    const E* v = call.target(call.in.v, slot.x, begin) + c;
 #pragma unroll 1
-    for (int first = 0; first < rows; first += kAtOnce) {
+    for (int first = 0; first < rows; first += kAtOnce, k += kAtOnce * k_step, v += kAtOnce * v_step) {
       T keys[kAtOnce], values[kAtOnce];
+      if (are_rows) {
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const bool exists = has_channel && first + i < rows;
-        keys[i] = exists ? call.key(slot.x, begin + (first + i) * kPackRows, c) : -INFINITY;
-        values[i] = exists ? call.value(slot.x, begin + (first + i) * kPackRows, c) : T(0);
+        for (int i = 0; i < kAtOnce; ++i) {
+          const bool exists = has_channel && first + i < rows;
+          keys[i] = exists ? T(cuda::widen(k[i * k_step])) : -INFINITY;
+          values[i] = exists ? T(cuda::widen(v[i * v_step])) : T(0);
+        }
+      } else {
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          const bool exists = has_channel && first + i < rows;
+          keys[i] = exists ? call.key_at(slot.x, begin + (first + i) * kPackRows, key_channel) : -INFINITY;
+          values[i] = exists ? call.value(slot.x, begin + (first + i) * kPackRows, c) : T(0);
+        }
       }
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
