@@ -188,7 +188,7 @@ struct Walk {
   int first_chunk, last_chunk, steps;
   int own_step;                 // of the chunk at the same positions
   int first_entry, last_entry;  // of those that there are, counted from the first chunk's beginning
-  int64_t entries;              // where those of the first chunk begin among all
+  int64_t first_row;            // where the first chunk begins among the entries of all tiles
   ChannelTile channels;
 };
 
@@ -200,12 +200,14 @@ struct SumRoom {
   Totals<T> total;
   typename Product<T>::Operand weights[2];
   typename Product<T>::Entries entries[2];
-  T now[kTile], take[kTile];  // of the columns: exponents of their sums, and what a chunk is multiplied by
+  T scales[kScaleParts][kTileChannels];  // of a chunk of entries
+  T now[kTile], take[kTile];             // of the columns: exponents of their sums, and what a chunk is multiplied by
   T exponents[kAxis == Axis::kTargets ? 1 : 2][kTile];
   [[no_unique_address]] std::conditional_t<kFactors, FactorTile<T>, NoFactors> factors;
   Slot slot;
   Walk walk;
-  bool has_rows, marked;  // marked: a chunk has a channel that its mark tells something of
+  const T *all_entries, *all_scales;  // of the walk, from its first chunk on
+  bool has_rows, marked;              // marked: a chunk has a channel that its mark tells something of
 };
 
 /// entry_rows: of all sequences.
@@ -225,7 +227,7 @@ __device__ Walk find_walk(const Call<E>& call, const Slot& slot, const Wave& wav
   walk.own_step = static_cast<int>((row_begin - from) / kStep);
   walk.first_entry = by_target ? 0 : static_cast<int>(max(x.first - from, int64_t{0}));
   walk.last_entry = static_cast<int>(end - from);
-  walk.entries = (tile * entry_rows + (by_target ? x.source_row : x.target_row - x.first) + from) * kTile;
+  walk.first_row = tile * entry_rows + (by_target ? x.source_row : x.target_row - x.first) + from;
   walk.channels = call.channel_tile(wave, tile);
   return walk;
 }
@@ -268,6 +270,9 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     // Causal, those with most to do come first.
     room.has_rows = call.find_slot(kAxis, kAxis == Axis::kTargets ? slots - 1 - own_slot : own_slot, room.slot);
     room.walk = find_walk<kAxis>(call, slot, pass.wave, blockIdx.x % pass.wave.count(), pass.entries.rows);
+    room.all_entries = pass.entries.data + walk.first_row * kTile;
+    const int64_t first_slot = call.slot_index(kOther, x, walk.first_chunk);
+    room.all_scales = pass.entries.scales + first_slot * kScaleParts * call.in.shape.channels + channels.begin;
     room.marked = false;
   }
   __syncthreads();
@@ -281,15 +286,24 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
         is_target ? pass.exponents[call.exponent_index(x, channels.head, t)] : kNoTarget<T>;
   };
   // Entries of one step: [k][column], two columns a channel.
-  const auto load_entries = [&](int step, typename P::Entries& to) {
-    constexpr int kUnit = 16 / sizeof(T), kUnits = kTile / kUnit, kUnitRows = kThreads / kUnits;
-    const int row = threadIdx.x / kUnits, unit = threadIdx.x % kUnits * kUnit, at = step * kStep + row;
-    const T* from = pass.entries.data + walk.entries + int64_t{at} * kTile + unit;
+  const auto load_entries = [&](uint32_t step, typename P::Entries& to) {
+    constexpr int kUnit = 16 / sizeof(T), kOwn = kTile * kStep / kUnit / kThreads;
+    const int first = static_cast<int>(step) * kStep;
+    const T* from = room.all_entries + int64_t{first} * kTile + threadIdx.x * kUnit;
+    T* own = &to.at[0][threadIdx.x * kUnit];
+    if (first >= walk.first_entry && first + kStep <= walk.last_entry) {
 #pragma unroll
-    for (int i = 0; i < kStep; i += kUnitRows) {
-      const bool exists = at + i >= walk.first_entry && at + i < walk.last_entry;
-      __pipeline_memcpy_async(&to.at[row + i][unit], exists ? from + i * kTile : pass.entries.data, 16,
-                              exists ? 0 : 16);
+      for (int i = 0; i < kOwn; ++i) {
+        __pipeline_memcpy_async(own + i * kThreads * kUnit, from + i * kThreads * kUnit, 16);
+      }
+    } else {
+#pragma unroll 1
+      for (int i = 0; i < kOwn; ++i) {
+        const int at = first + (threadIdx.x + i * kThreads) * kUnit / kTile;
+        const bool exists = at >= walk.first_entry && at < walk.last_entry;
+        __pipeline_memcpy_async(own + i * kThreads * kUnit, exists ? from + i * kThreads * kUnit : pass.entries.data,
+                                16, exists ? 0 : 16);
+      }
     }
   };
   WeightStep<E, kAxis, Pass::kFactors> weights = {call, x, channels.head, room.exponents, nullptr};
@@ -298,17 +312,28 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     const int own = static_cast<int>(slot.chunk);
     weights.start_tile(kAxis == Axis::kTargets ? own : chunk, kAxis == Axis::kTargets ? chunk : own);
   };
-  const auto load_step = [&](int step) {
+  // A chunk's scales come with its first step.
+  const auto load_scales = [&](int chunk) {
+    const int part = threadIdx.x / kTileChannels, lane = threadIdx.x % kTileChannels;
+    if (part >= kScaleParts || lane >= channels.count) return;
+    const T* from = room.all_scales + (int64_t{chunk} * kScaleParts + part) * call.in.shape.channels + lane;
+    __pipeline_memcpy_async(&room.scales[part][lane], from, sizeof(T));
+  };
+  const auto load_step = [&](uint32_t step) {
+    if (step % kChunkSteps == 0) {
+      const int chunk = static_cast<int>(step / kChunkSteps);
+      start_tile(walk.first_chunk + chunk);
+      load_scales(chunk);
+    }
     weights.load(step % kChunkSteps * kStep, room.weights[step % 2]);
     load_entries(step, room.entries[step % 2]);
     __pipeline_commit();
   };
-  const auto store_step = [&](int step) { weights.store(step % kChunkSteps * kStep, room.weights[step % 2]); };
-  // Causal, whether no row of this warp meets the k of a step.
+  const auto store_step = [&](uint32_t step) { weights.store(step % kChunkSteps * kStep, room.weights[step % 2]); };
+  // Causal, no row of this warp meets the k of steps from here on, or (sources) before.
+  const int rows_end = walk.own_step + (first_row_of_warp() + (kAxis == Axis::kTargets ? 32 : 0)) / kStep;
   const auto is_unseen = [&](int step) {
-    const int first_row = first_row_of_warp(), k = (step - walk.own_step) * kStep;
-    if (!causal || k < 0 || k >= kTile) return false;
-    return kAxis == Axis::kTargets ? k >= first_row + 32 : k + kStep <= first_row;
+    return causal && (kAxis == Axis::kTargets ? step >= rows_end : step < rows_end);
   };
   // The exponents of the columns at the beginning of a chunk: the totals and the chunk come under the larger ones.
   const auto start_chunk = [&](int step) {
@@ -318,11 +343,8 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     if (column < kTile) {
       T exponent = kExponentFloor<T>, mark = 0;
       if (column < 2 * channels.count) {
-        const int64_t d = call.in.shape.channels;
-        const T* scale =
-            pass.entries.scales + call.slot_index(kOther, x, chunk) * kScaleParts * d + channels.begin + column / 2;
-        exponent = scale[column % 2 * d];
-        mark = scale[2 * d];
+        exponent = room.scales[column % 2][column / 2];
+        mark = room.scales[2][column / 2];
       }
       if (mark != 0) room.marked = true;
       const T old = room.now[column], most = fmax(old, exponent);
@@ -342,27 +364,22 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
     room.now[threadIdx.x] = kExponentFloor<T>;
     load_weights_exponent(kAxis == Axis::kTargets ? slot.chunk : walk.first_chunk);
   }
-  room.total.clear();
   __syncthreads();
-  if (steps > 0) {
-    start_tile(walk.first_chunk);
-    load_step(0);
-    __pipeline_wait_prior(0);
-    store_step(0);
-  }
   P product;
   product.clear();
-  for (int step = 0; step < steps; ++step) {
-    if (step % kChunkSteps == 0) start_chunk(step);
+#pragma unroll 1
+  for (int step = -1; step < steps; ++step) {  // at first the first is brought
+    if (step >= 0 && step % kChunkSteps == 0) start_chunk(step);
     const bool more = step + 1 < steps;
-    if (more) {
-      if ((step + 1) % kChunkSteps == 0) start_tile(walk.first_chunk + (step + 1) / kChunkSteps);
-      load_step(step + 1);
-    }
-    if (!is_unseen(step)) product.multiply(room.weights[step % 2], room.entries[step % 2]);
-    if ((step + 1) * kStep % kSegment<E> == 0 || !more) {
-      room.total.add(product, room.take);
-      product.clear();
+    if (more) load_step(step + 1);
+    if (step < 0) {
+      room.total.clear();
+    } else {
+      if (!is_unseen(step)) product.multiply(room.weights[step % 2], room.entries[step % 2]);
+      if ((step + 1) * kStep % kSegment<E> == 0 || !more) {
+        room.total.add(product, room.take);
+        product.clear();
+      }
     }
     __pipeline_wait_prior(0);
     if (more) store_step(step + 1);
