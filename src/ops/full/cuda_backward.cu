@@ -68,24 +68,28 @@ struct SourcePass {
   struct Rows {
     const SourcePass& pass;
     const Sequence& x;
-    int64_t head, first, c;
+    int64_t head, position, c;
 
-    __device__ Row load(int row) const {
-      return {pass.call.key(x, first + row, c), pass.call.value(x, first + row, c)};
+    __device__ Rows(const SourcePass& of, const Sequence& sequence, int64_t weights, int64_t s, int64_t channel)
+        : pass(of), x(sequence), head(weights), position(s), c(channel) {}
+
+    __device__ void move(int rows) { position += rows * kRowsApart; }
+
+    __device__ Row load(int i) const {
+      const int64_t s = position + i * kRowsApart;
+      return {pass.call.key(x, s, c), pass.call.value(x, s, c)};
     }
-    __device__ bool finish(int row, const Row& read, const Sums<T>& sums) const {
-      if (!sums.marked) write(row, read, sums, false);
+    __device__ bool finish(int i, const Row& read, const Sums<T>& sums) const {
+      if (!sums.marked) write(i, read, sums, false);
       return !sums.marked;
     }
-    __device__ void finish_exactly(int row, const Row& read, const Sums<T>& sums) const {
-      write(row, read, sums, true);
-    }
+    __device__ void finish_exactly(int i, const Row& read, const Sums<T>& sums) const { write(i, read, sums, true); }
 
    private:
     /// From the sums of a and b: dv = e^k a, dk = e^k (v a - b).
-    __device__ void write(int row, const Row& read, const Sums<T>& sums, bool adds_pairs) const {
+    __device__ void write(int i, const Row& read, const Sums<T>& sums, bool adds_pairs) const {
       const Call<X>& call = pass.call;
-      const int64_t s = first + row;
+      const int64_t s = position + i * kRowsApart;
       const T a = sums.part[0], b = sums.part[1], value = cuda::is_absent(read.key) ? T(0) : read.value;
       const cuda::SplitExp<T> k = cuda::split_exp(read.key);
       T dv = 0, dk = 0;

@@ -35,54 +35,70 @@ struct ForwardPass {
   struct Rows {
     const ForwardPass& pass;
     const Sequence& x;
-    int64_t head, first, c;
-    const X* q;
+    int64_t head, position, c;
+    const X* q;  // of the row where it stands, as y and saved
     X* y;
     T* saved;
+    int64_t q_step, y_step;  // to the next row
 
     __device__ Rows(const ForwardPass& of, const Sequence& sequence, int64_t weights, int64_t t, int64_t channel)
-        : pass(of), x(sequence), head(weights), first(t), c(channel) {
+        : pass(of), x(sequence), head(weights), position(t), c(channel) {
       const FullShape& s = pass.call.in.shape;
       q = s.gate == Gate::kNone ? nullptr : pass.call.target(pass.call.in.q, x, t) + c;
       y = pass.call.target(pass.p.y, x, t) + c;
       saved = pass.p.saved == nullptr ? nullptr : pass.p.saved + (x.target_row + t - x.first) * s.channels + c;
+      q_step = kRowsApart * pass.call.in.q.time_stride;
+      y_step = kRowsApart * pass.p.y.time_stride;
     }
 
-    __device__ Row load(int row) const {
-      return {q == nullptr ? T(0) : T(cuda::widen(q[row * pass.call.in.q.time_stride]))};
+    __device__ void move(int rows) {
+      position += rows * kRowsApart;
+      if (q != nullptr) q += rows * q_step;
+      y += rows * y_step;
+      if (saved != nullptr) saved += rows * kRowsApart * pass.call.in.shape.channels;
     }
+
+    __device__ Row load(int i) const { return {q == nullptr ? T(0) : T(cuda::widen(q[i * q_step]))}; }
 
     /// From den 2^exponent and num 2^exponent, both in units of 2^W.
-    __device__ bool finish(int row, const Row& read, const Sums<T>& sums) const {
+    __device__ bool finish(int i, const Row& read, const Sums<T>& sums) const {
       T den = sums.part[0], num = sums.part[1], exponent = sums.exponent[0] + sums.weight_exponent;
       T difference = sums.exponent[1] - sums.exponent[0];
       const bool has_weights = sums.weight_exponent > kExponentFloor<T> && sums.weight_exponent < kNoTarget<T>;
       if (!(has_weights && sums.exponent[0] > kExponentFloor<T>)) {
-        den = num = exponent = pass.call.has_weights(x, first + row) ? T(0) : T(NAN);
+        den = num = exponent = pass.call.has_weights(x, position + i * kRowsApart) ? T(0) : T(NAN);
         difference = 0;
       } else if (pass.redo && (!(den >= kCertificate<T>) || num - num != 0)) {
         return false;
       }
-      write(row, read, den, num, exponent, difference, T(1));
+      write(i, read, den, num, exponent, difference, T(1));
       return true;
     }
-    __device__ void finish_exactly(int row, const Row& read, const Sums<T>& /*sums*/) const {
-      const cuda::RunningSum<T> sum = exact_row(pass.call, x, head, first + row, c);
-      write(row, read, sum.den.sum, sum.num.sum, sum.max, T(0), T(-1));
+    __device__ void finish_exactly(int i, const Row& read, const Sums<T>& /*sums*/) const {
+      const cuda::RunningSum<T> sum = exact_row(pass.call, x, head, position + i * kRowsApart, c);
+      write(i, read, sum.den.sum, sum.num.sum, sum.max, T(0), T(-1));
     }
 
    private:
     /// D = den 2^exponent, N = num 2^(exponent + difference). Sign: -1 for rows that were redone.
-    __device__ void write(int row, const Row& read, T den, T num, T exponent, T difference, T sign) const {
+    __device__ void write(int i, const Row& read, T den, T num, T exponent, T difference, T sign) const {
       const FullShape& s = pass.call.in.shape;
+      const bool seen = den != 0;
       const T scale = cuda::pow2(difference);
-      y[row * pass.p.y.time_stride] = cuda::narrow<X>(cuda::gated_ratio(s.gate, read.query, num, den) * scale);
+      const T gated = seen ? cuda::gated_ratio_for<X>(s.gate, read.query, num, den) * scale : T(0);
+      y[i * y_step] = cuda::narrow<X>(gated);
       if (saved == nullptr) return;
+      T ratio = 0;
+      if constexpr (sizeof(X) == 2) {
+        if (seen) ratio = num * cuda::reciprocal(den) * scale;
+      } else {
+        if (seen) ratio = num / den * scale;
+      }
       const int64_t part = pass.call.cut.target_rows * s.channels;
-      T* to = saved + row * s.channels;
+      T* to = saved + i * kRowsApart * s.channels;
       to[0] = den * sign;
       to[part] = exponent;
-      to[2 * part] = den == 0 ? T(0) : num / den * scale;
+      to[2 * part] = ratio;
     }
   };
 };

@@ -232,6 +232,9 @@ __device__ Walk find_walk(const Call<E>& call, const Slot& slot, const Wave& wav
   return walk;
 }
 
+/// Of those that a thread writes, when the sums are there.
+constexpr int kRowsApart = kThreads / kTileChannels;
+
 /// Of one row and channel.
 template <typename T>
 struct Sums {
@@ -242,10 +245,11 @@ struct Sums {
 
 /// Pass: what is summed, and what becomes of it.
 ///   kAxis, kFactors; call; wave; exponents (W); entries, of the other axis
-///   Rows: some rows of one channel of a sequence, told apart by how far they are from the first
-///     Rows(pass, x, head, first position, channel)
-///     Row load(row): what it reads of the tensors
-///     bool finish(row, what was read, sums): writes it; false, and nothing is written, where that is left to
+///   Rows: rows of one channel of a sequence, kRowsApart apart; it stands at one and counts from there
+///     Rows(pass, x, head, position, channel)
+///     void move(rows)
+///     Row load(i): what row i reads of the tensors
+///     bool finish(i, what was read, sums): writes it; false, and nothing is written, where that is left to
 ///     finish_exactly(the same)
 template <typename Pass>
 __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::Element>>) sum_rows(Pass pass) {
@@ -387,39 +391,44 @@ __global__ void __launch_bounds__(kThreads, kBlocks<Accumulate<typename Pass::El
   }
 
   // Neighbouring threads have neighbouring channels. What a thread reads for a few rows comes before what it writes.
-  constexpr int kApart = kThreads / kTileChannels, kRows = kTile / kApart, kAtOnce = 4;
-  const int lane = threadIdx.x % kTileChannels, first_row = threadIdx.x / kTileChannels;
+  constexpr int kRows = kTile / kRowsApart, kAtOnce = kAxis == Axis::kTargets ? 8 : 4;
+  const int lane = threadIdx.x % kTileChannels, first_row = threadIdx.x / kTileChannels % kRowsApart;
   const int64_t row_begin = slot.chunk * kTile;
-  const int begin = static_cast<int>(slot.begin - row_begin), end = static_cast<int>(slot.end - row_begin);
-  const auto exists = [&](int i) {
-    const int row = first_row + i * kApart;
-    return lane < channels.count && row >= begin && row < end;
+  const auto rows_before = [&](int64_t position) {  // of this thread
+    return (static_cast<int>(position - row_begin) - first_row + kRowsApart - 1) / kRowsApart;
   };
+  const int begin = rows_before(slot.begin), end = lane < channels.count ? rows_before(slot.end) : 0;
+  const T exponents[2] = {room.now[2 * lane], room.now[2 * lane + 1]};
+  const bool marked = room.marked;
   const auto sums = [&](int i) {
-    const int row = first_row + i * kApart;
+    const int row = first_row + i * kRowsApart;
     const T* part = room.total.at(row, 2 * lane);
-    const T* exponent = &room.now[2 * lane];
-    return Sums<T>{{part[0], part[1]}, {exponent[0], exponent[1]}, room.exponents[0][row], room.marked};
+    return Sums<T>{{part[0], part[1]}, {exponents[0], exponents[1]}, room.exponents[0][row], marked};
   };
-  const typename Pass::Rows rows(pass, x, channels.head, row_begin + first_row, channels.begin + lane);
+  const auto rows_from = [&](int i) {
+    return typename Pass::Rows(pass, x, channels.head, row_begin + first_row + i * kRowsApart, channels.begin + lane);
+  };
   uint32_t left = 0;  // to finish_exactly
   static_assert(kRows <= 32);
+  typename Pass::Rows rows = rows_from(0);
 #pragma unroll 1
-  for (int first = 0; first < kRows; first += kAtOnce) {
+  for (int turn = 0; turn < kRows / kAtOnce; ++turn, rows.move(kAtOnce)) {
+    const auto exists = [&](int i) { return turn * kAtOnce + i >= begin && turn * kAtOnce + i < end; };
     typename Pass::Row read[kAtOnce];
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      if (exists(first + i)) read[i] = rows.load((first + i) * kApart);
+      if (exists(i)) read[i] = rows.load(i);
     }
 #pragma unroll
     for (int i = 0; i < kAtOnce; ++i) {
-      if (exists(first + i) && !rows.finish((first + i) * kApart, read[i], sums(first + i))) left |= 1u << (first + i);
+      if (exists(i) && !rows.finish(i, read[i], sums(turn * kAtOnce + i))) left |= 1u << (turn * kAtOnce + i);
     }
   }
   int redone = __popc(left);
   for (; left != 0; left &= left - 1) {
     const int i = __ffs(static_cast<int>(left)) - 1;
-    rows.finish_exactly(i * kApart, rows.load(i * kApart), sums(i));
+    const typename Pass::Rows row = rows_from(i);
+    row.finish_exactly(0, row.load(0), sums(i));
   }
   if (pass.redone != nullptr) {
     for (int step = 16; step > 0; step /= 2) redone += __shfl_xor_sync(0xffffffffu, redone, step);
