@@ -14,7 +14,7 @@ constexpr int64_t kTile = 128;           // positions of a chunk: rows of the ti
 constexpr int64_t kTileChannels = 64;    // channels of a block, each with two sums: as many columns as rows
 constexpr int64_t kScaleParts = 3;       // of a chunk's entries and channel: the exponents of the two parts, and a mark
 constexpr int64_t kGradientTiles = 528;  // of the weights' gradient formed at once: four for every multiprocessor
-constexpr int64_t kWaveTiles = 1024;     // of entries, kTile positions by kTileChannels each, held at once
+constexpr int64_t kWaveTiles = 2048;     // of entries, kTile positions by kTileChannels each, held at once
 
 constexpr int64_t tiles_of(int64_t count, int64_t size) { return (count + size - 1) / size; }
 
