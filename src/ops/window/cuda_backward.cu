@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 #include "aft/ops/window.h"
 #include "ops/common/cuda/shared.cuh"
@@ -18,6 +19,33 @@
 namespace aft::ops {
 namespace window {
 namespace {
+
+/// Targets::grad of a row of a tile. kSigmoid: the gate is known to be that, and 16 bits come of it; they do not ask
+/// for more than the machine's own exponential gives.
+template <typename E, bool kSigmoid, int N, typename T = Accumulate<E>>
+__device__ cuda::TargetGrad<T> grad_in_tile(const Targets<E, N>& targets, const typename Targets<E, N>::Row& row,
+                                            int lane, T num, T den) {
+  if constexpr (kSigmoid) {
+    const T q = cuda::widen(row.q.lane[lane]), g = cuda::widen(row.gy.lane[lane]);
+    const T z = __expf(-fabs(q)), r = cuda::reciprocal(fma(den, z, den)), ratio = num * fma(r, z, r);
+    const T a = g * (q < 0 ? z : 1) * r, part = r * den;  // part: 1 / (1 + z)
+    return {a, a * ratio, g * ratio * (z * part * part)};
+  } else {
+    return targets.grad(row, lane, num, den);
+  }
+}
+
+/// run(whether grad_in_tile may know the gate).
+template <typename E, typename Run>
+__device__ void with_gate(Gate gate, const Run& run) {
+  if constexpr (sizeof(E) == 2) {
+    if (gate == Gate::kSigmoid) {
+      run(std::true_type());
+      return;
+    }
+  }
+  run(std::false_type());
+}
 
 /// What a slot leaves in sum_targets.
 template <typename E, int N, typename T>
@@ -85,7 +113,7 @@ __global__ void __launch_bounds__(cuda::kBlock, kGradBlocks<E>)
     fetch_sources(stream, stage, columns, slot.begin + tile * kTile, slot.end);
     fetch_targets(stream, stage, targets, slot.begin + tile * kTile, slot.end);
   };
-  cuda::stream_tiles(stream, tile_count(slot.begin, slot.end), fetch, [&](int index, int stage) {
+  const auto visit = [&](auto sigmoid, int index, int stage) {
     const int64_t t = slot.begin + index * kTile;
     const SourceTile<E, N> tile(stream, stage, columns.mask, t, slot.end);
     cuda::Pack<E, N> query[kTile];
@@ -96,7 +124,8 @@ __global__ void __launch_bounds__(cuda::kBlock, kGradBlocks<E>)
 #pragma unroll
       for (int r = 0; r < kTile; ++r) {
         if (r >= tile.count) continue;
-        const auto grad = targets.grad(fetched_row<E, N>(stream, stage, r), lane, rows.num[r], rows.den[r]);
+        const auto grad = grad_in_tile<E, sigmoid.value>(targets, fetched_row<E, N>(stream, stage, r), lane,
+                                                         rows.num[r], rows.den[r]);
         a += grad.a;
         b += grad.b;
         query[r].lane[lane] = cuda::narrow<E>(grad.query);
@@ -108,6 +137,10 @@ __global__ void __launch_bounds__(cuda::kBlock, kGradBlocks<E>)
     for (int r = 0; r < kTile; ++r) {
       if (r < tile.count) targets.write_query(t + r, query[r]);
     }
+  };
+  with_gate<E>(targets.gate, [&](auto sigmoid) {
+    cuda::stream_tiles(stream, tile_count(slot.begin, slot.end), fetch,
+                       [&](int index, int stage) { visit(sigmoid, index, stage); });
   });
   store_target_sums(sum, later, memory, i / packs, slot, c, slots.channels);
 #pragma unroll
@@ -362,7 +395,7 @@ __device__ void write_sources(const WindowBackward<E>& p, const Slots& slots, co
     fetch_sources(stream, stage, columns, t, slot.end);
     fetch_targets(stream, stage, targets, t, slot.end);
   };
-  cuda::stream_tiles(stream, tiles, fetch, [&](int i, int stage) {
+  const auto visit = [&](auto sigmoid, int i, int stage) {
     const int index_of_tile = tiles - 1 - i;
     cuda::RunningSum<T> sum[N];
     if (index_of_tile == 0) {
@@ -381,7 +414,8 @@ __device__ void write_sources(const WindowBackward<E>& p, const Slots& slots, co
       for (int r = 0; r < kTile; ++r) {
         cuda::TargetGrad<T> grad = {};
         if (r < tile.count) {
-          grad = targets.grad(fetched_row<E, N>(stream, stage, r), lane, rows.num[r], rows.den[r]);
+          grad = grad_in_tile<E, sigmoid.value>(targets, fetched_row<E, N>(stream, stage, r), lane, rows.num[r],
+                                                rows.den[r]);
         }
         a[r] = grad.a;
         b[r] = grad.b;
@@ -408,6 +442,9 @@ __device__ void write_sources(const WindowBackward<E>& p, const Slots& slots, co
       cuda::store(dk, tile.k[r]);
       cuda::store(dv, tile.v[r]);
     }
+  };
+  with_gate<E>(targets.gate, [&](auto sigmoid) {
+    cuda::stream_tiles(stream, tiles, fetch, [&](int i, int stage) { visit(sigmoid, i, stage); });
   });
 }
 
