@@ -214,23 +214,29 @@ struct Around {
       second[i] = fma(weight, b.lane[i], second[i]);
     }
   }
-  /// The rows [from, to) of those of the round from row `begin` on, all three multiples of a tile: room.groups is filled.
+  /// The rows [from, to) of the other side, multiples of a tile, that are in the round from row `begin` on: room.groups is
+  /// filled.
   template <int kRows>
   __device__ __forceinline__ void add_groups(const BandRoom<T>& room, const BandThread& thread, int begin, int from,
                                              int to) {
-    const auto add_group = [&](int group) {
-      add(cuda::load<kLanes>(room.groups + group * kPanel + thread.lane),
-          cuda::load<kLanes>(room.groups + (kGroups + group) * kPanel + thread.lane), T(1));
-    };
-    const int end = min(to - begin, kPanel) / kTile;
-#pragma unroll 1
-    for (int tile = max(from - begin, 0) / kTile; tile < end; ++tile) add_group(tile);
+    add_tiles(room, thread, begin, from, to);
     if constexpr (kRows > kTile) {
       constexpr int kOthers = kRows - kTile;
-      const int others_end = min(to - begin - kPanel, kOthers * kPanelTiles) / kOthers;
 #pragma unroll 1
-      for (int i = max(from - begin - kPanel, 0) / kOthers; i < others_end; ++i) add_group(kPanelTiles + i);
+      for (int m = max(from - begin, kPanel); m < min(to - begin, kRound<kRows>); m += kOthers) {
+        add_group(room, thread, kPanelTiles + (m - kPanel) / kOthers);
+      }
     }
+  }
+  /// The same of those among the round's first kPanel.
+  __device__ __forceinline__ void add_tiles(const BandRoom<T>& room, const BandThread& thread, int begin, int from,
+                                            int to) {
+#pragma unroll 1
+    for (int m = max(from - begin, 0); m < min(to - begin, kPanel); m += kTile) add_group(room, thread, m / kTile);
+  }
+  __device__ __forceinline__ void add_group(const BandRoom<T>& room, const BandThread& thread, int group) {
+    add(cuda::load<kLanes>(room.groups + group * kPanel + thread.lane),
+        cuda::load<kLanes>(room.groups + (kGroups + group) * kPanel + thread.lane), T(1));
   }
 };
 

@@ -52,6 +52,12 @@ inline __device__ int64_t key_row(const WindowShape& shape, const Sequence& one,
   return (shape.packed ? 1 : shape.batch) * shape.time + one.index * shape.left + s + shape.left;
 }
 
+/// Targets as they were left, at a thread's channels.
+template <typename T, int kCount>
+struct TargetRows {
+  cuda::Pack<T, kLanes> a[kCount], b[kCount], exponent[kCount];
+};
+
 /// A block's sources at the channels at hand.
 template <typename E, int kRows>
 struct SourcePanel {
@@ -93,68 +99,75 @@ struct SourcePanel {
     });
   }
 
+  /// Whether a round's targets can be loaded as TargetRows.
+  __device__ bool can_load(const BandChannels<E>& channels, const RowRange& range) const {
+    return channels.can_pack && range.from < range.to;
+  }
+  /// kCount of the round's targets, from the i-th of the warp on.
+  template <int kCount>
+  __device__ __forceinline__ void load_targets(const BandChannels<E>& channels, int begin, const RowRange& range, int i,
+                                               TargetRows<T, kCount>& to) const {
+    const T* at = rows.at(sequence_slot(), first_target() + begin + range.from,
+                          min(channels.begin, place.end - kLanes));
+    const auto stride = static_cast<uint32_t>(kRowParts * rows.channels);
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+      const int row = min(max(thread.own_row(i + j), range.from), range.to - 1) - range.from;
+      const T* here = at + static_cast<uint64_t>(static_cast<uint32_t>(row)) * stride;
+      to.a[j] = cuda::load<kLanes>(here);
+      to.b[j] = cuda::load<kLanes>(here + rows.channels);
+      to.exponent[j] = cuda::load<kLanes>(here + 2 * rows.channels);
+    }
+  }
+
   /// a and b of the round's targets under the maximum M of the sources' keys and W: times 2^(M + W - exponent of D).
-  /// False where one is out of range.
-  __device__ __forceinline__ bool set_targets(const BandChannels<E>& channels, int begin) const {
-    const int64_t t0 = first_target() + begin;
+  /// False where one is out of range. first: the first of them, if they can be loaded.
+  __device__ __forceinline__ bool set_targets(const BandChannels<E>& channels, int begin,
+                                              const TargetRows<T, kRows / 2>& first) const {
     const RowRange range = targets(begin);
     T max_key[kLanes];
 #pragma unroll
     for (int i = 0; i < kLanes; ++i) max_key[i] = room.of_channel(kMax, thread.lane + i);
     RoundWriter<T> writer = {room, thread, {}, {}};
     bool fits = true;
-    const auto put = [&](int i, const T(&a)[kLanes], const T(&b)[kLanes], const T(&exponent)[kLanes]) {
+    const auto put = [&](int i, const cuda::Pack<T, kLanes>& a, const cuda::Pack<T, kLanes>& b,
+                         const cuda::Pack<T, kLanes>& exponent) {
       const int m = thread.own_row(i);
       const bool there = range.has(m);
       const T least = room.least[m];
       cuda::Pack<T, kLanes> x, y;
 #pragma unroll
       for (int lane = 0; lane < kLanes; ++lane) {
-        const T shift = max_key[lane] + least - exponent[lane];
+        const T shift = max_key[lane] + least - exponent.lane[lane];
         const T scale = cuda::pow2(fmin(shift, kPairExponentLimit<T>));
-        x.lane[lane] = there ? a[lane] * scale : T(0);
-        y.lane[lane] = there ? b[lane] * scale : T(0);
+        x.lane[lane] = there ? a.lane[lane] * scale : T(0);
+        y.lane[lane] = there ? b.lane[lane] * scale : T(0);
         const T most = fmax(fabs(x.lane[lane]), fabs(y.lane[lane]));
-        const bool in_range = most <= kMostScaled<T> && (shift <= kPairExponentLimit<T> || most == 0);
-        fits = fits && (in_range || lane >= channels.count);
+        const bool in_range = (most <= kMostScaled<T>)&((shift <= kPairExponentLimit<T>) | (most == 0));
+        fits = fits & (in_range | (lane >= channels.count));
       }
       writer.put(i, x, y, cuda::pow2(-least));
     };
-    const int64_t stride = kRowParts * rows.channels;
-    if (channels.can_pack && range.from < range.to) {
-      const T* at = rows.at(sequence_slot(), t0 + range.from, min(channels.begin, place.end - kLanes));
-      constexpr int kAtOnce = 4;
+    if (can_load(channels, range)) {
+      constexpr int kHalf = kRows / 2;
+      TargetRows<T, kHalf> second;
+      load_targets(channels, begin, range, kHalf, second);
 #pragma unroll
-      for (int part = 0; part < kRows; part += kAtOnce) {
-        T a[kAtOnce][kLanes], b[kAtOnce][kLanes], exponent[kAtOnce][kLanes];
+      for (int i = 0; i < kHalf; ++i) put(i, first.a[i], first.b[i], first.exponent[i]);
 #pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) {
-          const int row = min(max(thread.own_row(part + i), range.from), range.to - 1) - range.from;
-          const T* here = at + static_cast<uint64_t>(static_cast<uint32_t>(row)) * static_cast<uint32_t>(stride);
-          const auto x = cuda::load<kLanes>(here), y = cuda::load<kLanes>(here + rows.channels),
-                     z = cuda::load<kLanes>(here + 2 * rows.channels);
-#pragma unroll
-          for (int lane = 0; lane < kLanes; ++lane) {
-            a[i][lane] = x.lane[lane];
-            b[i][lane] = y.lane[lane];
-            exponent[i][lane] = z.lane[lane];
-          }
-        }
-#pragma unroll
-        for (int i = 0; i < kAtOnce; ++i) put(part + i, a[i], b[i], exponent[i]);
-      }
+      for (int i = 0; i < kHalf; ++i) put(kHalf + i, second.a[i], second.b[i], second.exponent[i]);
     } else {
 #pragma unroll 1
       for (int i = 0; i < kRows; ++i) {
         T a[kLanes] = {}, b[kLanes] = {}, exponent[kLanes] = {};
         const int m = thread.own_row(i);
         if (range.has(m)) {
-          const T* here = rows.at(sequence_slot(), t0 + m, channels.begin);
+          const T* here = rows.at(sequence_slot(), first_target() + begin + m, channels.begin);
           channels.load(here, a);
           channels.load(here + rows.channels, b);
           channels.load(here + 2 * rows.channels, exponent);
         }
-        put(i, a, b, exponent);
+        put(i, {a[0], a[1]}, {b[0], b[1]}, {exponent[0], exponent[1]});
       }
     }
     writer.store_groups();
@@ -301,6 +314,12 @@ __device__ __forceinline__ void write_panel(const SourcePanel<E, kRows>& panel, 
   }
   RoundSources<E, kTile> own(channels, thread);
   own.load(panel.s0, panel.table.first, panel.end);
+  TargetRows<T, kRows / 2> first;
+  const auto load_first = [&](int begin) {
+    const RowRange range = panel.targets(begin);
+    if (panel.can_load(channels, range)) panel.load_targets(channels, begin, range, 0, first);
+  };
+  if (kRows == kAllRows) load_first(0);  // under way while the largest key is found
   Largest<T> largest;
   own.add_to(largest);
   const bool plain = share_largest(largest, room, thread, [&](int channel, T key, T) {
@@ -310,11 +329,11 @@ __device__ __forceinline__ void write_panel(const SourcePanel<E, kRows>& panel, 
   Around<T> around;
   bool fits = true;
   const auto add_round = [&](int begin, BandSums<T>& to) {
-    fits = panel.set_targets(channels, begin) && fits;
+    fits = panel.set_targets(channels, begin, first) && fits;
     __syncthreads();
     to.template add_round<kRows>(room, reach, thread, begin);
     const int tile = thread.tile * kTile;
-    if (!panel.table.causal) around.template add_groups<kRows>(room, thread, begin, 0, tile);
+    if (!panel.table.causal) around.add_tiles(room, thread, begin, 0, tile);
     around.template add_groups<kRows>(room, thread, begin, tile + reach.span, reach.rows());
   };
   if constexpr (kRows == kAllRows) {
@@ -324,6 +343,7 @@ __device__ __forceinline__ void write_panel(const SourcePanel<E, kRows>& panel, 
     for (int begin = 0; begin < reach.rows(); begin += kRound<kRows>) {
       __syncthreads();
       panel.form_weights(begin);
+      load_first(begin);
       BandSums<T> part;
       add_round(begin, part);
       const bool last = begin + kRound<kRows> >= reach.rows();

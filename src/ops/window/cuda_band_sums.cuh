@@ -76,8 +76,10 @@ struct BandTargets {
   __device__ int64_t last_source() const { return table.window_end(slot.end - 1); }
 
   /// The sums of this thread's targets at its channels. Beforehand the sums outside the slot's windows stand in the
-  /// room's table. Returns whether all sources are plain (Largest). All threads.
-  __device__ __forceinline__ bool sum(const BandChannels<E>& channels, BandSums<T>& sums) const {
+  /// room's table. load(): what is to be on its way during the product. Returns whether all sources are plain (Largest).
+  /// All threads.
+  template <typename Load>
+  __device__ __forceinline__ bool sum(const BandChannels<E>& channels, BandSums<T>& sums, const Load& load) const {
     RoundSources<E, kRows> sources(channels, thread);
     Largest<T> largest;
     for (int begin = 0; begin < reach.rows(); begin += kRound<kRows>) {
@@ -94,7 +96,7 @@ struct BandTargets {
     });
     Around<T> around;
     if constexpr (kRows == kAllRows) {
-      add_round(sources, plain, 0, around, sums);
+      add_round(sources, plain, 0, around, sums, load);
     } else {
       BandTotals<T> totals(room);
       for (int begin = 0; begin < reach.rows(); begin += kRound<kRows>) {
@@ -102,11 +104,12 @@ struct BandTargets {
         form_weights(begin);
         sources.load(first_source() + begin, table.first, last_source());
         BandSums<T> own;
-        add_round(sources, plain, begin, around, own);
+        add_round(sources, plain, begin, around, own, [] {});
         const bool last = begin + kRound<kRows> >= reach.rows();
         totals.add(own, begin == 0, last);
         if (last) sums = own;
       }
+      load();
     }
     add_outside(around, sums);
     return plain;
@@ -120,13 +123,15 @@ struct BandTargets {
     sources.template store_scaled<kRounded>(room, plain);
     __syncthreads();
   }
+  template <typename Load>
   __device__ __forceinline__ void add_round(const RoundSources<E, kRows>& sources, bool plain, int begin,
-                                            Around<T>& around, BandSums<T>& sums) const {
+                                            Around<T>& around, BandSums<T>& sums, const Load& load) const {
     sources.template store_scaled<kRounded>(room, plain);
+    load();
     __syncthreads();
     sums.template add_round<kRows>(room, reach, thread, begin);
     const int tile = thread.tile * kTile;
-    around.template add_groups<kRows>(room, thread, begin, 0, tile);
+    around.add_tiles(room, thread, begin, 0, tile);
     if (!table.causal) around.template add_groups<kRows>(room, thread, begin, tile + reach.span, reach.rows());
   }
 

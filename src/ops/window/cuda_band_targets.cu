@@ -145,16 +145,17 @@ __global__ void __launch_bounds__(kBandThreads, kTargetBlocks<E>)
       room.set_outside(kAfterMax, threadIdx.x, last[0]);
     }
     const BandChannels<E> channels(p.in, slot.sequence, unit.c, unit.end, packs);
-    BandSums<T> sums;
-    const bool plain = targets.sum(channels, sums);
     const Targets<E, 1> own_rows(p, slot.sequence, min(unit.c, unit.end - 1));
     cuda::Pair<E> queries[kTile], gradients[kTile];
     const int64_t t0 = targets.row(0);
     const int count = targets.rows();
-    if (own_rows.q != nullptr) {
-      channels.load_rows(own_rows.q + t0 * own_rows.q_stride, own_rows.q_stride, count, queries);
-    }
-    channels.load_rows(own_rows.gy + t0 * own_rows.gy_stride, own_rows.gy_stride, count, gradients);
+    BandSums<T> sums;
+    const bool plain = targets.sum(channels, sums, [&] {
+      if (own_rows.q != nullptr) {
+        channels.load_rows(own_rows.q + t0 * own_rows.q_stride, own_rows.q_stride, count, queries);
+      }
+      channels.load_rows(own_rows.gy + t0 * own_rows.gy_stride, own_rows.gy_stride, count, gradients);
+    });
     const bool grad_q = ends && own_rows.grad_q != nullptr;
     LeaveTargets<E, BlockTargets> leave = {
         targets,

@@ -132,9 +132,8 @@ struct WriteTargets {
   const Targets targets;
   const BandChannels<E> channels;
   Gate gate;
-  const E* q;  // of this thread's first channel; null without a gate
   E* y;
-  int64_t q_stride, y_stride;
+  int64_t y_stride;
   __device__ __forceinline__ T output(T query, const TargetSums<T>& sums, int i) const {
     const T ratio = cuda::gated_ratio_for<E>(gate, query, sums.num, sums.den) * targets.value_scale(i);
     return sums.den == 0 ? T(0) : ratio;
@@ -148,7 +147,12 @@ struct WriteTargets {
   }
   __device__ void one(int r, int i, const TargetSums<T>& sums) const {
     const int64_t t = targets.row(r);
-    y[t * y_stride + i] = cuda::narrow<E>(output(q == nullptr ? T(0) : T(cuda::widen(q[t * q_stride + i])), sums, i));
+    const WindowInputs<E>& in = targets.in;
+    T query = 0;
+    if (gate != Gate::kNone) {
+      query = cuda::widen(column(in.q, targets.slot.sequence, channels.begin + i)[t * in.q.time_stride]);
+    }
+    y[t * y_stride + i] = cuda::narrow<E>(output(query, sums, i));
   }
   __device__ void absent(int r) const {
     const T nothing[kLanes] = {NAN, NAN};
@@ -187,15 +191,15 @@ __global__ void __launch_bounds__(kBandThreads, (kForwardBlocks<E, kRows>))
       room.set_outside(kAfterMax, threadIdx.x, last[0]);
     }
     const BandChannels<E> channels(p.in, slot.sequence, unit.c, unit.end, packs);
-    BandSums<T> sums;
-    targets.sum(channels, sums);
-    const E* q = s.gate == Gate::kNone ? nullptr : column(p.in.q, slot.sequence, unit.c);
     cuda::Pair<E> queries[kTile];
-    if (q != nullptr) {
-      channels.load_rows(q + targets.row(0) * p.in.q.time_stride, p.in.q.time_stride, targets.rows(), queries);
-    }
-    const WriteTargets<E, Targets> write = {
-        targets, channels, s.gate, q, column(p.y, slot.sequence, unit.c), p.in.q.time_stride, p.y.time_stride};
+    BandSums<T> sums;
+    targets.sum(channels, sums, [&] {
+      if (s.gate == Gate::kNone) return;
+      const E* first = column(p.in.q, slot.sequence, unit.c) + targets.row(0) * p.in.q.time_stride;
+      channels.load_rows(first, p.in.q.time_stride, targets.rows(), queries);
+    });
+    const WriteTargets<E, Targets> write = {targets, channels, s.gate, column(p.y, slot.sequence, unit.c),
+                                            p.y.time_stride};
     targets.for_each(sums, channels, redo, redone, write, queries);
     __syncthreads();
   } while (unit.next());
