@@ -96,8 +96,8 @@ __device__ typename Targets<E, N>::Row fetched_row(const S& stream, int stage, i
   return {stream.at(stage, 2, r), stream.at(stage, 3, r)};
 }
 
-/// What the gradient of the final sums asks is a target of its own behind the last: the sums after sequence b at channel
-/// c. ends [B][3][d]: the exponent of all its sources' sums.
+/// What the gradient of the final sums asks is a target of its own behind the last: the sums after sequence b at
+/// channel c. ends [B][3][d]: the exponent of all its sources' sums.
 template <typename E, typename T = Accumulate<E>>
 __device__ cuda::RunningSum<T> sums_after(const WindowBackward<E>& p, const Slots& slots, int64_t b, int64_t c,
                                           const T* ends) {
@@ -132,8 +132,7 @@ __global__ void fold_targets_of_sequences(WindowBackward<E> p, Slots slots, Chun
   using T = Accumulate<E>;
   const int64_t d = slots.channels, i = cuda::thread_index(), b = i / d, c = i % d;
   if (i >= p.in.shape.batch * d) return;
-  const cuda::RunningSum<T> all[1] = {
-      fold_sequence(p.in, slots, b, c, later, true, sums_after(p, slots, b, c, ends))};
+  const cuda::RunningSum<T> all[1] = {fold_sequence(p.in, slots, b, c, later, true, sums_after(p, slots, b, c, ends))};
   store_sums(all, at_start + b * kSumParts * d + c, d);
 }
 

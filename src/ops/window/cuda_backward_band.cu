@@ -1,12 +1,13 @@
 // Backward of the windowed operator with a band on a CUDA device. Cost and layout: README.md.
 //
-// Causal, wave by wave from the last slot to the first:
-// 1. run_band_targets does the forward of the wave's chunks again: the gradients of the queries, a and b of each target,
+// Causal and not packed, wave by wave, some sequences each, or a part of one, the last part first:
+// 1. run_band_targets does the forward of the wave's chunks again: the gradients of the queries, a and b of each
+// target,
 //    their sums, and what each row adds to the gradient of the band.
 // 2. fold_wave makes of the sums what all targets after a chunk ask of a source.
 // 3. run_band_sources writes dk and dv; run_band_pairs adds to the gradient of the band.
-// Not causal, sources ask for the targets before a chunk too: 1 is done for the sums of all chunks first, which
-// fold_targets and fold_earlier fold, and again wave by wave.
+// Not causal, sources ask for the targets before a chunk too, and packed it is not known where a wave is to end: 1 is
+// done for the sums of all chunks first, which fold_targets and fold_earlier fold, and again wave by wave.
 
 #include <algorithm>
 #include <cstdint>
@@ -18,8 +19,6 @@
 namespace aft::ops {
 namespace window {
 namespace {
-
-constexpr int64_t kCarryParts = 5;
 
 template <typename T>
 __device__ void store_carry(const cuda::RunningSum<T>& sum, T* at, int64_t channels) {
@@ -57,23 +56,37 @@ __global__ void begin_waves(const __grid_constant__ WindowBackward<E> p, const _
   store_sums(sum, at_start + b * kSumParts * d + c, d);
 }
 
-/// What the targets of each slot of a wave add becomes the sums of all targets after it. One thread a channel of a
-/// sequence. That a sum passes with its compensation, so that where waves end makes no difference.
+/// As fold_groups and fold_targets do, of the slots of a wave: what the targets of each add becomes the sums of those
+/// after it, in its group and of the groups after. Both pass to the next wave with what rounding has added, so that
+/// where waves end makes no difference. One thread a channel of a sequence.
 template <typename E>
 __global__ void fold_wave(const __grid_constant__ WindowBackward<E> p, const __grid_constant__ Slots slots,
-                          int64_t first, int64_t count, Accumulate<E>* later, Accumulate<E>* carry,
+                          int64_t first, int64_t count, ChunkSums<Accumulate<E>> later, Accumulate<E>* carry,
                           Accumulate<E>* at_start) {
   using T = Accumulate<E>;
   const int64_t d = slots.channels, i = cuda::thread_index(), b = i / d, c = i % d;
   if (i >= p.in.shape.batch * d) return;
-  const int64_t begin_of_b = first_slot(p.in, slots, b);
-  const int64_t from = max(begin_of_b, first);
-  const int64_t to = min(begin_of_b + Slots::chunks_of(sequence_at(p.in, slots, b).time), first + count);
+  const int64_t begin = first_slot(p.in, slots, b), chunks = Slots::chunks_of(sequence_at(p.in, slots, b).time);
+  const int64_t from = max(int64_t{0}, first - begin);  // chunks of the sequence
+  int64_t to = min(chunks, first + count - begin);
   if (from >= to) return;
   T* own = carry + b * kCarryParts * d + c;
-  const cuda::RunningSum<T> sum[1] = {fold(later + from * kSumParts * d + c, to - from, d, true, load_carry(own, d))};
-  store_carry(sum[0], own, d);
-  store_sums(sum, at_start + b * kSumParts * d + c, d);
+  cuda::RunningSum<T> groups[1] = {load_carry(own, d)}, in_group = load_carry(own + kCarryParts / 2 * d, d);
+  while (to > from) {
+    const int64_t group = (to - 1) / Slots::kGroup, group_begin = group * Slots::kGroup;
+    if (to == chunks || to % Slots::kGroup == 0) {
+      in_group = {};
+      in_group.max = -INFINITY;
+      store_sums(groups, later.groups + (first_group(p.in, slots, b) + group) * kSumParts * d + c, d);
+    }
+    const int64_t down_to = max(from, group_begin);
+    in_group = fold(later.chunks + (begin + down_to) * kSumParts * d + c, to - down_to, d, true, in_group);
+    if (down_to == group_begin) groups[0].add(in_group.max, in_group.den.sum, in_group.num.sum);
+    to = down_to;
+  }
+  store_carry(groups[0], own, d);
+  store_carry(in_group, own + kCarryParts / 2 * d, d);
+  store_sums(groups, at_start + b * kSumParts * d + c, d);
 }
 
 /// ends [B][3][d]: the sums of all sources before the last window of each sequence. One thread a channel of a sequence.
@@ -125,6 +138,29 @@ __global__ void clear_band(Band<T> band, int64_t heads, int64_t columns, int64_t
   band.data[i / columns / rows * band.head_stride + i / columns % rows * band.row_stride + i % columns] = 0;
 }
 
+/// Calls run(first slot, count, first slot with targets that its sources see) for every wave: sequences in order, where
+/// `backwards` the parts of one from its end.
+template <typename E, typename Run>
+void for_each_wave(const WindowShape& s, const Slots& slots, bool backwards, const Run& run) {
+  const Waves<E> waves(s);
+  if (waves.slots == 0) return;
+  if (!backwards) {
+    for (int64_t first = 0; first < slots.count; first += waves.slots) {
+      run(first, std::min(waves.slots, slots.count - first), std::max<int64_t>(0, first - waves.overlap));
+    }
+    return;
+  }
+  const int64_t at_once = std::max<int64_t>(1, waves.slots / slots.chunks);  // sequences
+  for (int64_t b = 0; b < s.batch; b += at_once) {
+    const int64_t begin = b * slots.chunks, end = std::min(b + at_once, s.batch) * slots.chunks;
+    for (int64_t to = end; to > begin;) {
+      const int64_t first = std::max(begin, to - waves.slots);
+      run(first, to - first, std::max(begin, first - waves.overlap));
+      to = first;
+    }
+  }
+}
+
 }  // namespace
 
 template <typename E>
@@ -153,37 +189,34 @@ void backward_band(const WindowBackward<E>& p, const Cuda& cuda) {
   };
   if (!saves_sums(s)) sum(memory.before, -s.left, false, memory.ends);
   if (!s.causal) sum(memory.after, s.right, true, nullptr);
-  if (!s.causal) {
-    run_band_targets(call, 0, slots.count, {.first_slot = 0, .ends = true, .pairs = false}, {});
-    cuda::launch(cuda, kBackwardName, slots.groups * s.channels, fold_groups<E>, p.in, slots, memory.earlier, false,
-                 static_cast<T>(-INFINITY));
-    cuda::launch(cuda, kBackwardName, s.batch * s.channels, fold_earlier<E>, p.in, slots, memory.earlier);
-  }
   const auto& final = p.grad_final_state;
   if (saves_sums(s) && (final.num != nullptr || final.den != nullptr)) {
     cuda::launch(cuda, kBackwardName, s.batch * s.channels, sum_ends<E>, p, slots, memory.ends);
   }
-  if (s.causal) {
+  const bool once = goes_once(s);
+  if (once) {
     cuda::launch(cuda, kBackwardName, s.batch * s.channels, begin_waves<E>, p, slots, memory.ends, memory.carry,
                  memory.at_start);
   } else {
+    run_band_targets(call, 0, slots.count, {.first_slot = 0, .ends = true, .pairs = false}, {});
+    if (!s.causal) {
+      cuda::launch(cuda, kBackwardName, slots.groups * s.channels, fold_groups<E>, p.in, slots, memory.earlier, false,
+                   static_cast<T>(-INFINITY));
+      cuda::launch(cuda, kBackwardName, s.batch * s.channels, fold_earlier<E>, p.in, slots, memory.earlier);
+    }
     fold_targets(cuda, kBackwardName, p, slots, memory);
   }
-
-  const Waves<E> waves(s);
-  for (int64_t wave = waves.count; wave-- > 0;) {
-    const int64_t first = wave * waves.slots, count = std::min(waves.slots, slots.count - first);
-    const int64_t from = std::max<int64_t>(0, first - waves.overlap);
+  for_each_wave<E>(s, slots, once, [&](int64_t first, int64_t count, int64_t from) {
     const WaveRows<T> rows = {memory.rows, from, s.channels};
-    run_band_targets(call, from, first + count - from, {.first_slot = first, .ends = s.causal, .pairs = wants_band},
-                     rows);
-    if (s.causal) {
-      cuda::launch(cuda, kBackwardName, s.batch * s.channels, fold_wave<E>, p, slots, first, count, memory.later.chunks,
+    run_band_targets(call, from, first + count - from, {.first_slot = first, .ends = once, .pairs = wants_band}, rows);
+    if (once) {
+      cuda::launch(cuda, kBackwardName, s.batch * s.channels, fold_wave<E>, p, slots, first, count, memory.later,
                    memory.carry, memory.at_start);
     }
     run_band_sources(call, first, count, rows);
     if (wants_band) run_band_pairs(call, first, count);
-  }
+  });
+  if (wants_band) finish_band_pairs(call);
   run_band_keys(call);
   if (p.in.initial_state.position == nullptr) return;
   const StateGrad<T>& initial = p.grad_initial_state;

@@ -31,6 +31,9 @@ struct BandBackward {
   const BandBackwardMemory<E>& memory;
   const Cuda& cuda;
   bool packs;  // kLanes channels can be moved at once
+
+  /// Whether all positions have the same weights.
+  bool shares_row() const { return p.in.band.row_stride == 0; }
 };
 
 /// a and b in the scale of a product are at most this: what is lost of them is below 2^-126 of it.
@@ -65,8 +68,11 @@ void run_band_sources(const BandBackward<E>& call, int64_t first, int64_t count,
 template <typename E>
 void run_band_keys(const BandBackward<E>& call);
 
-/// Adds to the gradient of the band what comes from the targets of the slots [first, first + count).
+/// Adds to the gradient of the band what comes from the targets of the slots [first, first + count); finish_band_pairs
+/// after the last.
 template <typename E>
 void run_band_pairs(const BandBackward<E>& call, int64_t first, int64_t count);
+template <typename E>
+void finish_band_pairs(const BandBackward<E>& call);
 
 }  // namespace aft::ops::window

@@ -54,11 +54,11 @@ struct Reach {
   bool one_round() const { return round == kMostRows; }
 };
 
-/// Rows of a round that a warp brings, a parameter of all that works on rounds: a tile of the first kPanel and an eighth
-/// of the others, where one round has all, or of a panel a tile.
+/// Rows of a round that a warp brings, a parameter of all that works on rounds: a tile of the first kPanel and an
+/// eighth of the others, where one round has all, or of a panel a tile.
 constexpr int kAllRows = Reach::kMostRows / kPanelTiles;
 template <int kRows>
-constexpr int kRound = kRows * kPanelTiles;
+constexpr int kRound = kRows* kPanelTiles;
 
 /// Calls run(reach, std::integral_constant<int, kRows>()).
 template <typename T, typename Run>
@@ -157,7 +157,8 @@ struct BandSums {
 
   /// Adds the product of the round from row `begin` on.
   template <int kRows>
-  __device__ __forceinline__ void add_round(const BandRoom<T>& room, const Reach& reach, const BandThread& thread, int begin) {
+  __device__ __forceinline__ void add_round(const BandRoom<T>& room, const Reach& reach, const BandThread& thread,
+                                            int begin) {
     const auto [from, to] = tile_rows<kRows>(reach, thread.tile, begin);
     const T* weight = room.weights + thread.tile * reach.weight_rows() * kTile;
     const T* x = room.first + (from - begin) * kPitch + thread.lane;
@@ -214,8 +215,8 @@ struct Around {
       second[i] = fma(weight, b.lane[i], second[i]);
     }
   }
-  /// The rows [from, to) of the other side, multiples of a tile, that are in the round from row `begin` on: room.groups is
-  /// filled.
+  /// The rows [from, to) of the other side, multiples of a tile, that are in the round from row `begin` on: room.groups
+  /// is filled.
   template <int kRows>
   __device__ __forceinline__ void add_groups(const BandRoom<T>& room, const BandThread& thread, int begin, int from,
                                              int to) {
@@ -303,9 +304,7 @@ struct BandTable {
   /// False past the end of the table.
   __device__ bool has_row(int64_t t) const { return t >= 0 && t < rows; }
   /// How many of a tile's targets from t on it has; those beyond come last.
-  __device__ int rows_from(int64_t t) const {
-    return static_cast<int>(max(int64_t{0}, min(int64_t{kTile}, rows - t)));
-  }
+  __device__ int rows_from(int64_t t) const { return static_cast<int>(max(int64_t{0}, min(int64_t{kTile}, rows - t))); }
   /// The weights of target t, a column a source from t - left on.
   __device__ const T* row(int64_t t) const { return data + t * stride; }
   __device__ int64_t window_begin(int64_t t) const { return max(t - left, first); }
@@ -342,8 +341,8 @@ struct BandTable {
   }
 };
 
-/// Fills room.weights for the round from row `begin` on: weight(row of the panel, row of the other side). A warp has its
-/// tile, a thread one row of it. All threads.
+/// Fills room.weights for the round from row `begin` on: weight(row of the panel, row of the other side). A warp has
+/// its tile, a thread one row of it. All threads.
 template <int kRows, typename T, typename Weight>
 __device__ __forceinline__ void set_weights(const BandRoom<T>& room, const Reach& reach, int begin,
                                             const Weight& weight) {

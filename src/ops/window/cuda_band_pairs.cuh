@@ -46,11 +46,11 @@ struct BandPairs {
   const BandTable<E>& table;
   const WaveRows<T>& rows;
   int64_t sequence_slot;
-  T* pairs;         // of the slot and head, at its first target; rows of `stride`
+  T* pairs;  // of the slot and head, at its first target; rows of `stride`
   int64_t stride;
-  int64_t c, end;   // of the channels at hand
-  bool first;       // false: what earlier channels came to is there already
-  bool fits;        // false: a pair is done one by one
+  int64_t c, end;  // of the channels at hand
+  bool first;      // false: what earlier channels came to is there already
+  bool fits;       // false: a pair is done one by one
 
   /// The sources of the round from row `begin` on, whose K and weights lie in the room. A warp for itself.
   template <int kRows>

@@ -42,8 +42,8 @@ struct BandChannels {
   bool can_pack;  // rows can be moved kLanes elements at once
   bool packs;     // this thread's can
 
-  __device__ __forceinline__ BandChannels(const WindowInputs<E>& inputs, const Sequence& sequence, int64_t first, int64_t end,
-                          bool moves_in_packs)
+  __device__ __forceinline__ BandChannels(const WindowInputs<E>& inputs, const Sequence& sequence, int64_t first,
+                                          int64_t end, bool moves_in_packs)
       : in(inputs),
         one(sequence),
         own(inputs, sequence, min(first, end - (moves_in_packs ? kLanes : 1))),
@@ -146,7 +146,8 @@ __device__ T exponent_of_key(T key) {
 /// K = e^k 2^-max and K v scale of a source's channels. kPlain: as Largest has it.
 template <bool kPlain, bool kRounded, typename T>
 __device__ __forceinline__ void scale_source(const T (&key)[kLanes], const T (&value)[kLanes], const T (&max)[kLanes],
-                             const T (&scale)[kLanes], cuda::Pack<T, kLanes>& k, cuda::Pack<T, kLanes>& kv) {
+                                             const T (&scale)[kLanes], cuda::Pack<T, kLanes>& k,
+                                             cuda::Pack<T, kLanes>& kv) {
 #pragma unroll
   for (int i = 0; i < kLanes; ++i) {
     T own = key[i], v = value[i];
@@ -322,8 +323,8 @@ struct RoundSources {
 /// Calls visit(channel, key, value) with the largest of all threads, in one thread a channel. Returns whether all is
 /// plain. All threads; uses room.groups.
 template <typename T, typename Visit>
-__device__ __forceinline__ bool share_largest(const Largest<T>& largest, const BandRoom<T>& room, const BandThread& thread,
-                              const Visit& visit) {
+__device__ __forceinline__ bool share_largest(const Largest<T>& largest, const BandRoom<T>& room,
+                                              const BandThread& thread, const Visit& visit) {
   T* keys = room.groups;
   T* values = room.groups + kPanelTiles * kPanel;
 #pragma unroll

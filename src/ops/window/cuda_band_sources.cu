@@ -107,8 +107,8 @@ struct SourcePanel {
   template <int kCount>
   __device__ __forceinline__ void load_targets(const BandChannels<E>& channels, int begin, const RowRange& range, int i,
                                                TargetRows<T, kCount>& to) const {
-    const T* at = rows.at(sequence_slot(), first_target() + begin + range.from,
-                          min(channels.begin, place.end - kLanes));
+    const T* at =
+        rows.at(sequence_slot(), first_target() + begin + range.from, min(channels.begin, place.end - kLanes));
     const auto stride = static_cast<uint32_t>(kRowParts * rows.channels);
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
@@ -221,8 +221,8 @@ struct SourcePanel {
 
 /// The sums over the targets [from, to) of e^(k + w) a and e^(k + w) b for source s, from p and n of every pair.
 template <typename E, int kRows, typename T = Accumulate<E>>
-__device__ __noinline__ void sum_exactly(const SourcePanel<E, kRows>& panel, int64_t s, int64_t c, const cuda::SplitExp<T>& e,
-                                         int64_t from, int64_t to, T& a, T& b) {
+__device__ __noinline__ void sum_exactly(const SourcePanel<E, kRows>& panel, int64_t s, int64_t c,
+                                         const cuda::SplitExp<T>& e, int64_t from, int64_t to, T& a, T& b) {
   const BandTable<E>& table = panel.table;
   cuda::Compensated<T> a_sum = {}, b_sum = {};
   for (int64_t t = from; t < to && e.p != 0; ++t) {
@@ -240,8 +240,8 @@ __device__ __noinline__ void sum_exactly(const SourcePanel<E, kRows>& panel, int
   b = b_sum.sum;
 }
 
-/// The sources of a thread one by one, whatever they are: of a ring, masked, beyond the range of the products. Those that
-/// are none of it come to the same bits as in write_panel.
+/// The sources of a thread one by one, whatever they are: of a ring, masked, beyond the range of the products. Those
+/// that are none of it come to the same bits as in write_panel.
 template <typename E, int kRows, typename T = Accumulate<E>>
 __device__ __forceinline__ void write_each(const SourcePanel<E, kRows>& panel, const BandChannels<E>& channels,
                                            const BandSums<T>& sums, bool fits) {
@@ -322,9 +322,8 @@ __device__ __forceinline__ void write_panel(const SourcePanel<E, kRows>& panel, 
   if (kRows == kAllRows) load_first(0);  // under way while the largest key is found
   Largest<T> largest;
   own.add_to(largest);
-  const bool plain = share_largest(largest, room, thread, [&](int channel, T key, T) {
-    room.of_channel(kMax, channel) = exponent_of_key(key);
-  });
+  const bool plain = share_largest(
+      largest, room, thread, [&](int channel, T key, T) { room.of_channel(kMax, channel) = exponent_of_key(key); });
   BandSums<T> sums;
   Around<T> around;
   bool fits = true;
@@ -418,8 +417,8 @@ __global__ void __launch_bounds__(kBandThreads, kSourceBlocks<E>)
   for (int64_t s0 = unit.slot.begin - left; s0 < end;) {
     const bool own = s0 < unit.slot.end - left;
     const int64_t stop = own ? unit.slot.end - left : min(s0 + kPanel, time);
-    const SourcePanel<E, kRows> panel = {p,     slots, memory, place, unit.thread, reach,
-                                         room,  table, rows,   s0,    stop,        own ? unit.slot.end : time};
+    const SourcePanel<E, kRows> panel = {p,    slots, memory, place, unit.thread, reach,
+                                         room, table, rows,   s0,    stop,        own ? unit.slot.end : time};
     s0 = stop;
     if (stop <= table.first) continue;
     if (kRows == kAllRows) panel.form_weights(0);

@@ -52,7 +52,7 @@ struct BandTargets {
 
   /// All threads.
   __device__ __forceinline__ BandTargets(const WindowInputs<E>& inputs, const BandUnit<E>& place, const Reach& extent,
-                         const BandRoom<T>& memory, BandTable<E>& shared)
+                                         const BandRoom<T>& memory, BandTable<E>& shared)
       : in(inputs), slot(place.slot), thread(place.thread), reach(extent), room(memory), table(shared) {
     shared.set(inputs, place.slot.sequence, place.head);
     table.find_least(slot.begin, kPanel, room.least);
@@ -76,8 +76,8 @@ struct BandTargets {
   __device__ int64_t last_source() const { return table.window_end(slot.end - 1); }
 
   /// The sums of this thread's targets at its channels. Beforehand the sums outside the slot's windows stand in the
-  /// room's table. load(): what is to be on its way during the product. Returns whether all sources are plain (Largest).
-  /// All threads.
+  /// room's table. load(): what is to be on its way during the product. Returns whether all sources are plain
+  /// (Largest). All threads.
   template <typename Load>
   __device__ __forceinline__ bool sum(const BandChannels<E>& channels, BandSums<T>& sums, const Load& load) const {
     RoundSources<E, kRows> sources(channels, thread);
@@ -164,10 +164,10 @@ struct BandTargets {
   /// 2^X of channel i of this thread.
   __device__ T value_scale(int i) const { return cuda::pow2(room.of_channel(kValueExponent, thread.lane + i)); }
 
-  /// For every row r of the thread: visit.row<packs>(r, sums, loaded[r]...), where the sums of a channel may be wrong, and
-  /// packs whether it is known that rows move in packs; then, for those, visit.one(r, channel of the thread, sums), done
-  /// again pair by pair, if `redo`. visit.absent(r): past the end of the table. redone: unless null, counts those, and
-  /// all.
+  /// For every row r of the thread: visit.row<packs>(r, sums, loaded[r]...), where the sums of a channel may be wrong,
+  /// and packs whether it is known that rows move in packs; then, for those, visit.one(r, channel of the thread, sums),
+  /// done again pair by pair, if `redo`. visit.absent(r): past the end of the table. redone: unless null, counts those,
+  /// and all.
   template <typename Visit, typename... Loaded>
   __device__ __forceinline__ void for_each(const BandSums<T>& sums, const BandChannels<E>& channels, bool redo,
                                            int64_t* redone, Visit& visit, const Loaded (&... loaded)[kTile]) const {

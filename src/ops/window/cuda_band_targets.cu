@@ -181,10 +181,19 @@ __global__ void __launch_bounds__(kBandThreads, kTargetBlocks<E>)
       const int64_t c = unit.c - unit.thread.lane, local = unit.index - wanted.first_slot;
       const int64_t group = (c - unit.head * (s.channels / s.heads)) / (kBackwardStrips * kPanel);
       const int64_t columns = reach.columns(), of_group = local * band_groups(s, kBackwardStrips) + group;
-      const BandPairs<E> product = {
-          p, slot, reach, room, targets.table, rows, unit.index - slot.index,
-          memory.pairs + (of_group * kChunk * s.heads + unit.head) * columns, s.heads * columns,
-          c, min(c + kPanel, unit.end), first_strip, fits};
+      const BandPairs<E> product = {p,
+                                    slot,
+                                    reach,
+                                    room,
+                                    targets.table,
+                                    rows,
+                                    unit.index - slot.index,
+                                    memory.pairs + (of_group * kChunk * s.heads + unit.head) * columns,
+                                    s.heads * columns,
+                                    c,
+                                    min(c + kPanel, unit.end),
+                                    first_strip,
+                                    fits};
       if constexpr (kRows == kAllRows) {
         product.template add_round<kRows>(0);
       } else {
@@ -240,7 +249,7 @@ void run_band_targets(const BandBackward<E>& call, int64_t first, int64_t count,
   });
 }
 
-#define AFT_INSTANTIATE(E)                                                                             \
+#define AFT_INSTANTIATE(E)                                                                          \
   template void run_band_targets<E>(const BandBackward<E>&, int64_t, int64_t, const TargetsWanted&, \
                                     const WaveRows<Accumulate<E>>&);
 AFT_FOR_EACH_ELEMENT(AFT_INSTANTIATE)

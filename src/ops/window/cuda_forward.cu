@@ -271,8 +271,8 @@ void forward(const WindowForward<E>& p, const Slots& slots, const ForwardMemory<
     if (s.has_band) {
       if (!s.causal) sum(memory.after, s.right, true, nullptr);
       const bool pairs = moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.y) &&
-                        (s.key_channels != s.channels || moves_in_packs<kLanes>(s, p.in.k)) &&
-                        (s.gate == Gate::kNone || moves_in_packs<kLanes>(s, p.in.q));
+                         (s.key_channels != s.channels || moves_in_packs<kLanes>(s, p.in.k)) &&
+                         (s.gate == Gate::kNone || moves_in_packs<kLanes>(s, p.in.q));
       with_rounds<Accumulate<E>>(s, [&]<int kRows>(const Reach& reach, std::integral_constant<int, kRows>) {
         cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s, kForwardStrips), kBandThreads,
                                  BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E, kRows>, p, slots, reach,

@@ -35,8 +35,7 @@ struct Slots {
   static constexpr int64_t groups_of(int64_t chunks) { return (chunks + kGroup - 1) / kGroup; }
 };
 
-/// Running sums at every chunk in two parts: over the chunks of its group, and over the groups before; or, without
-/// groups, over all chunks before.
+/// Running sums at every chunk in two parts: over the chunks of its group, and over the groups before.
 template <typename T>
 struct ChunkSums {
   T* chunks = nullptr;  // [slots][3][d]
@@ -80,12 +79,19 @@ struct BackwardMemory : ForwardMemory<E> {
 /// Strips of 64 channels that make a head.
 constexpr int64_t strip_count(const WindowShape& s) { return (s.channels / s.heads + 63) / 64; }
 
+/// Of the sums after a wave, over the groups and over the chunks of the group it ends in: maximum, den, num, and what
+/// rounding has added to each of the two.
+constexpr int64_t kCarryParts = 10;
+
+/// Whether the backward with a band goes through the targets once.
+constexpr bool goes_once(const WindowShape& s) { return s.causal && !s.packed; }
+
 /// Strips that a block with targets does in the backward: a wave has few slots.
 constexpr int kBackwardStrips = 2;
 
 /// With a band, a and b of targets are kept for some slots at a time, a wave, and for those before it that its sources'
-/// windows reach into. That takes a 32nd of q, k, v and y, or 64 MiB if that is more, and at least what a window needs; a
-/// wave's blocks with targets are then as many as 132 multiprocessors hold, or some times as many.
+/// windows reach into. That takes a 32nd of q, k, v and y, or 64 MiB if that is more, and at least what a window needs;
+/// a wave's blocks with targets are then as many as 132 multiprocessors hold, or some times as many.
 template <typename E>
 struct Waves {
   static constexpr int64_t kResident = 264;
@@ -119,29 +125,25 @@ struct BandBackwardMemory : BackwardMemory<E> {
   using T = Accumulate<E>;
 
   ChunkSums<T> earlier;  // not causal: as later, of the targets before each chunk
-  T* carry = nullptr;              // [B][5][d], causal: of the targets after a wave, with what rounding added
+  T* carry = nullptr;    // [B][kCarryParts][d], where targets are gone through once: the sums of those after a wave
   T* rows;               // [slots of a wave and those before it][kChunk][3][d]: a, b and the exponent of D
   T* pairs;              // [slots of a wave][blocks of a head][kChunk][H][J]: the gradient of the band from each row
-  T* slot_pairs;         // [slots of a wave][H][J]: from each slot, where all positions share the band's row
-  T* sequence_pairs;     // [H][J]: the same from a sequence
+  T* slot_pairs;         // [slots][H][J]: from each slot, where all positions share the band's row
+  T* sequence_pairs;     // [B][H][J]: the same from a sequence
   T* key_parts;          // [tokens + B left][H][strips]: dk of a key that its head shares
 
-  BandBackwardMemory(const WindowShape& s, cuda::Workspace& workspace)
-      : BackwardMemory<E>(s, workspace) {
+  BandBackwardMemory(const WindowShape& s, cuda::Workspace& workspace) : BackwardMemory<E>(s, workspace) {
     const Slots all(s);
     const Waves<E> waves(s);
     const int64_t band = s.heads * waves.columns(s), tokens = (s.packed ? 1 : s.batch) * s.time;
-    if (s.causal) {
-      this->later.groups = nullptr;
-      carry = workspace.take<T>(s.batch * 5 * s.channels);
-    } else {
-      earlier = ChunkSums<T>(all, workspace);
-    }
+    if (goes_once(s)) carry = workspace.take<T>(s.batch * kCarryParts * s.channels);
+    if (!s.causal) earlier = ChunkSums<T>(all, workspace);
     rows = workspace.take<T>((waves.slots + waves.overlap) * kChunk * 3 * s.channels);
     pairs = workspace.take<T>(waves.slots * waves.groups(s) * kChunk * band);
-    slot_pairs = workspace.take<T>(waves.slots * band);
-    sequence_pairs = workspace.take<T>(band);
-    key_parts = workspace.take<T>(s.key_channels == s.channels ? 0 : (tokens + s.batch * s.left) * s.heads * strip_count(s));
+    slot_pairs = workspace.take<T>(all.count * band);
+    sequence_pairs = workspace.take<T>(s.batch * band);
+    key_parts =
+        workspace.take<T>(s.key_channels == s.channels ? 0 : (tokens + s.batch * s.left) * s.heads * strip_count(s));
   }
 };
 

@@ -238,10 +238,6 @@ template <int N, typename T>
 __device__ void sums_at(cuda::RunningSum<T> (&sum)[N], const ChunkSums<T>& sums, const Slots& slots, int64_t index,
                         const Slot& slot, int64_t c) {
   cuda::RunningSum<T> in_group[N];
-  if (sums.groups == nullptr) {
-    load_sums(sum, sums.chunks + index * kSumParts * slots.channels + c, slots.channels);
-    return;
-  }
   load_sums(sum, sums.groups + slot.group * kSumParts * slots.channels + c, slots.channels);
   load_sums(in_group, sums.chunks + index * kSumParts * slots.channels + c, slots.channels);
 #pragma unroll

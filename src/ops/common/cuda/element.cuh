@@ -54,8 +54,8 @@ __device__ void store(E* to, const Accumulate<E> (&x)[N]) {
   store(to, pack);
 }
 
-/// Two neighbouring elements as they lie in memory, to be widened where they are used: those of 16 bits take one register
-/// together.
+/// Two neighbouring elements as they lie in memory, to be widened where they are used: those of 16 bits take one
+/// register together.
 template <typename E>
 struct Pair {
   E x = {}, y = {};
@@ -75,8 +75,7 @@ struct Pair {
   }
 };
 template <typename E>
-  requires(sizeof(E) == 2)
-struct Pair<E> {
+requires(sizeof(E) == 2) struct Pair<E> {
   using Machine = std::conditional_t<std::is_same_v<E, BFloat16>, __nv_bfloat162, __half2>;
 
   uint32_t bits = 0;
