@@ -70,11 +70,6 @@ void with_rounds(const WindowShape& s, const Run& run) {
   run(reach, std::integral_constant<int, kTile>());
 }
 
-/// Blocks that make a head, where one does so many strips of kPanel channels, one after another with the same weights.
-inline __host__ __device__ int64_t band_groups(const WindowShape& s, int64_t strips) {
-  return (s.channels / s.heads + strips * kPanel - 1) / (strips * kPanel);
-}
-
 constexpr int kGroups = 2 * kPanelTiles;
 
 /// Numbers of a block's channels in shared memory: M and X, and the sums outside the panel's windows.

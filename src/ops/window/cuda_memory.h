@@ -79,6 +79,9 @@ struct BackwardMemory : ForwardMemory<E> {
 /// Strips of 64 channels that make a head.
 constexpr int64_t strip_count(const WindowShape& s) { return (s.channels / s.heads + 63) / 64; }
 
+/// Blocks that make a head, where one does so many strips, one after another with the same weights.
+constexpr int64_t band_groups(const WindowShape& s, int64_t strips) { return (strip_count(s) + strips - 1) / strips; }
+
 /// Of the sums after a wave, over the groups and over the chunks of the group it ends in: maximum, den, num, and what
 /// rounding has added to each of the two.
 constexpr int64_t kCarryParts = 10;
@@ -103,11 +106,11 @@ struct Waves {
   explicit Waves(const WindowShape& s) {
     const Slots all(s);
     overlap = Slots::chunks_of(std::min(s.left + s.right, s.time)) + (s.causal ? 0 : 1);
-    const int64_t of_slot =
-        kChunk * (3 * s.channels + groups(s) * s.heads * columns(s)) * int64_t{sizeof(Accumulate<E>)};
+    const int64_t of_slot = kChunk * (3 * s.channels + band_groups(s, kBackwardStrips) * s.heads * columns(s)) *
+                            int64_t{sizeof(Accumulate<E>)};
     const int64_t tensor = (s.packed ? 1 : s.batch) * s.time * s.channels * int64_t{sizeof(E)};
     const int64_t room = std::max(int64_t{1} << 26, tensor / 8);
-    const int64_t least = std::min(all.count, 2 * overlap + 1), blocks = s.heads * groups(s);
+    const int64_t least = std::min(all.count, 2 * overlap + 1), blocks = s.heads * band_groups(s, kBackwardStrips);
     slots = std::max(least, room / std::max<int64_t>(of_slot, 1));
     if ((slots + overlap) * blocks > kResident) {
       slots = std::max(least, (slots + overlap) * blocks / kResident * kResident / blocks - overlap);
@@ -116,8 +119,6 @@ struct Waves {
     count = slots == 0 ? 0 : (all.count + slots - 1) / slots;
   }
   static int64_t columns(const WindowShape& s) { return s.left + 1 + s.right; }
-  /// Blocks that make a head.
-  static int64_t groups(const WindowShape& s) { return (strip_count(s) + kBackwardStrips - 1) / kBackwardStrips; }
 };
 
 template <typename E>
@@ -139,7 +140,7 @@ struct BandBackwardMemory : BackwardMemory<E> {
     if (goes_once(s)) carry = workspace.take<T>(s.batch * kCarryParts * s.channels);
     if (!s.causal) earlier = ChunkSums<T>(all, workspace);
     rows = workspace.take<T>((waves.slots + waves.overlap) * kChunk * 3 * s.channels);
-    pairs = workspace.take<T>(waves.slots * waves.groups(s) * kChunk * band);
+    pairs = workspace.take<T>(waves.slots * band_groups(s, kBackwardStrips) * kChunk * band);
     slot_pairs = workspace.take<T>(all.count * band);
     sequence_pairs = workspace.take<T>(s.batch * band);
     key_parts =
