@@ -178,10 +178,9 @@ void backward_band(const WindowBackward<E>& p, const Cuda& cuda) {
   cuda::Workspace workspace(cuda.workspace);
   const BandBackwardMemory<E> memory(s, workspace);
   const Slots slots(s);
-  const bool packs =
-      moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.grad_y) && moves_in_packs<kLanes>(s, p.grad_v) &&
-      (s.key_channels != s.channels || (moves_in_packs<kLanes>(s, p.in.k) && moves_in_packs<kLanes>(s, p.grad_k))) &&
-      (s.gate == Gate::kNone || (moves_in_packs<kLanes>(s, p.in.q) && moves_in_packs<kLanes>(s, p.grad_q)));
+  const bool packs = inputs_move_in_lanes(p.in) && moves_in_lanes(s, p.grad_y) && moves_in_lanes(s, p.grad_v) &&
+                     (s.key_channels != s.channels || moves_in_lanes(s, p.grad_k)) &&
+                     (s.gate == Gate::kNone || moves_in_lanes(s, p.grad_q));
   const BandBackward<E> call = {p, slots, memory, cuda, packs};
   const auto sum = [&](const ChunkSums<T>& sums, int64_t shift, bool from_the_right, T* ends) {
     cuda::launch(cuda, kBackwardName, slots.count * s.channels, sum_chunks<E, 1>, p.in, slots, shift, sums.chunks);

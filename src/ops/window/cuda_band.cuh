@@ -54,6 +54,24 @@ struct Reach {
   bool one_round() const { return round == kMostRows; }
 };
 
+/// Whether 32 bits hold a tensor's stride: offsets within a round are formed from those.
+template <typename E>
+bool has_short_stride(const Rows<E>& rows) {
+  return rows.time_stride >= 0 && rows.time_stride < int64_t{1} << 32;
+}
+/// Whether its rows move kLanes elements at a time.
+template <typename E>
+bool moves_in_lanes(const WindowShape& s, const Rows<E>& rows) {
+  return moves_in_packs<kLanes>(s, rows) && has_short_stride(rows);
+}
+/// Whether all rows do that a forward reads. A key that its head shares is one element.
+template <typename E>
+bool inputs_move_in_lanes(const WindowInputs<E>& in) {
+  const WindowShape& s = in.shape;
+  return moves_in_lanes(s, in.v) && (s.key_channels == s.channels ? moves_in_lanes(s, in.k) : has_short_stride(in.k)) &&
+         (s.gate == Gate::kNone || moves_in_lanes(s, in.q));
+}
+
 /// Rows of a round that a warp brings, a parameter of all that works on rounds: a tile of the first kPanel and an
 /// eighth of the others, where one round has all, or of a panel a tile.
 constexpr int kAllRows = Reach::kMostRows / kPanelTiles;

@@ -270,9 +270,7 @@ void forward(const WindowForward<E>& p, const Slots& slots, const ForwardMemory<
     sum(memory.before, -s.left, false, memory.ends);
     if (s.has_band) {
       if (!s.causal) sum(memory.after, s.right, true, nullptr);
-      const bool pairs = moves_in_packs<kLanes>(s, p.in.v) && moves_in_packs<kLanes>(s, p.y) &&
-                         (s.key_channels != s.channels || moves_in_packs<kLanes>(s, p.in.k)) &&
-                         (s.gate == Gate::kNone || moves_in_packs<kLanes>(s, p.in.q));
+      const bool pairs = inputs_move_in_lanes(p.in) && moves_in_lanes(s, p.y);
       with_rounds<Accumulate<E>>(s, [&]<int kRows>(const Reach& reach, std::integral_constant<int, kRows>) {
         cuda::launch_with_memory(cuda, kName, slots.count * s.heads * band_groups(s, kForwardStrips), kBandThreads,
                                  BandRoom<Accumulate<E>>::bytes(reach), write_band_rows<E, kRows>, p, slots, reach,
