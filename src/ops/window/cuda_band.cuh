@@ -354,16 +354,18 @@ struct BandTable {
   }
 };
 
-/// Fills room.weights for the round from row `begin` on: weight(row of the panel, row of the other side). A warp has
-/// its tile, a thread one row of it. All threads.
+/// The row of the panel whose weights this thread forms: one of its warp's tile.
+inline __device__ int weight_row() { return threadIdx.x / 32 * kTile + threadIdx.x % kTile; }
+
+/// Fills room.weights for the round from row `begin` on: weight(row of the other side), of weight_row(). All threads.
 template <int kRows, typename T, typename Weight>
 __device__ __forceinline__ void set_weights(const BandRoom<T>& room, const Reach& reach, int begin,
                                             const Weight& weight) {
-  const int tile = threadIdx.x / 32, own = threadIdx.x % 32, r = tile * kTile + own % kTile;
+  const int tile = threadIdx.x / 32, own = threadIdx.x % 32;
   const auto [from, to] = tile_rows<kRows>(reach, tile, begin);
   T* at = room.weights + tile * reach.weight_rows() * kTile + own;
 #pragma unroll 5
-  for (int m = from + own / kTile; m < to; m += 32 / kTile, at += 32) *at = weight(r, m);
+  for (int m = from + own / kTile; m < to; m += 32 / kTile, at += 32) *at = weight(m);
 }
 
 /// Those of [from, to) that lie in [begin, begin + count), counted from begin.

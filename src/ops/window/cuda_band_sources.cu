@@ -88,11 +88,11 @@ struct SourcePanel {
   __device__ __forceinline__ void form_weights(int begin) const {
     table.find_least(first_target() + begin, kRound<kRows>, room.least);
     __syncthreads();
-    const int r = threadIdx.x / 32 * kTile + threadIdx.x % kTile, columns = reach.columns();  // of set_weights
+    const int r = weight_row(), columns = reach.columns();
     const bool is_source = s0 + r >= table.first && s0 + r < table.time;
     const RowRange near(0, min(last, table.rows), first_target(), reach.rows());
     const T* first_row = table.row(first_target());
-    set_weights<kRows>(room, reach, begin, [&](int, int m) {
+    set_weights<kRows>(room, reach, begin, [&](int m) {
       if (!is_source || !near.has(m)) return T(0);
       return table.template weight<false>(first_row + m * table.stride, r - m + columns - 1, columns,
                                           room.least[m - begin]);

@@ -60,12 +60,12 @@ struct BandTargets {
     if (kRows == kAllRows) form_weights(0);
   }
   __device__ __forceinline__ void form_weights(int begin) const {
-    const int r = threadIdx.x / 32 * kTile + threadIdx.x % kTile, columns = reach.columns();  // of set_weights
+    const int r = weight_row(), columns = reach.columns();
     const T* row = table.row(slot.begin + r);
     const T least = room.least[r];
     const bool has_row = table.has_row(slot.begin + r);
     const RowRange sources(table.first, table.time, first_source(), reach.rows());
-    set_weights<kRows>(room, reach, begin, [&](int, int m) {
+    set_weights<kRows>(room, reach, begin, [&](int m) {
       return has_row && sources.has(m) ? table.template weight<kRounded>(row, m - r, columns, least) : T(0);
     });
   }
