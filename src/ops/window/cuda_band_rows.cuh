@@ -184,7 +184,6 @@ struct RoundSources {
     there = bits(range, 0, kTile) | (kRows > kTile ? bits(range, kTile, kRows - kTile) << kTile : 0);
     loaded = channels.can_pack && s0 + range.from >= 0 && range.from < range.to;
     if (!loaded) return;
-    const Columns<E, 1>& own = channels.own;
     if (s0 >= 0 && s0 + kRound<kRows> <= channels.one.time) {
       load_rows(s0, [&](int i) { return thread.own_row(i); });
     } else {
@@ -196,12 +195,6 @@ struct RoundSources {
       k[i] = has(i) ? k[i] : k[i - 1];
       v[i] = has(i) ? v[i] : v[i - 1];
     }
-    if (own.mask == nullptr) return;
-    const E absent = cuda::narrow<E>(T(-INFINITY));
-#pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      if (has(i) && !own.mask[s0 + thread.own_row(i)]) k[i] = cuda::Pair<E>::of(absent, absent);
-    }
   }
   __device__ bool has(int i) const { return (there >> i & 1) != 0; }
   /// Which of the `count` rows of the warp from its i-th on lie in the range.
@@ -210,6 +203,7 @@ struct RoundSources {
     const int to = min(max(range.to - row, from), count);
     return (1u << to) - (1u << from);
   }
+  /// Sources base + row(i), which all are of the sequence; a masked one is absent, also where it stands for another.
   template <typename Row>
   __device__ __forceinline__ void load_rows(int64_t base, const Row& row) {
     const Columns<E, 1>& own = channels.own;
@@ -226,6 +220,12 @@ struct RoundSources {
       load_all(k, own.k, own.k_stride, two);
     }
     load_all(v, own.v, own.v_stride, two);
+    if (own.mask == nullptr) return;
+    const E absent = cuda::narrow<E>(T(-INFINITY));
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      if (!own.mask[base + row(i)]) k[i] = cuda::Pair<E>::of(absent, absent);
+    }
   }
   /// Row i.
   __device__ __forceinline__ void get(int i, T (&key)[kLanes], T (&value)[kLanes]) const {
