@@ -137,8 +137,7 @@ def speed(args):
               f"{batch * 1024 / row['tokens_per_second'] * 1e3:>7.1f} ms a step  "
               f"{(row['device_bytes'] or 0) / 1e9:>6.1f} GB", flush=True)
     if args.json:
-        for row in rows:
-            print(json.dumps(row))
+        args.json.write_text(json.dumps(rows, indent=1) + "\n")
     for mixer in args.profile:
         with tempfile.TemporaryDirectory() as scratch:
             batch = next((row["batch"] for row in rows if row["mixer"] == mixer), args.batch)
@@ -165,7 +164,7 @@ def main():
     command.add_argument("--profile", nargs="*", choices=MIXERS, default=["aft_local", "attention"])
     command.add_argument("--top", type=int, default=12, help="kernels listed in a profile (default 12)")
     command.add_argument("--traces", help="folder to keep the traces in (JSON for Perfetto)")
-    command.add_argument("--json", action="store_true", help="the table also as one object a line")
+    command.add_argument("--json", type=pathlib.Path, metavar="FILE", help="the table also as a JSON file")
     command.set_defaults(run=speed)
     args = parser.parse_args()
     if not args.program.exists():

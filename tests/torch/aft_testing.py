@@ -56,6 +56,21 @@ def seeded(seed):
     return torch.Generator(torch.empty(0).device).manual_seed(seed)
 
 
+def one_rounding(dtype, exact):
+    """Tolerance for `exact` computed in float32 and rounded to the dtype: that rounding, and some of the largest."""
+    inside = 20 * torch.finfo(torch.float32).eps * float(exact.abs().max())
+    return {"rtol": torch.finfo(dtype).eps, "atol": inside}
+
+
+def check_rounded_once(test, got, wide):
+    """That a 16-bit result is that of float32, `wide`, rounded once: on the CPU, the same bits. On a GPU kernels for 16
+    bits form their sums in another order, which may turn a rounding."""
+    if got.device.type == "cpu":
+        test.assertTrue(torch.equal(got, wide.to(got.dtype)))
+    else:
+        torch.testing.assert_close(got.double(), wide.double(), **one_rounding(got.dtype, wide))
+
+
 def dense(q, k, v, bias=None, causal=True, gate="sigmoid", heads=1):
     """The equation over every pair (t, t'), [B, T, T, d] at once, in differentiable torch operations."""
     batch, time, channels = v.shape

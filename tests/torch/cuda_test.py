@@ -16,7 +16,7 @@ import torch
 from torch.autograd import gradcheck
 from torch.library import opcheck
 
-from aft_testing import DEVICE, STATE_NAMES, aft, seeded
+from aft_testing import DEVICE, STATE_NAMES, aft, one_rounding, seeded
 from forms import BATCH, GRID, STEPS, forms, gradient_like, of_ours, stateful
 
 F64 = dict(rtol=1e-11, atol=1e-12)
@@ -64,8 +64,7 @@ class Results(Case):
                     exact = one.on("cpu").results(grad.cpu().double())
                     for a, b, like in zip(one.results(grad), exact, [y, *one.leaves], strict=True):
                         self.assertEqual((a.dtype, a.device), (like.dtype, DEVICE))
-                        inside = 20 * torch.finfo(torch.float32).eps * float(b.abs().max())
-                        torch.testing.assert_close(a.cpu().double(), b, rtol=torch.finfo(a.dtype).eps, atol=inside)
+                        torch.testing.assert_close(a.cpu().double(), b, **one_rounding(a.dtype, b))
 
     def test_states(self):
         for case in stateful():
