@@ -8,7 +8,7 @@
 #include <string>
 
 #include "aft/error.h"
-#include "runtime/read_bytes.h"
+#include "io/read_bytes.h"
 
 namespace aft::app {
 

@@ -10,7 +10,7 @@
 
 #include "aft/data.h"
 #include "aft/error.h"
-#include "runtime/read_bytes.h"
+#include "io/read_bytes.h"
 
 namespace aft {
 namespace {

@@ -3,8 +3,8 @@
 #include <map>
 
 #include "aft/error.h"
+#include "aft/io/safetensors.h"
 #include "aft/models.h"
-#include "aft/runtime/safetensors.h"
 
 namespace aft {
 namespace {

@@ -4,7 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "aft/error.h"
-#include "aft/runtime/safetensors.h"
+#include "aft/io/safetensors.h"
 #include "train/json_value.h"
 
 namespace aft {

@@ -10,7 +10,7 @@
 #include <sstream>
 
 #include "aft/error.h"
-#include "aft/runtime/safetensors.h"
+#include "aft/io/safetensors.h"
 #include "aft/train.h"
 #include "train/metrics.h"
 

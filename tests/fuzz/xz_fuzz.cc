@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "aft/error.h"
+#include "io/read_bytes.h"
 #include "memory_file.h"
-#include "runtime/read_bytes.h"
 
 namespace {
 

@@ -11,8 +11,8 @@
 
 #include "../data/scratch.h"
 #include "aft/error.h"
+#include "aft/io/safetensors.h"
 #include "aft/models.h"
-#include "aft/runtime/safetensors.h"
 
 namespace aft {
 namespace {

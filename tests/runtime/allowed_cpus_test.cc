@@ -5,8 +5,8 @@
 
 #include <thread>
 
+#include "../io/temporary_folder.h"
 #include "aft/runtime/thread_pool.h"
-#include "temporary_folder.h"
 
 namespace aft {
 namespace {

@@ -4,10 +4,10 @@
 
 #include <cmath>
 
+#include "../io/temporary_folder.h"
 #include "aft/error.h"
 #include "naive_model.h"
 #include "random_model.h"
-#include "temporary_folder.h"
 
 namespace aft::runtime {
 namespace {

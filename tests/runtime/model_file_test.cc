@@ -2,10 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include "../io/temporary_folder.h"
 #include "aft/error.h"
 #include "aft/runtime/model.h"
 #include "random_model.h"
-#include "temporary_folder.h"
 
 namespace aft::runtime {
 namespace {

@@ -3,8 +3,8 @@
 #include <cmath>
 #include <random>
 
+#include "aft/io/safetensors.h"
 #include "aft/runtime/model_file.h"
-#include "aft/runtime/safetensors.h"
 
 namespace aft::test {
 

@@ -5,10 +5,10 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../io/temporary_folder.h"
 #include "aft/error.h"
 #include "naive_model.h"
 #include "random_model.h"
-#include "temporary_folder.h"
 
 namespace aft::runtime {
 namespace {

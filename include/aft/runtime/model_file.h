@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "aft/io/safetensors.h"
 #include "aft/runtime/model_config.h"
-#include "aft/runtime/safetensors.h"
 
 namespace aft::runtime {
 

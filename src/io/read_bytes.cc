@@ -1,4 +1,4 @@
-#include "runtime/read_bytes.h"
+#include "io/read_bytes.h"
 
 #include <lzma.h>
 #include <unistd.h>

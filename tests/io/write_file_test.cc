@@ -9,7 +9,7 @@
 #include <thread>
 
 #include "aft/error.h"
-#include "aft/runtime/safetensors.h"
+#include "aft/io/safetensors.h"
 #include "temporary_folder.h"
 
 namespace aft {

@@ -1,7 +1,7 @@
 // The safetensors layout: 8 bytes little-endian header length N, N bytes of JSON
 // {"name": {"dtype", "shape", "data_offsets": [begin, end]}, ..., "__metadata__": {string: string}}, then the data.
 
-#include "aft/runtime/safetensors.h"
+#include "aft/io/safetensors.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -17,7 +17,7 @@
 #include <utility>
 
 #include "aft/error.h"
-#include "runtime/file_write.h"
+#include "io/write_file.h"
 
 namespace aft {
 

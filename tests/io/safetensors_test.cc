@@ -1,4 +1,4 @@
-#include "aft/runtime/safetensors.h"
+#include "aft/io/safetensors.h"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "runtime/file_write.h"
+#include "io/write_file.h"
 
 #include <fcntl.h>
 #include <sys/file.h>
@@ -11,7 +11,7 @@
 #include <string>
 
 #include "aft/error.h"
-#include "aft/runtime/safetensors.h"
+#include "aft/io/safetensors.h"
 
 namespace aft {
 namespace {
