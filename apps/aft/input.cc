@@ -8,7 +8,9 @@
 #include <string>
 
 #include "aft/error.h"
+#include "io/file_descriptor.h"
 #include "io/read_bytes.h"
+#include "io/read_file.h"
 
 namespace aft::app {
 
@@ -18,13 +20,9 @@ std::vector<uint8_t> read_text(const std::filesystem::path& path) {
     append_bytes(STDIN_FILENO, "standard input", bytes);
     return bytes;
   }
-  const int file = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) throw_errno(path.string() + ": cannot be opened", errno);
-  struct Close {
-    int file;
-    ~Close() { ::close(file); }
-  } const close{file};
-  append_bytes(file, path, bytes);
+  const FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) throw_errno(path.string() + ": cannot be opened", errno);
+  append_bytes(file.get(), path, bytes);
   return bytes;
 }
 

@@ -1,7 +1,6 @@
 #include <fcntl.h>
 #include <lzma.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,7 +9,10 @@
 
 #include "aft/data.h"
 #include "aft/error.h"
+#include "io/file_descriptor.h"
+#include "io/packing.h"
 #include "io/read_bytes.h"
+#include "io/read_file.h"
 
 namespace aft {
 namespace {
@@ -21,29 +23,21 @@ namespace fs = std::filesystem;
   throw Error("data: cannot read " + path.string() + ": " + what);
 }
 
-class FileDescriptor {
- public:
-  explicit FileDescriptor(const fs::path& path) : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    if (fd_ < 0) fail(path, std::strerror(errno));
-  }
-  ~FileDescriptor() { close(fd_); }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  [[nodiscard]] int get() const { return fd_; }
-
- private:
-  int fd_;
-};
+FileDescriptor open_file(const fs::path& path) {
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) fail(path, std::strerror(errno));
+  return file;
+}
 
 bool is_plain(const fs::path& path, int file) {
   uint8_t head[kPackingBytes];
-  const ssize_t got = pread(file, head, sizeof head, 0);
+  const ssize_t got = read_at(file, 0, sizeof head, head);
   if (got < 0) throw_errno("data: " + path.string() + ": cannot be read", errno);
   return packing_of(path, {head, static_cast<size_t>(got)}) == Packing::kPlain;
 }
 
 void append_file(const fs::path& path, std::vector<uint8_t>& out) {
-  const FileDescriptor file(path);
+  const FileDescriptor file = open_file(path);
   append_bytes(file.get(), path, out);
 }
 
@@ -92,7 +86,7 @@ Bytes Bytes::load(const fs::path& path) {
   if (fs::is_regular_file(status)) {
     auto source = std::make_shared<Source>();
     source->path = path;
-    source->file.emplace(path);
+    source->file = open_file(path);
     if (is_plain(path, source->file->get())) {
       struct stat info {};
       if (fstat(source->file->get(), &info) != 0) fail(path, std::strerror(errno));
@@ -117,13 +111,10 @@ void Bytes::read(int64_t begin, std::span<uint8_t> out) const {
     std::copy_n(source_->memory.begin() + begin_ + begin, out.size(), out.begin());
     return;
   }
-  for (size_t done = 0; done < out.size();) {
-    const ssize_t got =
-        pread(source_->file->get(), out.data() + done, out.size() - done, begin_ + begin + static_cast<int64_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail(source_->path, std::strerror(errno));
-    if (got == 0) fail(source_->path, "it has become shorter since it was opened; restore it");
-    done += static_cast<size_t>(got);
+  const ssize_t got = read_at(source_->file->get(), static_cast<uint64_t>(begin_ + begin), out.size(), out.data());
+  if (got < 0) fail(source_->path, std::strerror(errno));
+  if (static_cast<size_t>(got) < out.size()) {
+    fail(source_->path, "it has become shorter since it was opened; restore it");
   }
 }
 

@@ -5,7 +5,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -17,6 +16,8 @@
 #include <utility>
 
 #include "aft/error.h"
+#include "io/file_descriptor.h"
+#include "io/read_file.h"
 #include "io/write_file.h"
 
 namespace aft {
@@ -48,23 +49,6 @@ bool tensor_bytes(const std::vector<int64_t>& shape, uint64_t element, uint64_t*
   }
   return true;
 }
-
-class Descriptor {
- public:
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  [[nodiscard]] int get() const { return fd_; }
-
- private:
-  int fd_;
-};
 
 /// Parses the header, refusing what the plain parser lets pass: a key given twice and deep nesting.
 Json parse_header(const char* begin, const char* end, const std::string& where) {
@@ -147,16 +131,11 @@ TensorEntry read_entry(const std::string& name, const Json& entry, uint64_t data
 }
 
 /// Reads `bytes` bytes from `offset` on, which the file had when it was opened.
-void read_at(int fd, uint64_t offset, size_t bytes, void* to, const std::string& where) {
-  auto* next = static_cast<char*>(to);
-  while (bytes > 0) {
-    const ssize_t got = ::pread(fd, next, std::min(bytes, size_t{1} << 30), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw_errno(where + ": cannot be read", errno);
-    if (got == 0) throw Error(where + ": became shorter while it was read; is another process writing it?");
-    next += got;
-    offset += static_cast<uint64_t>(got);
-    bytes -= static_cast<size_t>(got);
+void read_existing(const FileDescriptor& file, uint64_t offset, size_t bytes, void* to, const std::string& where) {
+  const ssize_t got = read_at(file.get(), offset, bytes, to);
+  if (got < 0) throw_errno(where + ": cannot be read", errno);
+  if (static_cast<size_t>(got) < bytes) {
+    throw Error(where + ": became shorter while it was read; is another process writing it?");
   }
 }
 
@@ -164,14 +143,14 @@ void read_at(int fd, uint64_t offset, size_t bytes, void* to, const std::string&
 
 struct SafetensorsFile::Contents {
   std::string where;
-  Descriptor file;
+  FileDescriptor file;
   std::map<std::string, TensorEntry> tensors;
   std::map<std::string, std::string> metadata;
 };
 
 SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) {
   const std::string where = path.string();
-  Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (file.get() < 0) throw_errno(where + ": cannot be opened", errno);
   struct stat status = {};
   if (::fstat(file.get(), &status) != 0) throw_errno(where + ": cannot be examined", errno);
@@ -180,9 +159,9 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) {
   if (size < 8) throw Error(where + ": expected a safetensors file, got only " + std::to_string(size) + " bytes");
 
   uint64_t header = 0;
-  read_at(file.get(), 0, sizeof header, &header, where);
+  read_existing(file, 0, sizeof header, &header, where);
   char first = '{';
-  if (size > 8) read_at(file.get(), 8, 1, &first, where);
+  if (size > 8) read_existing(file, 8, 1, &first, where);
   if (header > kMaxHeader || header < 2 || first != '{') {
     throw Error(where + ": not a safetensors file (it does not begin with a header)");
   }
@@ -191,7 +170,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) {
                 std::to_string(size - 8) + " follow; the file is truncated");
   }
   std::string text(header, '\0');
-  read_at(file.get(), 8, header, text.data(), where);
+  read_existing(file, 8, header, text.data(), where);
   const Json json = parse_header(text.data(), text.data() + header, where);
   contents_ = std::make_unique<Contents>(Contents{where, std::move(file), {}, {}});
   if (!json.is_object()) throw Error(where + ": the header is not a JSON object");
@@ -235,7 +214,7 @@ const std::map<std::string, TensorEntry>& SafetensorsFile::tensors() const { ret
 const std::map<std::string, std::string>& SafetensorsFile::metadata() const { return contents_->metadata; }
 
 void SafetensorsFile::read(const TensorEntry& tensor, size_t begin, size_t bytes, void* to) const {
-  read_at(contents_->file.get(), tensor.offset + begin, bytes, to, contents_->where);
+  read_existing(contents_->file, tensor.offset + begin, bytes, to, contents_->where);
 }
 
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,

@@ -12,6 +12,7 @@
 
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
+#include "io/file_descriptor.h"
 
 namespace aft {
 namespace {
@@ -145,14 +146,10 @@ class Temporary {
 
 /// A FIFO, a device, an open file: what is written cannot be taken back, and nothing is put in its place.
 void write_stream(const Target& target, const std::vector<FilePart>& parts) {
-  const int fd = target.descriptor >= 0 ? ::fcntl(target.descriptor, F_DUPFD_CLOEXEC, 0)
-                                        : ::open(target.path.c_str(), O_WRONLY | O_CLOEXEC);
-  if (fd < 0) fail(target.path, "cannot be opened for writing");
-  struct Close {
-    int fd;
-    ~Close() { ::close(fd); }
-  } const close{fd};
-  write_all(fd, target.path, parts);
+  const FileDescriptor file(target.descriptor >= 0 ? ::fcntl(target.descriptor, F_DUPFD_CLOEXEC, 0)
+                                                   : ::open(target.path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (file.get() < 0) fail(target.path, "cannot be opened for writing");
+  write_all(file.get(), target.path, parts);
 }
 
 }  // namespace

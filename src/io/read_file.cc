@@ -1,0 +1,34 @@
+#include "io/read_file.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "aft/error.h"
+
+namespace aft {
+
+size_t read_some(int file, const std::string& name, std::span<uint8_t> block) {
+  while (true) {
+    const ssize_t got = ::read(file, block.data(), block.size());
+    if (got >= 0) return static_cast<size_t>(got);
+    if (errno != EINTR) throw_errno(name + ": cannot be read", errno);
+  }
+}
+
+ssize_t read_at(int file, uint64_t offset, size_t bytes, void* to) {
+  auto* const out = static_cast<char*>(to);
+  size_t done = 0;
+  while (done < bytes) {
+    const ssize_t got =
+        ::pread(file, out + done, std::min(bytes - done, size_t{1} << 30), static_cast<off_t>(offset + done));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return -1;
+    if (got == 0) break;
+    done += static_cast<size_t>(got);
+  }
+  return static_cast<ssize_t>(done);
+}
+
+}  // namespace aft

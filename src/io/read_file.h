@@ -1,0 +1,19 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+
+namespace aft {
+
+/// Reads into `block` what comes next, at least one byte; 0 at the end. Throws aft::Error, naming `name`.
+size_t read_some(int file, const std::string& name, std::span<uint8_t> block);
+
+/// Reads the `bytes` bytes from `offset` on, fewer only where the file ends. Returns how many, or -1 with errno, as
+/// ::pread does: what either means for the file is the caller's to say.
+ssize_t read_at(int file, uint64_t offset, size_t bytes, void* to);
+
+}  // namespace aft
