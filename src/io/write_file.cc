@@ -11,7 +11,6 @@
 #include <string>
 
 #include "aft/error.h"
-#include "aft/io/safetensors.h"
 #include "io/file_descriptor.h"
 
 namespace aft {

@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "aft/error.h"
-#include "aft/io/safetensors.h"
+#include "io/write_file.h"
 #include "train/json_value.h"
 
 namespace aft {

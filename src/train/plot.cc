@@ -10,8 +10,8 @@
 #include <sstream>
 
 #include "aft/error.h"
-#include "aft/io/safetensors.h"
 #include "aft/train.h"
+#include "io/write_file.h"
 #include "train/metrics.h"
 
 extern char** environ;

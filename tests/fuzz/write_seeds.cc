@@ -11,6 +11,7 @@
 #include "aft/error.h"
 #include "aft/runtime/model_file.h"
 #include "aft/train.h"
+#include "io/write_file.h"
 #include "train/metrics.h"
 
 namespace {

@@ -1,3 +1,5 @@
+#include "io/write_file.h"
+
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -9,7 +11,6 @@
 #include <thread>
 
 #include "aft/error.h"
-#include "aft/io/safetensors.h"
 #include "temporary_folder.h"
 
 namespace aft {

@@ -56,7 +56,4 @@ class SafetensorsFile {
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
                        const std::map<std::string, std::string>& metadata);
 
-/// The same promise for any bytes.
-void write_file_atomically(const std::filesystem::path& path, const void* data, size_t bytes);
-
 }  // namespace aft
