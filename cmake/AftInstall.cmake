@@ -7,7 +7,7 @@ set(AFT_CMAKE_DIR ${CMAKE_INSTALL_LIBDIR}/cmake/AFT)
 
 # aft_install_component(<component> <target>...): the first target becomes AFT::<component>
 function(aft_install_component component target)
-  # All public headers are under include/.
+  # The headers that are installed are under include/, and no others.
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${component} INTERFACE_INCLUDE_DIRECTORIES
                                                                       $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
   install(
@@ -29,10 +29,9 @@ if(AFT_TORCH)
   install(FILES cmake/FindAftTorch.cmake DESTINATION ${AFT_CMAKE_DIR})
   set(torch_headers "")
 else()
-  set(torch_headers PATTERN "torch*" EXCLUDE)
+  set(torch_headers PATTERN torch.h EXCLUDE)
 endif()
-install(DIRECTORY include/aft DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} PATTERN "models*" EXCLUDE PATTERN "data*" EXCLUDE
-                                                                      PATTERN "train*" EXCLUDE ${torch_headers})
+install(DIRECTORY include/aft DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} ${torch_headers})
 
 configure_package_config_file(cmake/AFTConfig.cmake.in ${PROJECT_BINARY_DIR}/cmake/AFTConfig.cmake
                               INSTALL_DESTINATION ${AFT_CMAKE_DIR})

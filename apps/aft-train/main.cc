@@ -12,11 +12,11 @@
 
 #include "aft/error.h"
 #include "aft/ops/device.h"
-#include "aft/train.h"
 #include "common/exit_codes.h"
 #include "common/options.h"
 #include "common/program.h"
 #include "progress.h"
+#include "train/train.h"
 
 namespace {
 

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <string>
 
-#include "aft/train.h"
+#include "train/train.h"
 
 namespace aft {
 

@@ -7,8 +7,8 @@
 #include <cstring>
 #include <optional>
 
-#include "aft/data.h"
 #include "aft/error.h"
+#include "data/data.h"
 #include "io/file_descriptor.h"
 #include "io/packing.h"
 #include "io/read_bytes.h"

@@ -1,8 +1,8 @@
 #include <cmath>
 #include <sstream>
 
-#include "aft/data.h"
 #include "aft/error.h"
+#include "data/data.h"
 
 namespace aft {
 namespace {

@@ -1,7 +1,7 @@
 #include <bit>
 
-#include "aft/data.h"
 #include "aft/error.h"
+#include "data/data.h"
 
 namespace aft {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <tuple>
 
-#include "aft/models.h"
+#include "models/models.h"
 
 namespace aft {
 

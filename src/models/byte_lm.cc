@@ -3,8 +3,8 @@
 #include <cmath>
 
 #include "aft/error.h"
-#include "aft/models.h"
 #include "models/mixers.h"
+#include "models/models.h"
 
 namespace aft {
 namespace {

@@ -4,7 +4,7 @@
 #include <memory>
 #include <tuple>
 
-#include "aft/models.h"
+#include "models/models.h"
 
 namespace aft {
 

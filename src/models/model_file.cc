@@ -4,7 +4,7 @@
 
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
-#include "aft/models.h"
+#include "models/models.h"
 
 namespace aft {
 namespace {

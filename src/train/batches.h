@@ -2,7 +2,7 @@
 
 #include <torch/types.h>
 
-#include "aft/data.h"
+#include "data/data.h"
 
 namespace aft {
 

@@ -6,7 +6,7 @@
 #include <optional>
 #include <string>
 
-#include "aft/models.h"
+#include "models/models.h"
 #include "train/optimizer.h"
 
 namespace aft {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "aft/models.h"
-#include "aft/train.h"
+#include "models/models.h"
+#include "train/train.h"
 
 namespace aft {
 

@@ -3,8 +3,8 @@
 #include <atomic>
 #include <optional>
 
-#include "aft/models.h"
-#include "aft/train.h"
+#include "models/models.h"
+#include "train/train.h"
 
 namespace aft {
 

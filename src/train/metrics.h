@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "aft/train.h"
+#include "train/train.h"
 
 namespace aft {
 

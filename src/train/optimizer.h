@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "aft/models.h"
-#include "aft/train.h"
+#include "models/models.h"
+#include "train/train.h"
 
 namespace aft {
 

@@ -10,9 +10,9 @@
 #include <sstream>
 
 #include "aft/error.h"
-#include "aft/train.h"
 #include "io/write_file.h"
 #include "train/metrics.h"
+#include "train/train.h"
 
 extern char** environ;
 

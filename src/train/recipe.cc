@@ -7,10 +7,10 @@
 #include <sstream>
 
 #include "aft/error.h"
-#include "aft/train.h"
 #include "runtime/nearest.h"
 #include "train/recipe_fields.h"
 #include "train/recipe_text.h"
+#include "train/train.h"
 
 namespace aft {
 namespace {

@@ -4,7 +4,7 @@
 #include <utility>
 #include <vector>
 
-#include "aft/train.h"
+#include "train/train.h"
 
 namespace aft {
 

@@ -3,7 +3,7 @@
 #include <filesystem>
 #include <string>
 
-#include "aft/train.h"
+#include "train/train.h"
 
 namespace aft {
 

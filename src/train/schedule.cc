@@ -2,7 +2,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "aft/train.h"
+#include "train/train.h"
 
 namespace aft {
 

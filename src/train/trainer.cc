@@ -8,10 +8,10 @@
 #include <vector>
 
 #include "aft/error.h"
-#include "aft/models.h"
 #include "aft/runtime/evaluate.h"
 #include "aft/runtime/model_file.h"
 #include "io/write_file.h"
+#include "models/models.h"
 #include "train/batches.h"
 #include "train/checkpoint.h"
 #include "train/device.h"

@@ -3,10 +3,10 @@
 #include <optional>
 #include <string>
 
-#include "aft/models.h"
-#include "aft/train.h"
+#include "models/models.h"
 #include "train/batches.h"
 #include "train/optimizer.h"
+#include "train/train.h"
 
 namespace aft {
 

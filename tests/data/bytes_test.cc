@@ -1,8 +1,8 @@
 #include <gtest/gtest.h>
 #include <lzma.h>
 
-#include "aft/data.h"
 #include "aft/error.h"
+#include "data/data.h"
 #include "scratch.h"
 
 namespace aft {

@@ -1,7 +1,7 @@
 #include <gtest/gtest.h>
 
-#include "aft/data.h"
 #include "aft/error.h"
+#include "data/data.h"
 #include "scratch.h"
 
 namespace aft {

@@ -4,8 +4,8 @@
 #include <set>
 #include <vector>
 
-#include "aft/data.h"
 #include "aft/error.h"
+#include "data/data.h"
 
 namespace aft {
 namespace {

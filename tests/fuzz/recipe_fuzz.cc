@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "aft/error.h"
-#include "aft/train.h"
+#include "train/train.h"
 
 namespace {
 

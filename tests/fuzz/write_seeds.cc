@@ -10,9 +10,9 @@
 
 #include "aft/error.h"
 #include "aft/runtime/model_file.h"
-#include "aft/train.h"
 #include "io/write_file.h"
 #include "train/metrics.h"
+#include "train/train.h"
 
 namespace {
 

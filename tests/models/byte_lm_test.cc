@@ -12,7 +12,7 @@
 #include "../data/scratch.h"
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
-#include "aft/models.h"
+#include "models/models.h"
 
 namespace aft {
 namespace {

@@ -3,10 +3,10 @@
 #include <functional>
 
 #include "aft/error.h"
-#include "aft/train.h"
 #include "runtime/nearest.h"
 #include "train/device_name.h"
 #include "train/recipe_text.h"
+#include "train/train.h"
 
 namespace aft {
 namespace {

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "aft/data.h"
 #include "aft/runtime/model_config.h"
+#include "data/data.h"
 
 // The trainer: recipes, runs, evaluation and curves. No torch header is needed to use it.
 
