@@ -7,6 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "data/epoch_order.h"
+#include "data/windows.h"
+
 // Byte data for the trainer: any file or folder, plain or .xz, split into train, valid and test, cut into windows.
 
 namespace aft {
@@ -63,26 +66,21 @@ struct DataSplits {
 /// Throws aft::Error if the configuration is wrong, a file cannot be read, or a split that was asked for is empty.
 DataSplits load_splits(const DataConfig& config);
 
-/// Training windows: `context` inputs and, one byte later, `context` targets, so a window spans context + 1 bytes and
-/// shares its last byte with the next one. The last window is moved back so that it is whole. One epoch visits every
-/// window once, in an order that depends on seed and epoch alone: position n of the run is a pure function, so resuming
-/// needs no more than n.
+/// The order in which a run visits the training windows of a text.
 class WindowOrder {
  public:
-  /// `bytes`: length of the training split. Throws aft::Error if it holds less than one window.
+  /// As Windows and EpochOrder.
   WindowOrder(int64_t bytes, int64_t context, uint64_t seed);
 
   /// Windows in an epoch.
-  [[nodiscard]] int64_t windows() const { return windows_; }
+  [[nodiscard]] int64_t windows() const { return windows_.count(); }
 
   /// First byte of the `position`-th window of the run, position >= 0 counted over all epochs.
   [[nodiscard]] int64_t start(int64_t position) const;
 
  private:
-  int64_t bytes_;
-  int64_t context_;
-  int64_t windows_;
-  uint64_t seed_;
+  Windows windows_;
+  EpochOrder order_;
 };
 
 /// CRC-64/XZ: tells one split from another.

@@ -60,6 +60,55 @@ TEST(WindowOrder, OrderDependsOnSeedAndEpochAndIsMixed) {
   EXPECT_NEAR(static_cast<double>(inversions), 249750, 6 * 5270);
 }
 
+struct Known {
+  int64_t bytes;
+  int64_t context;
+  uint64_t seed;
+  std::vector<int64_t> starts;
+};
+
+// Runs that were begun go on: these orders must never change.
+TEST(WindowOrder, FirstThreeEpochsAreAsTheyAlwaysWere) {
+  const std::vector<Known> all = {
+      {2, 1, 0, {0, 0, 0}},
+      {9, 8, 7, {0, 0, 0}},
+      {10, 8, 1, {0, 1, 1, 0, 1, 0}},
+      {17, 8, 3, {8, 0, 0, 8, 8, 0}},
+      {18, 8, 3, {8, 0, 9, 0, 8, 9, 9, 0, 8}},
+      {98, 8, ~uint64_t{0}, {24, 64, 56, 48, 40, 32, 8, 80, 16, 72, 0,  88, 89, 80, 32, 0,  16, 64, 89, 88,
+                             56, 40, 72, 24, 8,  48, 0, 64, 24, 48, 16, 8,  32, 80, 56, 72, 40, 88, 89}},
+  };
+  for (const Known& known : all) {
+    const WindowOrder order(known.bytes, known.context, known.seed);
+    ASSERT_EQ(static_cast<size_t>(3 * order.windows()), known.starts.size());
+    for (size_t i = 0; i < known.starts.size(); ++i) {
+      EXPECT_EQ(order.start(static_cast<int64_t>(i)), known.starts[i]) << known.bytes << ", position " << i;
+    }
+  }
+}
+
+TEST(WindowOrder, LongOrdersAreAsTheyAlwaysWere) {
+  struct Sum {
+    int64_t bytes;
+    int64_t context;
+    uint64_t seed;
+    int64_t windows;
+    uint64_t sum;
+  };
+  for (const Sum& known : {Sum{1031, 1, 5, 1030, 9632748293340205795U},
+                           {1115394, 256, 1, 4358, 9384122239627726336U},
+                           {67695077, 1024, 42, 66109, 5362294485167763456U},
+                           {int64_t{1} << 40, 7, 9, 157073089683, 17090773284293026818U}}) {
+    const WindowOrder order(known.bytes, known.context, known.seed);
+    EXPECT_EQ(order.windows(), known.windows);
+    uint64_t sum = 0;
+    for (int64_t i = 0; i < 1000; ++i) {
+      sum = sum * 31 + static_cast<uint64_t>(order.start(i * order.windows() / 7 * 3 + i * i));
+    }
+    EXPECT_EQ(sum, known.sum) << known.bytes;
+  }
+}
+
 TEST(WindowOrder, TooLittleDataIsAnError) {
   EXPECT_THROW(WindowOrder(8, 8, 0), Error);
   EXPECT_NO_THROW(WindowOrder(9, 8, 0));
