@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+
+// What a trainer reads: numbered examples in three splits, each a pure function of (split, index, draw).
+
+namespace aft {
+
+enum class Split { kTrain, kValid, kTest };
+
+/// "train", "valid", "test".
+const char* name_of(Split split);
+
+/// Examples of bytes with labels. What read() gives depends on its arguments alone, so any number of threads, in any
+/// order, read the same; const methods are safe from several threads at once. EpochOrder says which example is whose
+/// turn, and gives the draw.
+class DataSet {
+ public:
+  virtual ~DataSet() = default;
+
+  /// Examples of the split; 0: the set has no such split.
+  [[nodiscard]] virtual int64_t size(Split split) const = 0;
+
+  /// Bytes of example `index`, 0 <= index < size(split). All of train have as many; in valid and test the last may have
+  /// fewer.
+  [[nodiscard]] virtual int64_t bytes(Split split, int64_t index) const = 0;
+
+  /// Writes the example into `out`, uint8 [bytes(split, index)], and returns its label, or -1 where the set has none.
+  /// `draw` seeds the random numbers of the augmentation; without it the example is given as it is. Throws aft::Error
+  /// for an index or an `out` of the wrong size, and, naming the file, if a file can no longer be read.
+  virtual int64_t read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const = 0;
+
+  /// CRC-64/XZ of all that the split holds, labels included, whatever the augmentation: tells one set from another.
+  [[nodiscard]] virtual uint64_t checksum(Split split) const = 0;
+
+ protected:
+  /// Throws aft::Error unless `index` is one of an example of the split.
+  void require_index(Split split, int64_t index) const;
+  /// The same, and unless `room` is the example's bytes().
+  void require_room(Split split, int64_t index, size_t room) const;
+};
+
+}  // namespace aft
