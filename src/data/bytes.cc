@@ -1,4 +1,3 @@
-#include <fcntl.h>
 #include <lzma.h>
 #include <sys/stat.h>
 
@@ -9,6 +8,7 @@
 
 #include "aft/error.h"
 #include "data/data.h"
+#include "data/data_file.h"
 #include "io/file_descriptor.h"
 #include "io/packing.h"
 #include "io/read_bytes.h"
@@ -23,12 +23,6 @@ namespace fs = std::filesystem;
   throw Error("data: cannot read " + path.string() + ": " + what);
 }
 
-FileDescriptor open_file(const fs::path& path) {
-  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) fail(path, std::strerror(errno));
-  return file;
-}
-
 bool is_plain(const fs::path& path, int file) {
   uint8_t head[kPackingBytes];
   const ssize_t got = read_at(file, 0, sizeof head, head);
@@ -37,7 +31,7 @@ bool is_plain(const fs::path& path, int file) {
 }
 
 void append_file(const fs::path& path, std::vector<uint8_t>& out) {
-  const FileDescriptor file = open_file(path);
+  const FileDescriptor file = open_data_file(path);
   append_bytes(file.get(), path, out);
 }
 
@@ -86,7 +80,7 @@ Bytes Bytes::load(const fs::path& path) {
   if (fs::is_regular_file(status)) {
     auto source = std::make_shared<Source>();
     source->path = path;
-    source->file = open_file(path);
+    source->file = open_data_file(path);
     if (is_plain(path, source->file->get())) {
       struct stat info {};
       if (fstat(source->file->get(), &info) != 0) fail(path, std::strerror(errno));
