@@ -14,13 +14,18 @@
 
 namespace aft {
 
-/// Where the bytes come from: either `path` with `split`, or one file or folder for each split.
+/// Where the data come from: for bytes, either `path` with `split`, or one file or folder for each split; for images,
+/// the folder `path`.
 struct DataConfig {
-  std::string path;  // a file, or a folder read in sorted order; names ending in .xz decoded
+  std::string format = "bytes";                   // bytes, cifar10 (data/cifar10.h), idx (data/idx.h)
+  std::string path;                               // bytes: a file, or a folder read in sorted order, .xz decoded
   std::vector<double> split = {0.9, 0.05, 0.05};  // fractions of `path` for train, valid, test, in this order; sum 1
   std::string train;                              // instead of path: the training bytes
   std::string valid;                              // may stay empty: no validation
   std::string test;                               // may stay empty
+  int64_t holdout = -1;                           // images at the end of train that are valid; -1: as the format has it
+  bool flip = false;                              // of training images: Augmentation (data/images.h)
+  int64_t jitter = 0;                             // the same; 0 to 255
 };
 
 /// Throws aft::Error naming the key, what was expected and what came. Does not touch the files.
@@ -63,7 +68,8 @@ struct DataSplits {
   Bytes test;
 };
 
-/// Throws aft::Error if the configuration is wrong, a file cannot be read, or a split that was asked for is empty.
+/// Of format "bytes". Throws aft::Error if the configuration is wrong, a file cannot be read, or a split that was asked
+/// for is empty.
 DataSplits load_splits(const DataConfig& config);
 
 /// The order in which a run visits the training windows of a text.

@@ -1,5 +1,6 @@
 #include <cmath>
 #include <sstream>
+#include <utility>
 
 #include "aft/error.h"
 #include "data/data.h"
@@ -11,9 +12,20 @@ void require_bytes(const Bytes& bytes, const std::string& key, const std::string
   if (bytes.size() == 0) throw Error(key + ": expected at least one byte, " + from + " holds none; give more data");
 }
 
-}  // namespace
+std::string joined(const std::vector<double>& fractions) {
+  std::ostringstream text;
+  for (size_t i = 0; i < fractions.size(); ++i) text << (i ? ", " : "") << fractions[i];
+  return "[" + text.str() + "]";
+}
 
-void validate(const DataConfig& config) {
+void validate_bytes(const DataConfig& config) {
+  const auto refuse = [](const char* key, const std::string& got) {
+    throw Error(std::string("data.") + key +
+                ": expected nothing with data.format = \"bytes\", which has no images, got " + got + "; remove it");
+  };
+  if (config.holdout != -1) refuse("holdout", std::to_string(config.holdout));
+  if (config.flip) refuse("flip", "true");
+  if (config.jitter != 0) refuse("jitter", std::to_string(config.jitter));
   const bool files = !config.train.empty() || !config.valid.empty() || !config.test.empty();
   if (config.path.empty() && config.train.empty()) {
     throw Error("data.path: expected a file or folder (or data.train for a split by files), got nothing");
@@ -29,17 +41,49 @@ void validate(const DataConfig& config) {
       sum += fraction;
     }
     if (!good || std::abs(sum - 1) > 1e-6 || config.split[0] <= 0) {
-      std::ostringstream got;
-      for (size_t i = 0; i < config.split.size(); ++i) got << (i ? ", " : "") << config.split[i];
       throw Error(
-          "data.split: expected three fractions (train, valid, test), none negative, train above 0, sum 1, got [" +
-          got.str() + "]");
+          "data.split: expected three fractions (train, valid, test), none negative, train above 0, sum 1, got " +
+          joined(config.split));
     }
   }
 }
 
+void validate_images(const DataConfig& config) {
+  const std::string with = " with data.format = \"" + config.format + "\"";
+  for (const auto& [key, value] :
+       {std::pair("train", &config.train), std::pair("valid", &config.valid), std::pair("test", &config.test)}) {
+    if (value->empty()) continue;
+    throw Error(std::string("data.") + key + ": expected nothing" + with + ", got " + *value +
+                "; give the folder of all files as data.path");
+  }
+  if (config.path.empty()) throw Error("data.path: expected a folder" + with + ", got nothing");
+  if (config.split != DataConfig{}.split) {
+    throw Error("data.split: expected nothing" + with +
+                ", whose files say what is for training and what for testing, got " + joined(config.split) +
+                "; remove it, data.holdout is how many training images are for validation");
+  }
+  if (config.holdout < -1) {
+    throw Error("data.holdout: expected a number of images, or -1 for that of the format, got " +
+                std::to_string(config.holdout));
+  }
+  if (config.jitter < 0 || config.jitter > 255) {
+    throw Error("data.jitter: expected 0 to 255, got " + std::to_string(config.jitter));
+  }
+}
+
+}  // namespace
+
+void validate(const DataConfig& config) {
+  if (config.format == "bytes") return validate_bytes(config);
+  if (config.format == "cifar10" || config.format == "idx") return validate_images(config);
+  throw Error("data.format: expected \"bytes\", \"cifar10\" or \"idx\", got \"" + config.format + "\"");
+}
+
 DataSplits load_splits(const DataConfig& config) {
   validate(config);
+  if (config.format != "bytes") {
+    throw Error("data.format: expected \"bytes\", which can be split anywhere, got \"" + config.format + "\"");
+  }
   DataSplits splits;
   if (config.path.empty()) {
     require_bytes(splits.train = Bytes::load(config.train), "data.train", config.train);

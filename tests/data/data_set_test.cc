@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "data/epoch_order.h"
+#include "data/images.h"
 #include "data/text.h"
 #include "examples.h"
 #include "message.h"
@@ -60,6 +61,8 @@ void expect_same_from_threads(const DataSet& set) {
 }
 
 TEST(DataSet, SeveralThreadsReadTheSame) {
+  expect_same_from_threads(Images({5, 7, 3}, 10, {bytes(200 * 105), std::vector<uint8_t>(200, 9)},
+                                  {bytes(11 * 105), std::vector<uint8_t>(11, 1)}, 31, {true, 40}));
   const Scratch scratch;
   const auto text = bytes(20011);
   const auto file = scratch.write("text", {text.begin(), text.end()});

@@ -1,0 +1,113 @@
+#include "data/images.h"
+
+#include <lzma.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "aft/error.h"
+#include "data/cifar10.h"
+#include "data/idx.h"
+#include "data/mix.h"
+
+namespace aft {
+namespace {
+
+void require_images(const std::string& name, const ImageShape& shape, int64_t classes, const LabelledImages& images) {
+  if (images.pixels.size() != images.labels.size() * static_cast<size_t>(shape.bytes())) {
+    throw Error("data: expected " + std::to_string(images.labels.size()) + " images of " +
+                std::to_string(shape.bytes()) + " bytes in " + name + ", one a label, got " +
+                std::to_string(images.pixels.size()) + " bytes");
+  }
+  for (const uint8_t label : images.labels) {
+    if (label >= classes) {
+      throw Error("data: expected labels below " + std::to_string(classes) + " in " + name + ", got " +
+                  std::to_string(label));
+    }
+  }
+}
+
+void flip(const ImageShape& shape, std::span<uint8_t> image) {
+  const int64_t row = shape.width * shape.channels;
+  for (auto begin = image.begin(); begin != image.end(); begin += row) {
+    for (int64_t left = 0, right = row - shape.channels; left < right;
+         left += shape.channels, right -= shape.channels) {
+      std::swap_ranges(begin + left, begin + left + shape.channels, begin + right);
+    }
+  }
+}
+
+void augment(const ImageShape& shape, const Augmentation& augmentation, uint64_t draw, std::span<uint8_t> image) {
+  // Each has a number of its own, used or not: what one draws does not depend on whether the other is on.
+  if (augmentation.flip && (mix(draw) & 1) != 0) flip(shape, image);
+  if (augmentation.jitter > 0) {
+    // The remainder favours some values by less than one in 10^16.
+    const uint64_t number = mix(draw + kMixStep) % static_cast<uint64_t>(2 * augmentation.jitter + 1);
+    const int shift = static_cast<int>(number) - static_cast<int>(augmentation.jitter);
+    for (uint8_t& value : image) value = static_cast<uint8_t>(std::clamp(value + shift, 0, 255));
+  }
+}
+
+}  // namespace
+
+Images::Images(ImageShape shape, int64_t classes, LabelledImages train, LabelledImages test, int64_t holdout,
+               Augmentation augmentation)
+    : shape_(shape),
+      classes_(classes),
+      train_(std::move(train)),
+      test_(std::move(test)),
+      holdout_(holdout),
+      augmentation_(augmentation) {
+  if (shape.height < 1 || shape.width < 1 || shape.channels < 1) {
+    throw Error("data: expected images of at least one pixel, got " + std::to_string(shape.height) + " x " +
+                std::to_string(shape.width) + " x " + std::to_string(shape.channels));
+  }
+  if (augmentation.jitter < 0 || augmentation.jitter > 255) {
+    throw Error("data.jitter: expected 0 to 255, got " + std::to_string(augmentation.jitter));
+  }
+  require_images("train", shape, classes, train_);
+  require_images("test", shape, classes, test_);
+  const auto count = static_cast<int64_t>(train_.labels.size());
+  if (count == 0) throw Error("data: expected at least one training image, got none");
+  if (holdout < 0 || holdout >= count) {
+    throw Error("data.holdout: expected at least 0 and fewer than the " + std::to_string(count) +
+                " training images there are, got " + std::to_string(holdout) + "; hold fewer out for validation");
+  }
+}
+
+int64_t Images::size(Split split) const {
+  if (split == Split::kValid) return holdout_;
+  return static_cast<int64_t>(part(split).labels.size()) - (split == Split::kTrain ? holdout_ : 0);
+}
+
+int64_t Images::bytes(Split split, int64_t index) const {
+  require_index(split, index);
+  return shape_.bytes();
+}
+
+int64_t Images::read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
+  require_room(split, index, out.size());
+  const int64_t image = first(split) + index;
+  std::copy_n(part(split).pixels.begin() + image * shape_.bytes(), out.size(), out.begin());
+  if (draw) augment(shape_, augmentation_, *draw, out);
+  return part(split).labels[static_cast<size_t>(image)];
+}
+
+uint64_t Images::checksum(Split split) const {
+  const auto begin = static_cast<size_t>(first(split));
+  const auto count = static_cast<size_t>(size(split));
+  const auto image = static_cast<size_t>(shape_.bytes());
+  const uint64_t pixels = lzma_crc64(part(split).pixels.data() + begin * image, count * image, 0);
+  return lzma_crc64(part(split).labels.data() + begin, count, pixels);
+}
+
+std::unique_ptr<Images> load_images(const DataConfig& config) {
+  validate(config);
+  const Augmentation augmentation{config.flip, config.jitter};
+  if (config.format == "cifar10") return load_cifar10(config.path, config.holdout, augmentation);
+  if (config.format == "idx") return load_idx(config.path, config.holdout, augmentation);
+  throw Error("data.format: expected images (\"cifar10\" or \"idx\"), got \"" + config.format + "\"");
+}
+
+}  // namespace aft

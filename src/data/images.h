@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "data/data.h"
+#include "data/data_set.h"
+
+namespace aft {
+
+struct ImageShape {
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t channels = 0;
+
+  [[nodiscard]] int64_t bytes() const { return height * width * channels; }
+  bool operator==(const ImageShape&) const = default;
+};
+
+/// What is done to an image that is read with a draw: that of "An Attention Free Transformer" for CIFAR-10, which has
+/// both, with a jitter of 10.
+struct Augmentation {
+  bool flip = false;  // left to right, with probability one half
+  /// One whole number, drawn uniformly from [-jitter, jitter], is added to every value of the image, and the sums are
+  /// clipped to [0, 255]. In [0, 255]; 0: none. One number for the whole image is how we read the paper, which leaves
+  /// open whether each value has one of its own.
+  int64_t jitter = 0;
+};
+
+/// Images and their labels, one after the other.
+struct LabelledImages {
+  std::vector<uint8_t> pixels;  // [count, height, width, channels]: the channels of a pixel beside each other
+  std::vector<uint8_t> labels;  // [count]
+};
+
+/// Images of one shape, all of them in memory. Valid is held out at the end of train. An example is uint8
+/// [height, width, channels] and has a label.
+class Images : public DataSet {
+ public:
+  /// The last `holdout` images of `train` are valid and no longer of train; `test` may be empty. Throws aft::Error if
+  /// there is no image, the numbers of pixels and labels do not fit, a label is not below `classes`, or `holdout` is
+  /// negative or leaves no image in train.
+  Images(ImageShape shape, int64_t classes, LabelledImages train, LabelledImages test, int64_t holdout,
+         Augmentation augmentation);
+
+  [[nodiscard]] const ImageShape& shape() const { return shape_; }
+  /// Labels are 0, 1, ... classes() - 1.
+  [[nodiscard]] int64_t classes() const { return classes_; }
+
+  [[nodiscard]] int64_t size(Split split) const override;
+  [[nodiscard]] int64_t bytes(Split split, int64_t index) const override;
+  int64_t read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override;
+  /// Of all pixels as they are kept, then all labels, one byte each.
+  [[nodiscard]] uint64_t checksum(Split split) const override;
+
+ private:
+  [[nodiscard]] const LabelledImages& part(Split split) const { return split == Split::kTest ? test_ : train_; }
+  [[nodiscard]] int64_t first(Split split) const { return split == Split::kValid ? size(Split::kTrain) : 0; }
+
+  ImageShape shape_;
+  int64_t classes_;
+  LabelledImages train_;  // with valid at the end
+  LabelledImages test_;
+  int64_t holdout_;
+  Augmentation augmentation_;
+};
+
+/// The images that a configuration of format "cifar10" or "idx" names. Throws aft::Error, naming the key or the file,
+/// if the configuration is wrong, or a file is missing, cannot be read or is not what it should be.
+std::unique_ptr<Images> load_images(const DataConfig& config);
+
+}  // namespace aft
