@@ -119,7 +119,7 @@ def speed(args):
         batch = args.batch
         while True:
             with tempfile.TemporaryDirectory() as scratch:
-                sets = [f"model.mixer={mixer}", f"train.batch={batch}"]
+                sets = [f"mixer.name={mixer}", f"train.batch={batch}"]
                 try:
                     outcome, lines = train(args, "bench-byte-24x256.toml", f"{scratch}/run", sets)
                 except Failed as failure:
@@ -141,7 +141,7 @@ def speed(args):
     for mixer in args.profile:
         with tempfile.TemporaryDirectory() as scratch:
             batch = next((row["batch"] for row in rows if row["mixer"] == mixer), args.batch)
-            sets = [f"model.mixer={mixer}", f"train.batch={batch}", "train.steps=16", "train.log_every=16",
+            sets = [f"mixer.name={mixer}", f"train.batch={batch}", "train.steps=16", "train.log_every=16",
                     "train.warmup=0"]
             trace = pathlib.Path(args.traces or scratch) / f"{mixer}.json"
             train(args, "bench-byte-24x256.toml", f"{scratch}/run", sets, "--profile", str(trace))

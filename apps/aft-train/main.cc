@@ -55,8 +55,6 @@ struct Arguments {
   bool dry_run = false;
   bool json = false;
   std::string checkpoint;
-  std::string data;
-  std::string split = "valid";
   aft::EvaluateOptions evaluate;
   std::vector<std::string> runs;
   std::string out;
@@ -141,16 +139,16 @@ int train(const Arguments& arguments) {
   }
   if (arguments.json) {
     Json json = {{"folder", recipe.run.folder}, {"step", outcome.step}, {"finished", outcome.finished}};
-    if (outcome.best_valid_bits) json["valid_bits_per_byte"] = *outcome.best_valid_bits;
-    if (outcome.test_bits) json["test_bits_per_byte"] = *outcome.test_bits;
+    for (const auto& [name, value] : outcome.best_valid) json["valid_" + name] = value;
+    for (const auto& [name, value] : outcome.test) json["test_" + name] = value;
     if (outcome.device_bytes) json["device_bytes"] = *outcome.device_bytes;
     print_json(json);
   } else {
     std::printf("%s at step %lld of %lld in %s", outcome.finished ? "finished" : "stopped",
                 static_cast<long long>(outcome.step), static_cast<long long>(recipe.train.steps),
                 recipe.run.folder.c_str());
-    if (outcome.best_valid_bits) std::printf("; best validation %.4f bits/byte", *outcome.best_valid_bits);
-    if (outcome.test_bits) std::printf("; test %.4f bits/byte", *outcome.test_bits);
+    if (!outcome.best_valid.empty()) std::printf("; best validation %s", aft::values_text(outcome.best_valid).c_str());
+    if (!outcome.test.empty()) std::printf("; test %s", aft::values_text(outcome.test).c_str());
     if (outcome.device_bytes) {
       std::printf("; %s of %s", megabytes(*outcome.device_bytes).c_str(), recipe.train.device.c_str());
     }
@@ -163,35 +161,19 @@ int train(const Arguments& arguments) {
   return kOk;
 }
 
-/// The text to evaluate: a file or folder, or a split of the run's own data.
-aft::Bytes text_of(const Arguments& arguments) {
-  if (!arguments.data.empty()) return aft::Bytes::load(arguments.data);
-  const std::filesystem::path folder = arguments.checkpoint;
-  std::error_code error;
-  if (!std::filesystem::exists(folder / "recipe.toml", error)) {
-    throw aft::Error("--data: expected a file or folder, as " + arguments.checkpoint + " is not a run folder");
-  }
-  const auto splits = aft::load_splits(aft::load_recipe(folder / "recipe.toml").data);
-  const auto& text = arguments.split == "train" ? splits.train : arguments.split == "test" ? splits.test : splits.valid;
-  if (text.size() == 0) {
-    throw aft::Error("--split " + arguments.split + ": the recipe of " + arguments.checkpoint +
-                     " has none; give another split, or --data");
-  }
-  return text;
-}
-
 int eval(const Arguments& arguments) {
-  const aft::Bytes text = text_of(arguments);
-  const auto result = aft::evaluate_checkpoint(arguments.checkpoint, text, arguments.evaluate);
+  const auto result = aft::evaluate_checkpoint(arguments.checkpoint, arguments.evaluate);
   if (!arguments.json) {
-    std::printf("%.4f bits per byte over %lld predicted bytes in %.1f s\n", result.bits_per_byte,
-                static_cast<long long>(result.predicted), result.seconds);
+    std::printf("%s over %lld predicted %s in %.1f s\n", aft::values_text(result.values).c_str(),
+                static_cast<long long>(result.predicted), result.unit.c_str(), result.seconds);
   }
-  print_json({{"bits_per_byte", result.bits_per_byte},
-              {"bytes", result.bytes},
-              {"predicted", result.predicted},
-              {"seconds", result.seconds},
-              {"tokens_per_second", static_cast<double>(result.predicted) / std::max(1e-9, result.seconds)}});
+  Json json = {{"loss", result.loss}};
+  for (const auto& [name, value] : result.values) json[name] = value;
+  json["bytes"] = result.bytes;
+  json["predicted"] = result.predicted;
+  json["seconds"] = result.seconds;
+  json["tokens_per_second"] = static_cast<double>(result.predicted) / std::max(1e-9, result.seconds);
+  print_json(json);
   return kOk;
 }
 
@@ -241,10 +223,14 @@ CLI::App* add_train(CLI::App& app, Arguments& arguments) {
 }
 
 CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
-  auto* command = app.add_subcommand("eval", "bits per byte of a model on a text");
+  auto* command = app.add_subcommand("eval", "measure a model on data: bits per byte of a text, ...");
   aft::app::add_text(*command, "CHECKPOINT", arguments.checkpoint, "run folder or model file")->required();
-  aft::app::add_text(*command, "--data", arguments.data, "file or folder, plain or .xz; default: the run's own data");
-  aft::app::add_choice(*command, "--split", arguments.split, {"train", "valid", "test"}, "without --data");
+  aft::app::add_text(*command, "--data", arguments.evaluate.data,
+                     "file or folder, a text plain or .xz; default: the run's own data");
+  aft::app::add_choice(*command, "--split", arguments.evaluate.split, {"train", "valid", "test"},
+                       "which part, but of a text in --data, which is taken whole");
+  aft::app::add_choice(*command, "--format", arguments.evaluate.format, {"cifar10", "idx"},
+                       "of images in --data; default: as the run has them");
   aft::app::add_text(*command, "--device", arguments.evaluate.device,
                      "cpu, cuda or cuda:N, whatever trained the model");
   aft::app::add_threads(*command, arguments.evaluate.threads);

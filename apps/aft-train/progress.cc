@@ -21,6 +21,8 @@ std::string format(const char* pattern, Values... values) {
 
 std::string rate_text(double rate) { return rate >= 1e4 ? format("%.1fk", rate / 1e3) : format("%.0f", rate); }
 
+double first_of(const Metric& metric) { return metric.values.front().second; }
+
 size_t terminal_width() {
   winsize size{};
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
@@ -32,6 +34,19 @@ std::string clock_text(double seconds) {
   const auto total = static_cast<long long>(std::clamp(seconds, 0.0, 1e9));
   if (total >= 3600) return format("%lld:%02lld:%02lld", total / 3600, total / 60 % 60, total % 60);
   return format("%lld:%02lld", total / 60, total % 60);
+}
+
+std::string in_words(std::string name) {
+  if (name == "bits_per_byte") return "bits/byte";
+  if (name == "bits_per_dimension") return "bits/dim";
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name;
+}
+
+std::string values_text(const MetricValues& values) {
+  std::string text;
+  for (const auto& [name, value] : values) text += (text.empty() ? "" : "  ") + format("%.4f ", value) + in_words(name);
+  return text;
 }
 
 Progress::Progress() : terminal_(isatty(STDERR_FILENO) != 0), began_(std::chrono::steady_clock::now()) {}
@@ -47,9 +62,9 @@ double Progress::seconds_left(int64_t step, int64_t steps) const {
 void Progress::step(const Metric& latest, int64_t steps) {
   if (first_step_ < 0) {
     first_step_ = latest.step;
-    smooth_bits_ = latest.bits_per_byte;
+    smooth_ = first_of(latest);
   }
-  smooth_bits_ += 0.05 * (latest.bits_per_byte - smooth_bits_);
+  smooth_ += 0.05 * (first_of(latest) - smooth_);
   const auto now = std::chrono::steady_clock::now();
   if (!terminal_ || (bar_drawn_ && now - drawn_ < kRedraw)) return;
   drawn_ = now;
@@ -60,9 +75,9 @@ void Progress::metric(const Metric& line, int64_t steps) {
   // On a terminal the bar shows what a train line says.
   if (terminal_ && line.split == "train") return;
   if (first_step_ < 0) first_step_ = line.step;
-  print_line(format("step %lld/%lld  %s  %.4f bits/byte  %s tokens/s  lr %.2e  %s  ETA %s",
+  print_line(format("step %lld/%lld  %s  %s  %s tokens/s  lr %.2e  %s  ETA %s",
                     static_cast<long long>(line.step), static_cast<long long>(steps), line.split.c_str(),
-                    line.bits_per_byte, rate_text(line.tokens_per_second).c_str(), line.lr,
+                    values_text(line.values).c_str(), rate_text(line.tokens_per_second).c_str(), line.lr,
                     clock_text(line.seconds).c_str(), clock_text(seconds_left(line.step, steps)).c_str()));
 }
 
@@ -79,8 +94,8 @@ void Progress::draw_bar(const Metric& latest, int64_t steps) {
   const int filled = static_cast<int>(done * kBarWidth);
   std::string text = format("%3d%% [", static_cast<int>(done * 100));
   text += std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kBarWidth - filled), '.');
-  text += format("] step %lld/%lld  %.3f bits/byte  %s tokens/s  ETA %s", static_cast<long long>(latest.step),
-                 static_cast<long long>(steps), smooth_bits_, rate_text(latest.tokens_per_second).c_str(),
+  text += format("] step %lld/%lld  %.3f %s  %s tokens/s  ETA %s", static_cast<long long>(latest.step),
+                 static_cast<long long>(steps), smooth_, in_words(latest.values.front().first).c_str(), rate_text(latest.tokens_per_second).c_str(),
                  clock_text(seconds_left(latest.step, steps)).c_str());
   text.resize(std::min(text.size(), terminal_width() - 1));
   std::fprintf(stderr, "\r\033[K%s", text.c_str());

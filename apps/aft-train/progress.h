@@ -27,8 +27,14 @@ class Progress : public TrainObserver {
   std::chrono::steady_clock::time_point began_;
   std::chrono::steady_clock::time_point drawn_;
   int64_t first_step_ = -1;  // of this part of the run
-  double smooth_bits_ = 0;   // exponential mean, for the eye
+  double smooth_ = 0;        // of the task's first metric: exponential mean, for the eye
 };
+
+/// "bits_per_byte" -> "bits/byte", "top_1" -> "top-1".
+std::string in_words(std::string name);
+
+/// "2.2738 bits/byte"
+std::string values_text(const MetricValues& values);
 
 /// 83 -> "1:23", 4000 -> "1:06:40".
 std::string clock_text(double seconds);

@@ -93,7 +93,7 @@ double prefill_seconds(const runtime::Model& model, const std::shared_ptr<runtim
 void run_bench(const BenchOptions& options) {
   const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
   const runtime::Model model = runtime::Model::load(options.model, *pool);
-  const int64_t context = model.config().context;
+  const int64_t context = positions(model.config());
   const int64_t prefill_tokens = std::min(kPrefill, context);
   const double prefill = prefill_seconds(model, pool, prefill_tokens);
   const double prefill_flop =

@@ -49,8 +49,9 @@ void run_generate(const GenerateOptions& options) {
   runtime::Sampler sampler(options.sampler);
   const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
   const runtime::Model model = runtime::Model::load(options.model, *pool);
+  model.require("byte_lm", "generate");
   runtime::RollingSession session(model, pool);
-  std::vector<uint8_t> prompt = read_prompt(options, model.config().context);
+  std::vector<uint8_t> prompt = read_prompt(options, positions(model.config()));
   for (int64_t i = 0; i < options.tokens; ++i) {
     const uint8_t byte = sampler.draw(session.feed(prompt));
     write_out({reinterpret_cast<const char*>(&byte), 1});

@@ -4,6 +4,7 @@
 #include "aft/runtime/model_file.h"
 #include "commands.h"
 #include "common/options.h"
+#include "config/architecture.h"
 #include "output.h"
 
 namespace aft::app {
@@ -13,6 +14,25 @@ struct InfoOptions {
   std::string model;
   bool json = false;
 };
+
+/// ", window 32, factor_channels 64"
+template <typename Owner>
+std::string options_of(std::span<const Field<Owner>> fields, const Owner& owner) {
+  std::string text;
+  for (const Field<Owner>& field : fields) {
+    text += std::string(", ") + field.name + ' ';
+    std::visit(
+        [&](auto member) {
+          if constexpr (std::is_same_v<decltype(member), std::string Owner::*>) {
+            text += owner.*member;
+          } else {
+            text += std::to_string(owner.*member);
+          }
+        },
+        field.member);
+  }
+  return text;
+}
 
 void run_info(const InfoOptions& options) {
   const runtime::ModelFile file(options.model);
@@ -25,7 +45,7 @@ void run_info(const InfoOptions& options) {
     write_json({{"file", file.path().string()},
                 {"kind", kind},
                 {"bytes", bytes},
-                {"format_version", 1},
+                {"format_version", file.format_version()},
                 {"library_version", file.library_version()},
                 {"parameters", file.parameters()},
                 {"config", nlohmann::ordered_json::parse(to_json(c))},
@@ -36,15 +56,10 @@ void run_info(const InfoOptions& options) {
                      file.library_version() + ")\n";
   if (file.is_checkpoint()) text += "kind        checkpoint of a run, with its latest weights\n";
   text += "parameters  " + grouped(file.parameters()) + " (f32)\n";
-  text += "mixer       " + c.mixer;
-  if (c.mixer == "aft_local") text += ", window " + std::to_string(c.window);
-  if (c.mixer == "aft_local" || c.mixer == "aft_full") {
-    text += ", factors of width " + std::to_string(c.factor_channels);
-  }
-  if (c.mixer == "aft_conv1d") text += ", kernels of " + std::to_string(c.window);
-  if (c.mixer == "attention" || c.mixer == "aft_conv1d") text += ", " + std::to_string(c.heads) + " heads";
-  text += "\nlayers      " + std::to_string(c.layers) + "\nchannels    " + std::to_string(c.channels) + " (MLP " +
-          std::to_string(c.mlp_channels) + ")\ncontext     " + grouped(c.context) + " bytes\n";
+  text += "model       " + c.model + options_of<ModelConfig>(model_entry(c.model).options, c) + "\n";
+  text += "mixer       " + c.mixer.name + options_of<MixerConfig>(mixer_entry(c.mixer.name).options, c.mixer) + "\n";
+  text += "layers      " + std::to_string(c.layers) + "\nchannels    " + std::to_string(c.channels) + " (MLP " +
+          std::to_string(c.mlp_channels) + ")\npositions   " + grouped(positions(c)) + "\n";
   write_out(text);
 }
 

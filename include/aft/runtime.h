@@ -12,7 +12,7 @@
 #include "aft/io/safetensors.h"        // IWYU pragma: export
 #include "aft/runtime/evaluate.h"      // IWYU pragma: export
 #include "aft/runtime/model.h"         // IWYU pragma: export
-#include "aft/runtime/model_config.h"  // IWYU pragma: export
+#include "aft/config/model_config.h"  // IWYU pragma: export
 #include "aft/runtime/model_file.h"    // IWYU pragma: export
 #include "aft/runtime/sampler.h"       // IWYU pragma: export
 #include "aft/runtime/session.h"       // IWYU pragma: export

@@ -5,7 +5,7 @@
 
 #include <tuple>
 
-#include "models/models.h"
+#include "models/model.h"
 
 namespace aft {
 

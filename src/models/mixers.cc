@@ -2,6 +2,7 @@
 
 #include "aft/error.h"
 #include "aft/torch.h"
+#include "config/architecture.h"
 #include "models/attention.h"
 
 namespace aft {
@@ -27,84 +28,72 @@ Mixer wrap_aft(Holder layer) {
           [layer](int64_t batch) { return pack(layer->initial_state(batch)); }};
 }
 
-Mixer make_aft_simple(const ModelConfig& config) {
-  nn::AFTSimpleOptions options;
-  options.channels = config.channels;
-  return wrap_aft(nn::AFTSimple(options));
-}
-
-Mixer make_aft_local(const ModelConfig& config) {
-  nn::AFTLocalOptions options;
-  options.channels = config.channels;
-  options.context = config.context;
-  options.window = config.window;
-  options.factor_channels = config.factor_channels;
-  return wrap_aft(nn::AFTLocal(options));
-}
-
-Mixer make_aft_full(const ModelConfig& config) {
-  nn::AFTFullOptions options;
-  options.channels = config.channels;
-  options.context = config.context;
-  options.factor_channels = config.factor_channels;
-  return wrap_aft(nn::AFTFull(options));
-}
-
-Mixer make_aft_conv1d(const ModelConfig& config) {
-  nn::AFTConv1dOptions options;
-  options.channels = config.channels;
-  options.heads = config.heads;
-  options.kernel = config.window;
-  return wrap_aft(nn::AFTConv1d(options));
-}
-
-Mixer make_attention(const ModelConfig& config) {
-  Attention layer(config.channels, config.heads);
+/// For the layers of this folder, whose state is a MixerState.
+template <typename Holder>
+Mixer wrap(Holder layer) {
   return {
       layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
       [layer](const torch::Tensor& x, const MixerState& state) mutable { return layer->forward_with_state(x, state); },
       [layer](int64_t batch) { return layer->initial_state(batch); }};
 }
 
-double no_factors(const ModelConfig& /*config*/) { return 0; }
-double context_factors(const ModelConfig& config) {
-  return 2.0 * static_cast<double>(config.context) * static_cast<double>(config.factor_channels);
+Mixer make_aft_simple(const ModelConfig& config) {
+  nn::AFTSimpleOptions options;
+  options.channels = config.channels;
+  options.causal = is_causal(config);
+  return wrap_aft(nn::AFTSimple(options));
 }
 
-double conv1d_kernels(const ModelConfig& config) {
-  return static_cast<double>(config.heads) * (static_cast<double>(config.window) + 2);
+Mixer make_aft_local(const ModelConfig& config) {
+  nn::AFTLocalOptions options;
+  options.channels = config.channels;
+  options.context = positions(config);
+  options.window = config.mixer.window;
+  options.factor_channels = config.mixer.factor_channels;
+  options.causal = is_causal(config);
+  return wrap_aft(nn::AFTLocal(options));
+}
+
+Mixer make_aft_full(const ModelConfig& config) {
+  nn::AFTFullOptions options;
+  options.channels = config.channels;
+  options.context = positions(config);
+  options.factor_channels = config.mixer.factor_channels;
+  options.causal = is_causal(config);
+  return wrap_aft(nn::AFTFull(options));
+}
+
+Mixer make_aft_conv1d(const ModelConfig& config) {
+  nn::AFTConv1dOptions options;
+  options.channels = config.channels;
+  options.heads = config.mixer.heads;
+  options.kernel = config.mixer.window;
+  options.causal = is_causal(config);
+  return wrap_aft(nn::AFTConv1d(options));
+}
+
+Mixer make_attention(const ModelConfig& config) {
+  return wrap(Attention(config.channels, config.mixer.heads));
 }
 
 struct Entry {
   const char* name;
   Mixer (*make)(const ModelConfig& config);
-  double (*own_parameters)(const ModelConfig& config);  // beside the qkv and output projections
 };
 
-// A new mixer is one line here.
+// A new mixer is one line here, and an entry of src/config/mixers.cc.
 constexpr Entry kMixers[] = {
-    {"aft_simple", make_aft_simple, no_factors},     {"aft_local", make_aft_local, context_factors},
-    {"aft_conv1d", make_aft_conv1d, conv1d_kernels}, {"aft_full", make_aft_full, context_factors},
-    {"attention", make_attention, no_factors},
+    {"aft_simple", make_aft_simple}, {"aft_local", make_aft_local}, {"aft_conv1d", make_aft_conv1d},
+    {"aft_full", make_aft_full},     {"attention", make_attention},
 };
-
-const Entry& find(const ModelConfig& config) {
-  std::string known;
-  for (const Entry& entry : kMixers) {
-    if (config.mixer == entry.name) return entry;
-    known += (known.empty() ? "" : ", ") + std::string(entry.name);
-  }
-  throw Error("model.mixer: expected one of " + known + ", got " + config.mixer);
-}
 
 }  // namespace
 
-Mixer make_mixer(const ModelConfig& config) { return find(config).make(config); }
-
-double mixer_parameter_count(const ModelConfig& config) {
-  const auto d = static_cast<double>(config.channels);
-  const double qkv = 2 * d + static_cast<double>(key_channels(config));
-  return qkv * d + qkv + d * d + d + find(config).own_parameters(config);
+Mixer make_mixer(const ModelConfig& config) {
+  for (const Entry& entry : kMixers) {
+    if (config.mixer.name == entry.name) return entry.make(config);
+  }
+  throw Error("mixer.name: no module here is called " + config.mixer.name);  // the table of src/config has more
 }
 
 }  // namespace aft

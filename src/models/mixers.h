@@ -4,11 +4,12 @@
 #include <memory>
 #include <tuple>
 
-#include "models/models.h"
+#include "models/model.h"
 
 namespace aft {
 
-/// A sequence mixer: [B, T, d] -> [B, T, d], causal. `module` holds its parameters under the names of the model file.
+/// A sequence mixer: [B, T, d] -> [B, T, d]. Those without a state throw in the two functions that
+/// need one. `module` holds its parameters under the names of the model file.
 struct Mixer {
   std::shared_ptr<torch::nn::Module> module;
   std::function<torch::Tensor(const torch::Tensor& x)> forward;
@@ -17,10 +18,7 @@ struct Mixer {
   std::function<MixerState(int64_t batch)> initial_state;
 };
 
-/// The mixer named by config.mixer. Throws aft::Error with the known names for an unknown one.
+/// The mixer that the config names. Throws aft::Error with the known names for an unknown one.
 Mixer make_mixer(const ModelConfig& config);
-
-/// Numbers in the parameters of the mixer named by config.mixer.
-double mixer_parameter_count(const ModelConfig& config);
 
 }  // namespace aft

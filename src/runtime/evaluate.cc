@@ -65,7 +65,8 @@ int64_t require_predicted_bytes(int64_t bytes, int64_t context) {
 
 Evaluation evaluate(const Model& model, std::span<const uint8_t> text, const std::shared_ptr<ThreadPool>& pool,
                     const std::function<void(int64_t)>& progress) {
-  const int64_t context = model.config().context;
+  model.require("byte_lm", "eval");
+  const int64_t context = positions(model.config());
   const int64_t vocabulary = model.config().vocabulary;
   Evaluation result;
   result.bytes = static_cast<int64_t>(text.size());

@@ -1,13 +1,28 @@
 #include "aft/runtime/model.h"
 
+#include "aft/error.h"
+#include "config/architecture.h"
+#include "runtime/mixer/mixer.h"
 #include "runtime/weights.h"
 
 namespace aft::runtime {
 
 Model Model::load(const std::filesystem::path& path, ThreadPool& pool) {
+  const ModelFile file(path);
+  if (!is_causal(file.config())) {
+    throw Error(file.path().string() + ": expected a model that predicts the next token, got a " + file.config().model +
+                ", which aft-train eval runs");
+  }
+  require_mixer(file.config(), file.path().string());
   Model model;
-  model.weights_ = std::make_shared<const Weights>(ModelFile(path), pool);
+  model.weights_ = std::make_shared<const Weights>(file, pool);
   return model;
+}
+
+void Model::require(std::string_view model, std::string_view for_what) const {
+  if (config().model == model) return;
+  throw Error(std::string(for_what) + ": expected a model of kind " + std::string(model) + ", got a " +
+              config().model);
 }
 
 const ModelConfig& Model::config() const { return weights_->config; }

@@ -3,9 +3,11 @@
 #include <fnmatch.h>
 
 #include <algorithm>
+#include <map>
 #include <string_view>
 
 #include "aft/error.h"
+#include "config/architecture.h"
 
 namespace aft::runtime {
 namespace {
@@ -33,52 +35,11 @@ void add_problem(std::string* list, int64_t* count, const std::string& problem) 
   if (++*count <= kMostNamed) *list += (list->empty() ? "" : "; ") + problem;
 }
 
-/// Whether the first dimension counts positions, so that a model of a longer context has the same rows and more.
-bool is_context_table(const std::string& name) {
-  return name == "embedding.position.weight" || name.ends_with(".mixer.u") || name.ends_with(".mixer.v");
-}
-
 }  // namespace
 
 bool matches_any(const std::string& name, const std::vector<std::string>& patterns) {
   return std::any_of(patterns.begin(), patterns.end(),
                      [&](const std::string& pattern) { return ::fnmatch(pattern.c_str(), name.c_str(), 0) == 0; });
-}
-
-std::map<std::string, std::vector<int64_t>> model_tensors(const ModelConfig& config) {
-  const int64_t d = config.channels;
-  std::map<std::string, std::vector<int64_t>> tensors = {
-      {"embedding.token.weight", {config.vocabulary, d}},
-      {"embedding.position.weight", {config.context, d}},
-      {"norm.weight", {d}},
-      {"norm.bias", {d}},
-      {"head.weight", {config.vocabulary, d}},
-  };
-  for (int64_t i = 0; i < config.layers; ++i) {
-    const std::string block = "blocks." + std::to_string(i) + ".";
-    tensors[block + "mixer_norm.weight"] = {d};
-    tensors[block + "mixer_norm.bias"] = {d};
-    tensors[block + "mixer.qkv.weight"] = {2 * d + key_channels(config), d};
-    tensors[block + "mixer.qkv.bias"] = {2 * d + key_channels(config)};
-    tensors[block + "mixer.output.weight"] = {d, d};
-    tensors[block + "mixer.output.bias"] = {d};
-    if (config.mixer == "aft_local" || config.mixer == "aft_full") {
-      tensors[block + "mixer.u"] = {config.context, config.factor_channels};
-      tensors[block + "mixer.v"] = {config.context, config.factor_channels};
-    }
-    if (config.mixer == "aft_conv1d") {
-      tensors[block + "mixer.weight"] = {config.heads, config.window};
-      tensors[block + "mixer.gamma"] = {config.heads};
-      tensors[block + "mixer.beta"] = {config.heads};
-    }
-    tensors[block + "mlp_norm.weight"] = {d};
-    tensors[block + "mlp_norm.bias"] = {d};
-    tensors[block + "mlp.up.weight"] = {config.mlp_channels, d};
-    tensors[block + "mlp.up.bias"] = {config.mlp_channels};
-    tensors[block + "mlp.down.weight"] = {d, config.mlp_channels};
-    tensors[block + "mlp.down.bias"] = {d};
-  }
-  return tensors;
 }
 
 std::filesystem::path find_model(const std::filesystem::path& path) {
@@ -96,10 +57,11 @@ ModelFile::ModelFile(const std::filesystem::path& path) : path_(find_model(path)
   is_checkpoint_ = format == "aft-checkpoint";
   if (format != "aft" && !is_checkpoint_) throw Error(where + ": a safetensors file, but not a model of aft");
   const std::string& version = metadata(file_, "format_version", where);
-  if (version != "1") {
+  if (version != "1" && version != "2") {
     throw Error(where + ": its format version is \"" + version.substr(0, 40) +
-                "\", this aft reads 1; use a newer version of aft");
+                "\", this aft reads 1 and 2; use a newer version of aft");
   }
+  format_version_ = std::stoll(version);
   library_version_ = metadata(file_, "library_version", where);
   try {
     config_ = model_config_from_json(metadata(file_, "config", where));
@@ -123,7 +85,8 @@ void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::str
     throw Error(where + ": expected a model of " + std::to_string(config.layers) + " layers, but the file holds only " +
                 std::to_string(tensors_.size()) + " tensors");
   }
-  auto expected = model_tensors(config);
+  std::map<std::string, TensorSpec> expected;
+  for (const TensorSpec& spec : model_tensors(config)) expected[spec.name] = spec;
   for (const std::string& pattern : skip) {
     const auto matches = [&](const auto& tensor) { return matches_any(tensor.first, {pattern}); };
     if (std::none_of(expected.begin(), expected.end(), matches) &&
@@ -133,9 +96,10 @@ void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::str
   }
   std::string problems;
   int64_t count = 0;
-  for (auto& [name, shape] : expected) {
+  for (const auto& [name, spec] : expected) {
     if (matches_any(name, skip)) continue;
-    if (is_context_table(name)) shape[0] = std::min(config.context, config_.context);
+    std::vector<int64_t> shape = spec.shape;
+    if (spec.rows_are_positions) shape[0] = std::min(shape[0], positions(config_));
     const auto found = tensors_.find(name);
     if (found == tensors_.end()) {
       add_problem(&problems, &count, name + " is missing");
@@ -146,7 +110,7 @@ void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::str
     }
   }
   for (const auto& [name, tensor] : tensors_) {
-    if (expected.count(name) == 0 && !matches_any(name, skip)) {
+    if (!expected.contains(name) && !matches_any(name, skip)) {
       add_problem(&problems, &count, name + " does not belong to the model");
     }
   }

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "aft/error.h"
+#include "config/architecture.h"
 #include "runtime/linear.h"
 #include "runtime/mixer/mixer.h"
 #include "runtime/weights.h"
@@ -23,14 +24,13 @@ struct Session::Parts {
   /// Positions of each text that one pass takes.
   [[nodiscard]] int64_t pass_time() const { return std::max<int64_t>(1, kPass / batch); }
 
-  int64_t check(std::span<const uint8_t> tokens) const {
-    const auto count = static_cast<int64_t>(tokens.size());
+  int64_t check(int64_t count) const {
     if (count == 0 || count % batch != 0) {
       throw Error("tokens: expected a positive multiple of the batch of " + std::to_string(batch) + ", got " +
                   std::to_string(count));
     }
     const int64_t time = count / batch;
-    const int64_t context = weights->config.context;
+    const int64_t context = positions(weights->config);
     if (time > context - position) {
       throw Error("tokens: position " + std::to_string(position) + " and " + std::to_string(time) +
                   " more pass the end of the model's context of " + std::to_string(context) +
@@ -53,7 +53,8 @@ struct Session::Parts {
   }
 
   /// Positions [begin, begin + count) of tokens [B, time] through all blocks: leaves x [B, count, d].
-  void run_blocks(std::span<const uint8_t> tokens, int64_t time, int64_t begin, int64_t count) {
+  template <typename Token>
+  void run_blocks(std::span<const Token> tokens, int64_t time, int64_t begin, int64_t count) {
     const int64_t d = weights->config.channels;
     const int64_t rows = batch * count;
     reserve(rows);
@@ -105,9 +106,10 @@ Session::~Session() = default;
 Session::Session(Session&&) noexcept = default;
 Session& Session::operator=(Session&&) noexcept = default;
 
-std::span<const float> Session::prefill(std::span<const uint8_t> tokens) {
+template <typename Token>
+std::span<const float> Session::read(std::span<const Token> tokens) {
   Parts& p = *parts_;
-  const int64_t time = p.check(tokens);
+  const int64_t time = p.check(static_cast<int64_t>(tokens.size()));
   int64_t count = 0;
   for (int64_t begin = 0; begin < time; begin += count) {
     count = std::min(p.pass_time(), time - begin);
@@ -115,6 +117,18 @@ std::span<const float> Session::prefill(std::span<const uint8_t> tokens) {
   }
   p.last_logits(count);
   return p.logits;
+}
+
+std::span<const float> Session::prefill(std::span<const uint8_t> tokens) { return read(tokens); }
+
+std::span<const float> Session::start() {
+  const ModelConfig& config = parts_->weights->config;
+  if (token_rows(config) == config.vocabulary || parts_->position != 0) {
+    throw Error("start: expected position 0 of a model with a start token (pixel_lm), got position " +
+                std::to_string(parts_->position) + " of a " + config.model);
+  }
+  const std::vector<int32_t> tokens(static_cast<size_t>(parts_->batch), static_cast<int32_t>(config.vocabulary));
+  return read<int32_t>(tokens);
 }
 
 std::span<const float> Session::step(std::span<const uint8_t> tokens) {
@@ -127,7 +141,7 @@ std::span<const float> Session::step(std::span<const uint8_t> tokens) {
 
 void Session::prefill_all(std::span<const uint8_t> tokens, std::span<float> logits) {
   Parts& p = *parts_;
-  const int64_t time = p.check(tokens);
+  const int64_t time = p.check(static_cast<int64_t>(tokens.size()));
   const int64_t d = p.weights->config.channels;
   const int64_t vocabulary = p.weights->config.vocabulary;
   if (static_cast<int64_t>(logits.size()) != p.batch * time * vocabulary) {
@@ -152,7 +166,7 @@ void Session::reset() {
 }
 
 int64_t Session::position() const { return parts_->position; }
-int64_t Session::context() const { return parts_->weights->config.context; }
+int64_t Session::context() const { return positions(parts_->weights->config); }
 int64_t Session::batch() const { return parts_->batch; }
 
 int64_t Session::state_bytes() const {

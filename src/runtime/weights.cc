@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "aft/ops/local_bias.h"
+#include "config/architecture.h"
 
 namespace aft::runtime {
 namespace {
@@ -16,24 +17,24 @@ namespace {
 constexpr size_t kHugePage = size_t{2} << 20;
 
 bool windowed(const ModelConfig& config) {
-  return (config.mixer == "aft_local" && config.window > 0) || config.mixer == "aft_conv1d";
+  return (config.mixer.name == "aft_local" && config.mixer.window > 0) || config.mixer.name == "aft_conv1d";
 }
 
 /// A window past the context sees no more than the context: positions never leave it.
 int64_t window_left(const ModelConfig& config) {
-  return windowed(config) ? std::min(config.window, config.context) - 1 : 0;
+  return windowed(config) ? std::min(config.mixer.window, positions(config)) - 1 : 0;
 }
 
 int64_t rows_of_band(const ModelConfig& config) {
   if (!windowed(config)) return 0;
-  return config.mixer == "aft_conv1d" ? config.heads : config.context;
+  return config.mixer.name == "aft_conv1d" ? config.mixer.heads : positions(config);
 }
 
 int64_t band_floats(const ModelConfig& config) { return rows_of_band(config) * (window_left(config) + 1); }
 
 /// What the band is made of: the file has it, a token does not read it. aft_full has no band and reads its factors.
 bool makes_band(const ModelConfig& config, const std::string& name) {
-  if (config.mixer == "aft_full") return false;
+  if (config.mixer.name == "aft_full") return false;
   for (const char* end : {".mixer.u", ".mixer.v", ".mixer.weight", ".mixer.gamma", ".mixer.beta"}) {
     if (name.ends_with(end)) return true;
   }
@@ -59,12 +60,12 @@ std::vector<float> read(const ModelFile& file, const std::string& name, int64_t 
 /// the last left + 1, which is all that a sequence of the context can see.
 void make_kernels(const ModelFile& file, const std::string& name, int64_t left, float* band) {
   const ModelConfig& config = file.config();
-  const int64_t s = config.window;
-  const std::vector<float> weights = read(file, name + "mixer.weight", config.heads * s);
-  const std::vector<float> gamma = read(file, name + "mixer.gamma", config.heads);
-  const std::vector<float> beta = read(file, name + "mixer.beta", config.heads);
+  const int64_t s = config.mixer.window;
+  const std::vector<float> weights = read(file, name + "mixer.weight", config.mixer.heads * s);
+  const std::vector<float> gamma = read(file, name + "mixer.gamma", config.mixer.heads);
+  const std::vector<float> beta = read(file, name + "mixer.beta", config.mixer.heads);
   const float* weight = weights.data();
-  for (int64_t h = 0; h < config.heads; ++h, weight += s) {
+  for (int64_t h = 0; h < config.mixer.heads; ++h, weight += s) {
     double mean = 0;
     for (int64_t j = 0; j < s; ++j) mean += static_cast<double>(weight[j]) / static_cast<double>(s);
     double variance = 0;
@@ -128,13 +129,13 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
       parameters(file.parameters()),
       left(window_left(config)),
       has_band(windowed(config)),
-      heads(config.mixer == "aft_conv1d" ? config.heads : 1),
+      heads(config.mixer.name == "aft_conv1d" ? config.mixer.heads : 1),
       band_rows(rows_of_band(config)),
       memory_(memory_floats(file)) {
   const int64_t d = config.channels;
   Reader from(file, memory_, pool);
-  token = from.tensor("embedding.token.weight", config.vocabulary * d);
-  position = from.tensor("embedding.position.weight", config.context * d);
+  token = from.tensor("embedding.token.weight", token_rows(config) * d);
+  position = from.tensor("embedding.position.weight", positions(config) * d);
   for (int64_t i = 0; i < config.layers; ++i) {
     const std::string name = "blocks." + std::to_string(i) + ".";
     Block block;
@@ -143,20 +144,20 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
     if (has_band) {
       float* band = memory_.take(band_floats(config));
       block.band = band;
-      if (config.mixer == "aft_conv1d") {
+      if (config.mixer.name == "aft_conv1d") {
         make_kernels(file, name, left, band);
       } else {
         const ops::LocalBiasShape shape = {
-            .heads = 1, .rows = config.context, .width = config.factor_channels, .left = left, .right = 0};
-        const std::vector<float> u = read(file, name + "mixer.u", config.context * config.factor_channels);
-        const std::vector<float> v = read(file, name + "mixer.v", config.context * config.factor_channels);
+            .heads = 1, .rows = positions(config), .width = config.mixer.factor_channels, .left = left, .right = 0};
+        const std::vector<float> u = read(file, name + "mixer.u", positions(config) * config.mixer.factor_channels);
+        const std::vector<float> v = read(file, name + "mixer.v", positions(config) * config.mixer.factor_channels);
         ops::local_bias_forward(ops::LocalBiasForward<float>{.in = {shape, u.data(), v.data()}, .band = band},
                                 {pool.parallel()});
       }
     }
-    if (config.mixer == "aft_full") {
-      block.u = from.tensor(name + "mixer.u", config.context * config.factor_channels);
-      block.v = from.tensor(name + "mixer.v", config.context * config.factor_channels);
+    if (config.mixer.name == "aft_full") {
+      block.u = from.tensor(name + "mixer.u", positions(config) * config.mixer.factor_channels);
+      block.v = from.tensor(name + "mixer.v", positions(config) * config.mixer.factor_channels);
     }
     block.output = from.linear(name + "mixer.output", d, d);
     block.mlp_norm = from.norm(name + "mlp_norm", d);

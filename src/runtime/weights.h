@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "aft/runtime/model_config.h"
+#include "aft/config/model_config.h"
 #include "aft/runtime/model_file.h"
 #include "aft/runtime/thread_pool.h"
 
@@ -63,7 +63,7 @@ struct Weights {
   bool has_band = false;
   int64_t heads = 1;                // that share keys or weights
   int64_t band_rows = 0;            // aft_local: T, a row a position; aft_conv1d: H, a row a head
-  const float* token = nullptr;     // [vocabulary, d]
+  const float* token = nullptr;     // [token rows, d]
   const float* position = nullptr;  // [T, d]
   std::vector<Block> blocks;
   Norm norm;

@@ -11,7 +11,7 @@ namespace aft {
 namespace {
 
 constexpr const char* kFormat = "aft-checkpoint";
-constexpr const char* kFormatVersion = "1";
+constexpr const char* kFormatVersion = "2";
 
 struct Part {
   const char* prefix;
@@ -25,33 +25,34 @@ TensorView view_of(const torch::Tensor& tensor, const char* dtype) {
   return {dtype, tensor.sizes().vec(), static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
 }
 
+/// The one list of what a state holds: writing and reading walk it.
+template <typename State, typename Visit>
+void visit_state(State& state, Visit&& visit) {
+  visit("step", state.step);
+  visit("position", state.position);
+  visit("evaluated", state.evaluated);
+  visit("seconds", state.seconds);
+  visit("logged_nats", state.logged.nats);
+  visit("logged_targets", state.logged.targets);
+  visit("logged_correct", state.logged.correct);
+  visit("logged_correct_5", state.logged.correct_5);
+  visit("data_checksum", state.data_checksum);
+  visit("valid_checksum", state.valid_checksum);
+  visit("test_checksum", state.test_checksum);
+}
+
 std::string to_json(const RunState& state) {
-  nlohmann::ordered_json json = {{"step", state.step},
-                                 {"position", state.position},
-                                 {"evaluated", state.evaluated},
-                                 {"seconds", state.seconds},
-                                 {"loss_sum", state.loss_sum},
-                                 {"loss_count", state.loss_count},
-                                 {"data_checksum", state.data_checksum},
-                                 {"valid_checksum", state.valid_checksum},
-                                 {"test_checksum", state.test_checksum}};
-  if (state.best_valid_bits) json["best_valid_bits"] = *state.best_valid_bits;
+  nlohmann::ordered_json json;
+  visit_state(state, [&](const char* key, const auto& value) { json[key] = value; });
+  if (state.best) json["best"] = *state.best;
   return json.dump();
 }
 
 RunState state_from_json(const std::string& text) {
   const auto json = nlohmann::json::parse(text);
   RunState state;
-  read_value(json, "step", state.step);
-  read_value(json, "position", state.position);
-  read_value(json, "evaluated", state.evaluated);
-  read_value(json, "seconds", state.seconds);
-  read_value(json, "loss_sum", state.loss_sum);
-  read_value(json, "loss_count", state.loss_count);
-  read_value(json, "data_checksum", state.data_checksum);
-  read_value(json, "valid_checksum", state.valid_checksum);
-  read_value(json, "test_checksum", state.test_checksum);
-  if (json.contains("best_valid_bits")) read_value(json, "best_valid_bits", state.best_valid_bits.emplace());
+  visit_state(state, [&](const char* key, auto& value) { read_value(json, key, value); });
+  if (json.contains("best")) read_value(json, "best", state.best.emplace());
   return state;
 }
 
@@ -95,6 +96,10 @@ CheckpointHeader read_checkpoint_header(const std::filesystem::path& path) {
     const auto it = metadata.find(key);
     return it == metadata.end() ? std::string() : it->second;
   };
+  if (value("format") == kFormat && value("format_version") == "1") {
+    throw Error(path.string() + ": its run was begun by an earlier version of aft, whose recipes and state were others; " +
+                "go on with that version, or begin a new run with its weights by train.init");
+  }
   if (value("format") != kFormat || value("format_version") != kFormatVersion) {
     throw Error(path.string() + ": expected a checkpoint of format " + kFormat + " " + kFormatVersion + ", got " +
                 value("format") + " " + value("format_version"));

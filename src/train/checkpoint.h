@@ -6,20 +6,20 @@
 #include <optional>
 #include <string>
 
-#include "models/models.h"
+#include "models/model.h"
 #include "train/optimizer.h"
+#include "train/task.h"
 
 namespace aft {
 
 /// What a run needs to go on, beside weights and moments.
 struct RunState {
   int64_t step = 0;
-  int64_t position = 0;   // windows visited, over all epochs
+  int64_t position = 0;   // examples visited, over all epochs
   bool evaluated = true;  // false: stopped before the validation that was due at this step
   double seconds = 0;     // of training so far
-  double loss_sum = 0;    // bits per byte of the steps since the last train line
-  int64_t loss_count = 0;
-  std::optional<double> best_valid_bits;
+  Score logged;           // of the steps since the last train line
+  std::optional<double> best;  // the task's first metric of the best model
   uint64_t data_checksum = 0;  // of the training split
   uint64_t valid_checksum = 0;
   uint64_t test_checksum = 0;
@@ -29,7 +29,8 @@ struct RunState {
 void save_checkpoint(const std::filesystem::path& path, const ModelConfig& config, const std::string& recipe_toml,
                      const RunState& state, const Optimizer& optimizer, const torch::Generator& generator);
 
-/// Recipe and state alone. Throws aft::Error for a file that is no checkpoint.
+/// Recipe and state alone. Throws aft::Error for a file that is no checkpoint, or one of an earlier version: its run
+/// cannot be resumed.
 struct CheckpointHeader {
   std::string recipe_toml;
   RunState state;

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "models/models.h"
+#include "config/architecture.h"
 #include "train/train.h"
 
 namespace aft {
@@ -18,9 +18,11 @@ MemoryEstimate estimate_memory(const Recipe& recipe) {
   const bool narrow = recipe.train.precision == "bf16";
   const double share = narrow ? 0.5 : 1;
   const double dropout = m.dropout > 0 ? 4 * d : 0;
-  const double layer = 2 * d + share * (9 * d + 2 * static_cast<double>(m.mlp_channels) + dropout);
-  const double position = static_cast<double>(m.layers) * layer + 3 * 256 + 4 * d;
-  const auto length = static_cast<double>(recipe.train.chunk > 0 ? recipe.train.chunk : m.context);
+  const double mixer = mixer_entry(m.mixer.name).kept(m);
+  const double layer = 2 * d + share * (9 * d + 2 * static_cast<double>(m.mlp_channels) + mixer + dropout);
+  const double logits = is_causal(m) ? 3 * static_cast<double>(m.vocabulary) : 0;
+  const double position = static_cast<double>(m.layers) * layer + logits + 4 * d;
+  const auto length = static_cast<double>(recipe.train.chunk > 0 ? recipe.train.chunk : positions(m));
   const double numbers = static_cast<double>(recipe.train.batch) * length * position +
                          (narrow ? share * static_cast<double>(estimate.parameters) : 0);
   estimate.activation_bytes = static_cast<int64_t>(std::min(9e18, numbers * sizeof(float)));

@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "aft/error.h"
 #include "io/write_file.h"
@@ -14,28 +16,49 @@
 
 namespace aft {
 
+namespace {
+
+/// The keys that stand in every line, around those of the task: writing and reading walk this list.
+template <typename Line, typename Visit>
+void visit_line(Line& metric, Visit&& visit) {
+  visit("step", metric.step);
+  visit("split", metric.split);
+  visit("tokens", metric.tokens);
+  visit("tokens_per_second", metric.tokens_per_second);
+  visit("lr", metric.lr);
+  visit("seconds", metric.seconds);
+}
+
+}  // namespace
+
 std::string to_json_line(const Metric& metric) {
-  const nlohmann::ordered_json line = {{"step", metric.step},
-                                       {"split", metric.split},
-                                       {"bits_per_byte", metric.bits_per_byte},
-                                       {"tokens", metric.tokens},
-                                       {"tokens_per_second", metric.tokens_per_second},
-                                       {"lr", metric.lr},
-                                       {"seconds", metric.seconds}};
+  nlohmann::ordered_json line;
+  visit_line(metric, [&](const std::string& key, const auto& value) {
+    line[key] = value;
+    if (key != "split") return;
+    line["loss"] = metric.loss;
+    for (const auto& [name, number] : metric.values) line[name] = number;
+  });
   return line.dump() + "\n";
 }
 
 std::optional<Metric> metric_from_json(const std::string& line) {
   try {
-    const auto json = nlohmann::json::parse(line);
+    const auto json = nlohmann::json::parse(line);  // the kind that keeps an order copies, as deep as it nests
     Metric metric;
-    read_value(json, "step", metric.step);
-    read_value(json, "split", metric.split);
-    read_value(json, "bits_per_byte", metric.bits_per_byte);
-    read_value(json, "tokens", metric.tokens);
-    read_value(json, "tokens_per_second", metric.tokens_per_second);
-    read_value(json, "lr", metric.lr);
-    read_value(json, "seconds", metric.seconds);
+    std::set<std::string> known = {"loss"};
+    visit_line(metric, [&](const char* key, auto& value) {
+      read_value(json, key, value);
+      known.insert(key);
+    });
+    // Runs of earlier versions have no loss.
+    if (json.contains("loss")) read_value(json, "loss", metric.loss);
+    for (const auto& [key, value] : json.items()) {
+      if (!known.contains(key) && value.is_number()) metric.values.emplace_back(key, value.get<double>());
+    }
+    std::sort(metric.values.begin(), metric.values.end(), [&](const auto& a, const auto& b) {
+      return line.find('"' + a.first + '"') < line.find('"' + b.first + '"');
+    });
     return metric;
   } catch (const nlohmann::json::exception&) {
     return std::nullopt;

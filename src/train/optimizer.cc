@@ -1,5 +1,8 @@
 #include "train/optimizer.h"
 
+#include <set>
+
+#include "config/architecture.h"
 #include "train/adamw.h"
 
 namespace aft {
@@ -16,15 +19,19 @@ void update_range(const AdamWStep& step, int64_t begin, int64_t end, const torch
 
 }  // namespace
 
-Optimizer::Optimizer(ByteLM model) : model_(std::move(model)) {
+Optimizer::Optimizer(ModelPtr model) : model_(std::move(model)) {
   const torch::NoGradGuard no_grad;
-  const auto parameters = model_->named_parameters();
+  const auto parameters = model_->module().named_parameters();
+  std::set<std::string> decaying;
+  for (const TensorSpec& spec : model_tensors(model_->config)) {
+    if (spec.decays) decaying.insert(spec.name);
+  }
   int64_t size = 0;
   for (const auto& item : parameters)
     entries_.push_back({item.key(), item.value().sizes().vec(), 0, item.value().numel()});
   for (const bool decays : {true, false}) {
     for (auto& entry : entries_) {
-      if (is_linear_weight(entry.name) != decays) continue;
+      if (decaying.contains(entry.name) != decays) continue;
       entry.offset = size;
       size += (entry.count + kAlign - 1) / kAlign * kAlign;
     }

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "models/models.h"
+#include "models/model.h"
 #include "train/train.h"
 
 namespace aft {
@@ -22,7 +22,7 @@ struct FlatEntry {
 /// and the update are one pass each, and a checkpoint is a list of slices.
 class Optimizer {
  public:
-  explicit Optimizer(ByteLM model);
+  explicit Optimizer(ModelPtr model);
 
   /// Sets all gradients to zero.
   void clear_gradient();
@@ -48,7 +48,7 @@ class Optimizer {
   [[nodiscard]] const torch::Tensor& second_moment() const { return second_moment_; }
 
  private:
-  ByteLM model_;
+  ModelPtr model_;
   std::vector<FlatEntry> entries_;
   int64_t decayed_ = 0;  // the first elements of the flat tensors, where weight decay applies
   torch::Tensor weight_;

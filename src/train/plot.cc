@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -28,7 +29,7 @@ double x_of(const Metric& metric, const std::string& x) {
 
 std::string axis_label(const std::string& x) {
   if (x == "seconds") return "seconds of training";
-  return x == "tokens" ? "bytes trained on" : "step";
+  return x == "tokens" ? "tokens trained on" : "step";
 }
 
 /// Inside double quotes of gnuplot; control characters would end the command.
@@ -114,7 +115,14 @@ std::vector<std::string> names_of(const std::vector<fs::path>& folders) {
   }
 }
 
-std::vector<Curve> curves_of(const std::vector<fs::path>& folders, const std::string& x) {
+/// "bits_per_byte" -> "bits per byte"
+std::string in_words(std::string name) {
+  std::replace(name.begin(), name.end(), '_', ' ');
+  return name;
+}
+
+/// `what`: the metric that is drawn, the first of the first line; it must be that of all runs.
+std::vector<Curve> curves_of(const std::vector<fs::path>& folders, const std::string& x, std::string& what) {
   std::vector<Curve> curves;
   const auto names = names_of(folders);
   for (size_t i = 0; i < folders.size(); ++i) {
@@ -125,8 +133,14 @@ std::vector<Curve> curves_of(const std::vector<fs::path>& folders, const std::st
       data.precision(10);
       size_t points = 0;
       for (const auto& metric : metrics) {
-        if (metric.split != split) continue;
-        data << x_of(metric, x) << ' ' << metric.bits_per_byte << '\n';
+        if (metric.split != split || metric.values.empty()) continue;
+        const auto& [name, value] = metric.values.front();
+        if (what.empty()) what = name;
+        if (name != what) {
+          throw Error("plot: expected runs of one task, got " + what + " and, in " + folders[i].string() + ", " + name +
+                      "; plot them apart");
+        }
+        data << x_of(metric, x) << ' ' << value << '\n';
         ++points;
       }
       if (points > 0) curves.push_back({names[i] + " " + split, data.str(), std::string(split) == "valid", i + 1});
@@ -154,13 +168,14 @@ void plot_runs(const std::vector<fs::path>& folders, const fs::path& png, const 
   if (x != "step" && x != "seconds" && x != "tokens") {
     throw Error("plot: x: expected step, seconds or tokens, got " + x);
   }
-  const auto curves = curves_of(folders, x);
+  std::string what;
+  const auto curves = curves_of(folders, x, what);
   if (!gnuplot_exists()) throw Error("plot: gnuplot is not on PATH; install the package gnuplot-nox");
   const ScratchFolder scratch;
   const fs::path image = scratch.path / "loss.png";
   std::ostringstream script;
   script << "set terminal pngcairo size 960,600 noenhanced font 'sans,11'\nset output " << quoted(image.string())
-         << "\nset xlabel " << quoted(axis_label(x)) << "\nset ylabel 'bits per byte'\nset grid\nset key top right\n";
+         << "\nset xlabel " << quoted(axis_label(x)) << "\nset ylabel " << quoted(in_words(what)) << "\nset grid\nset key top right\n";
   for (size_t i = 0; i < curves.size(); ++i) script << "$c" << i << " << EOD\n" << curves[i].data << "EOD\n";
   script << "plot ";
   for (size_t i = 0; i < curves.size(); ++i) {

@@ -1,7 +1,9 @@
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
+#include <list>
 #include <map>
 #include <set>
 #include <sstream>
@@ -15,17 +17,34 @@
 namespace aft {
 namespace {
 
-std::vector<std::string> known_keys() {
+std::vector<std::string> known_keys(const Recipe& recipe) {
   std::vector<std::string> keys;
-  const Recipe recipe;
   visit_fields(recipe, [&](const char* key, const auto&) { keys.emplace_back(key); });
   return keys;
 }
 
-[[noreturn]] void unknown_key(const std::string& key, const std::string& source) {
-  const auto keys = known_keys();
-  // A key without its section, such as "lr", is nearest to the full key that ends with it.
+/// "aft_local, aft_conv1d" for "window"; empty: no mixer has the option.
+std::string mixers_with(const std::string& option) {
+  std::string names;
+  for (const MixerEntry& entry : mixer_entries()) {
+    for (const auto& field : entry.options) {
+      if (option == field.name) names += (names.empty() ? "" : ", ") + std::string(entry.name);
+    }
+  }
+  return names;
+}
+
+[[noreturn]] void unknown_key(const std::string& key, const std::string& source, const Recipe& recipe) {
+  const auto keys = known_keys(recipe);
   const std::string name = key.substr(key.rfind('.') + 1);
+  if (key == "model.mixer") throw Error(source + ": unknown key model.mixer; it is mixer.name now");
+  if (const std::string mixers = mixers_with(name); !mixers.empty() && key.find('.') != std::string::npos) {
+    if (key.starts_with("model.")) throw Error(source + ": unknown key " + key + "; it is mixer." + name + " now");
+    if (key.starts_with("mixer.")) {
+      throw Error(source + ": " + key + ": " + recipe.model.mixer.name + " has no such option; it is one of " + mixers);
+    }
+  }
+  // A key without its section, such as "lr", is nearest to the full key that ends with it.
   for (const auto& known : keys) {
     if (known.substr(known.find('.') + 1) == name) {
       throw Error(source + ": unknown key " + key + "; did you mean " + known + "?");
@@ -51,13 +70,25 @@ std::string describe(const toml::node& node) {
   throw Error(source + ": " + key + ": expected " + expected + ", got " + describe(node));
 }
 
-/// Assigns TOML nodes to members, number types strict except that an integer will do for a float.
+/// A value from a recipe or an override.
+struct Given {
+  const toml::node* node;
+  std::string source;
+  std::string bare = {};  // an override that is no TOML value, only good as text; `node` is that text
+};
+
+/// Assigns values to members, number types strict except that an integer will do for a float.
 struct Reader {
   const std::string& source;
 
   void read(const char* key, const toml::node& node, std::string& out) const {
     const auto* value = node.as_string();
     if (!value) wrong_type(source, key, "text in quotes", node);
+    out = value->get();
+  }
+  void read(const char* key, const toml::node& node, bool& out) const {
+    const auto* value = node.as_boolean();
+    if (!value) wrong_type(source, key, "true or false", node);
     out = value->get();
   }
   void read(const char* key, const toml::node& node, int64_t& out) const {
@@ -84,30 +115,34 @@ struct Reader {
   }
 };
 
-using Nodes = std::map<std::string, const toml::node*>;
+using Values = std::map<std::string, Given>;
 
-void flatten(const toml::table& table, const std::string& prefix, Nodes& out) {
+void flatten(const toml::table& table, const std::string& prefix, const std::string& source, Values& out) {
   for (const auto& [key, node] : table) {
     const std::string path = prefix + std::string(key.str());
     if (const auto* child = node.as_table()) {
-      flatten(*child, path + ".", out);
+      flatten(*child, path + ".", source, out);
     } else {
-      out[path] = &node;
+      out.insert_or_assign(path, Given{&node, source});
     }
   }
 }
 
-void assign(const toml::table& table, const std::string& source, Recipe& recipe) {
-  Nodes nodes;
-  flatten(table, "", nodes);
-  const Reader reader{source};
-  visit_fields(recipe, [&](const char* key, auto& member) {
-    if (const auto it = nodes.find(key); it != nodes.end()) {
-      reader.read(key, *it->second, member);
-      nodes.erase(it);
+void assign(Values values, Recipe& recipe) {
+  const auto take = [&](const char* key, auto& member) {
+    const auto it = values.find(key);
+    if (it == values.end()) return;
+    const Given& given = it->second;
+    if constexpr (!std::is_same_v<std::decay_t<decltype(member)>, std::string>) {
+      if (given.node->is_string() && !given.bare.empty()) {
+        throw Error(given.source + ": expected a TOML value, got " + given.bare);
+      }
     }
-  });
-  if (!nodes.empty()) unknown_key(nodes.begin()->first, source);
+    Reader{given.source}.read(key, *given.node, member);
+    values.erase(it);
+  };
+  visit_fields(recipe, take);
+  if (!values.empty()) unknown_key(values.begin()->first, values.begin()->second.source, recipe);
 }
 
 toml::table parse(const std::string& text, const std::string& source) {
@@ -121,45 +156,53 @@ toml::table parse(const std::string& text, const std::string& source) {
   }
 }
 
-void apply_override(const std::string& override_, Recipe& recipe) {
+std::string trimmed(std::string text) {
+  text.erase(0, text.find_first_not_of(' '));
+  text.erase(text.find_last_not_of(' ') + 1);
+  return text;
+}
+
+/// Another mixer than the recipe's begins with its own defaults: what the recipe says of options it does not have was
+/// meant for the other.
+void drop_options_of_other_mixer(Values& values) {
+  const auto* name = values.at("mixer.name").node->as_string();
+  if (!name) return;
+  const MixerEntry& entry = mixer_entry(name->get());
+  std::erase_if(values, [&](const auto& item) {
+    const std::string& key = item.first;
+    if (!key.starts_with("mixer.") || key == "mixer.name") return false;
+    const std::string option = key.substr(6);
+    return !mixers_with(option).empty() && std::none_of(entry.options.begin(), entry.options.end(),
+                                                        [&](const auto& field) { return option == field.name; });
+  });
+}
+
+/// Overrides one value of the recipe, or adds it; `tables` keeps what is parsed.
+void apply_override(const std::string& override_, Values& values, std::list<toml::table>& tables) {
   const size_t equals = override_.find('=');
   const std::string source = "--set " + override_;
   if (equals == std::string::npos || equals == 0) throw Error(source + ": expected key=value, such as train.lr=1e-3");
-  const auto trim = [](std::string text) {
-    text.erase(0, text.find_first_not_of(' '));
-    text.erase(text.find_last_not_of(' ') + 1);
-    return text;
-  };
-  const std::string key = trim(override_.substr(0, equals));
-  const std::string value = trim(override_.substr(equals + 1));
-  toml::table parsed;
-  bool good = value.find('\n') == std::string::npos;
-  if (good) {
-    try {
-      parsed = parse("value = " + value, source);
-    } catch (const Error&) {
-      good = false;
-    }
+  const std::string key = trimmed(override_.substr(0, equals));
+  const std::string value = trimmed(override_.substr(equals + 1));
+  std::string bare;
+  try {
+    if (value.find('\n') != std::string::npos) throw Error("more than one line");
+    tables.push_back(parse("value = " + value, source));
+  } catch (const Error&) {
+    // A bare word: quotes rarely survive a shell. Read as if quoted, so that what is not text is refused.
+    bare = value.empty() ? "nothing" : value;
+    tables.push_back(parse("value = " + toml_string(value), source));
   }
-  bool found = false;
-  const Reader reader{source};
-  visit_fields(recipe, [&](const char* known, auto& member) {
-    if (key != known) return;
-    found = true;
-    if (good) {
-      reader.read(known, *parsed.get("value"), member);
-    } else if constexpr (std::is_same_v<std::decay_t<decltype(member)>, std::string>) {
-      // A bare word: quotes rarely survive a shell. Read as if quoted, so that what is not text is refused.
-      reader.read(known, *parse("value = " + toml_string(value), source).get("value"), member);
-    } else {
-      throw Error(source + ": expected a TOML value, got " + (value.empty() ? "nothing" : value));
-    }
-  });
-  if (!found) unknown_key(key, "--set");
+  const toml::node* node = tables.back().get("value");
+  values.insert_or_assign(key, Given{node, source, bare});
 }
+
+/// Whether an override chooses the mixer.
+bool names_mixer(const std::string& override_) { return trimmed(override_.substr(0, override_.find('='))) == "mixer.name"; }
 
 // What toml++ writes itself does not always read back equal: text over several lines, for one.
 std::string toml_value(const std::string& value) { return toml_string(value); }
+std::string toml_value(bool value) { return value ? "true" : "false"; }
 std::string toml_value(int64_t value) { return std::to_string(value); }
 std::string toml_value(double value) {
   char buffer[40];
@@ -182,10 +225,33 @@ std::string toml_value(const std::vector<T>& values) {
 }  // namespace
 
 Recipe parse_recipe(const std::string& toml, const std::string& source, const std::vector<std::string>& overrides) {
+  std::list<toml::table> tables;
+  tables.push_back(parse(toml, source));
+  Values values;
+  flatten(tables.back(), "", source, values);
+  for (const auto& text : overrides) {
+    if (!names_mixer(text)) continue;
+    apply_override(text, values, tables);
+    drop_options_of_other_mixer(values);
+  }
+  for (const auto& text : overrides) {
+    if (!names_mixer(text)) apply_override(text, values, tables);
+  }
   Recipe recipe;
-  assign(parse(toml, source), source, recipe);
-  for (const auto& text : overrides) apply_override(text, recipe);
+  assign(std::move(values), recipe);
   return recipe;
+}
+
+DataConfig load_data_config(const std::filesystem::path& recipe) {
+  const std::string source = recipe.string();
+  const toml::table table = parse(read_recipe_text(recipe), source);
+  Values values;
+  flatten(table, "", source, values);
+  std::erase_if(values, [](const auto& item) { return !item.first.starts_with("data."); });
+  Recipe read;
+  if (values.contains("data.format")) read.model.model = "pixel_lm";  // any that learns from images
+  assign(std::move(values), read);
+  return read.data;
 }
 
 Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides) {

@@ -45,10 +45,16 @@ void check_names(const Recipe& recipe) {
 
 void check_data(const Recipe& recipe) {
   validate(recipe.data);
-  const bool has_valid = recipe.data.path.empty() ? !recipe.data.valid.empty() : recipe.data.split[1] > 0;
+  const bool text_wanted = recipe.model.model == "byte_lm";
+  require(text_wanted == (recipe.data.format == "bytes"), "data.format",
+          text_wanted ? "bytes, which a byte_lm reads" : "cifar10 or idx, images for a " + recipe.model.model,
+          recipe.data.format);
+  const bool has_valid = !text_wanted                ? recipe.data.holdout != 0
+                         : recipe.data.path.empty() ? !recipe.data.valid.empty()
+                                                    : recipe.data.split[1] > 0;
   if (recipe.train.eval_every > 0 && !has_valid) {
     throw Error("train.eval_every: expected 0 without validation data, got " + std::to_string(recipe.train.eval_every) +
-                "; give data.split a valid part or set data.valid");
+                (text_wanted ? "; give data.split a valid part or set data.valid" : "; set data.holdout"));
   }
 }
 
@@ -62,8 +68,10 @@ void validate(const Recipe& recipe, bool with_data) {
   require(t.steps >= 1 && t.steps < kMany, "train.steps", "at least 1", t.steps);
   require(t.batch >= 1 && t.batch <= 1 << 20, "train.batch", "1 to 1048576", t.batch);
   require(t.accumulate >= 1 && t.accumulate <= 1 << 20, "train.accumulate", "1 to 1048576", t.accumulate);
-  require(t.chunk >= 0 && t.chunk <= recipe.model.context, "train.chunk",
-          "0 (whole windows) to model.context = " + std::to_string(recipe.model.context), t.chunk);
+  const int64_t longest = is_causal(recipe.model) ? positions(recipe.model) : 0;
+  require(t.chunk >= 0 && t.chunk <= longest, "train.chunk",
+          "0 (whole sequences) to the " + std::to_string(longest) + " positions that are read one after another",
+          t.chunk);
   require_above_zero(t.lr, "train.lr");
   require(t.schedule == "cosine" || t.schedule == "inverse_sqrt" || t.schedule == "constant", "train.schedule",
           "cosine, inverse_sqrt or constant", t.schedule);
@@ -81,6 +89,7 @@ void validate(const Recipe& recipe, bool with_data) {
   require(t.eval_every >= 0, "train.eval_every", "0 or more", t.eval_every);
   require(t.checkpoint_every >= 0, "train.checkpoint_every", "0 or more", t.checkpoint_every);
   require(t.log_every >= 1, "train.log_every", "at least 1", t.log_every);
+  require(t.loaders >= 0 && t.loaders <= 64, "train.loaders", "0 (the step reads) to 64", t.loaders);
   require(t.threads >= 0 && t.threads <= 4096, "train.threads", "0 (all) to 4096", t.threads);
   cuda_index("train.device", t.device);
   require(t.precision == "f32" || t.precision == "bf16", "train.precision", "f32 or bf16", t.precision);

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -70,17 +71,17 @@ void RunFolder::clear() const {
 
 void check_same_run(const Recipe& saved, const Recipe& now) {
   static const std::set<std::string> kFree = {"train.steps",     "train.eval_every", "train.checkpoint_every",
-                                              "train.log_every", "train.threads",    "train.device",
+                                              "train.log_every", "train.loaders",    "train.threads",    "train.device",
                                               "train.init",      "data.path",        "data.split",
                                               "data.train",      "data.valid",       "data.test",
                                               "run.folder"};
-  const auto before = recipe_values(saved);
-  const auto values = recipe_values(now);
-  for (size_t i = 0; i < values.size(); ++i) {
-    const auto& [key, value] = values[i];
-    if (value == before[i].second || kFree.contains(key)) continue;
-    throw Error(key + ": the run to resume has " + before[i].second + ", the recipe says " + value +
-                "; give the same value, or begin a new run in another run.folder");
+  const auto listed = recipe_values(saved);
+  const std::map<std::string, std::string> before(listed.begin(), listed.end());
+  for (const auto& [key, value] : recipe_values(now)) {
+    const auto found = before.find(key);  // there, unless the model or mixer differs, which come first
+    if (kFree.contains(key) || (found != before.end() && found->second == value)) continue;
+    throw Error(key + ": the run to resume has " + (found == before.end() ? "none" : found->second) +
+                ", the recipe says " + value + "; give the same value, or begin a new run in another run.folder");
   }
 }
 

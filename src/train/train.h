@@ -6,23 +6,24 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include "aft/runtime/model_config.h"
+#include "aft/config/model_config.h"
 #include "data/data.h"
 
 // The trainer: recipes, runs, evaluation and curves. No torch header is needed to use it.
 
 namespace aft {
 
-/// How a model is trained. Sizes are windows, lengths bytes (one byte is one token).
+/// How a model is trained. Sizes are examples: windows of text, or images.
 struct TrainConfig {
   std::string init;                    // run folder or model file whose weights the run begins with; empty: random ones
   std::vector<std::string> init_skip;  // patterns of tensors that stay as they are initialised, such as "head.*"
   int64_t steps = 1000;
-  int64_t batch = 8;                // windows in one forward and backward
+  int64_t batch = 8;                // examples in one forward and backward
   int64_t accumulate = 1;           // forwards and backwards in one step
-  int64_t chunk = 0;                // > 0: truncated backpropagation, windows walked in chunks that hand on their state
+  int64_t chunk = 0;                // > 0: truncated backpropagation, sequences walked in chunks that hand on their state
   double lr = 3e-3;                 // highest learning rate
   std::string schedule = "cosine";  // after the warm-up: cosine, inverse_sqrt (lr sqrt(warmup / step)), constant
   int64_t warmup = 50;              // steps of linear rise
@@ -36,6 +37,7 @@ struct TrainConfig {
   int64_t eval_every = 0;          // steps between validations; 0: at the end only
   int64_t checkpoint_every = 100;  // 0: at the end only
   int64_t log_every = 10;
+  int64_t loaders = 1;            // threads that read the next batches while a step runs; 0: the step's own
   int64_t threads = 0;            // 0: as many as the process has CPUs
   std::string device = "cpu";     // cpu, cuda (the first), cuda:1, ...; never chosen for the user
   std::string precision = "f32";  // f32, or bf16: forward and backward in bf16 where autocast takes that for safe
@@ -53,8 +55,12 @@ struct Recipe {
   RunConfig run;
 };
 
+/// The section [data] of a run's recipe, whatever version of aft wrote the rest.
+DataConfig load_data_config(const std::filesystem::path& recipe);
+
 /// Reads TOML and applies `overrides` ("train.lr=1e-3", typed as in TOML; a bare word will do for text). Unknown keys,
-/// wrong types and anything validate() refuses throw aft::Error; an unknown key proposes the nearest known one.
+/// wrong types and anything validate() refuses throw aft::Error; an unknown key proposes the nearest known one. Another
+/// mixer.name among the overrides begins with its own options: those of the recipe's mixer that it lacks are dropped.
 Recipe load_recipe(const std::filesystem::path& path, const std::vector<std::string>& overrides = {});
 Recipe parse_recipe(const std::string& toml, const std::string& source, const std::vector<std::string>& overrides = {});
 
@@ -78,12 +84,16 @@ MemoryEstimate estimate_memory(const Recipe& recipe);
 /// Learning rate of step 1, 2, ... steps.
 double learning_rate(const TrainConfig& config, int64_t step);
 
+/// Names and values, as "bits_per_byte": the first is the one that chooses the best model.
+using MetricValues = std::vector<std::pair<std::string, double>>;
+
 /// One line of metrics.jsonl.
 struct Metric {
   int64_t step = 0;
   std::string split;             // train, valid, test
-  double bits_per_byte = 0;      // train: mean over the steps since the last train line
-  int64_t tokens = 0;            // bytes trained on so far
+  double loss = 0;               // cross-entropy in nats a target; train: mean over the steps since the last train line
+  MetricValues values;           // of the task
+  int64_t tokens = 0;            // trained on so far: bytes, values of images; images, where they are classified
   double tokens_per_second = 0;  // of training, or of the evaluation that gave this line
   double lr = 0;
   double seconds = 0;  // since training began, counted over all resumed parts
@@ -110,8 +120,8 @@ struct TrainOptions {
 struct TrainOutcome {
   bool finished = false;  // false: stopped early, with a checkpoint
   int64_t step = 0;
-  std::optional<double> best_valid_bits;
-  std::optional<double> test_bits;
+  MetricValues best_valid;  // the first metric of the best model; empty: nothing was validated
+  MetricValues test;        // all metrics; empty: nothing was tested
   std::optional<int64_t> device_bytes;  // on a GPU: most bytes of tensors at one time
 };
 
@@ -132,22 +142,27 @@ class Trainer {
 };
 
 struct Evaluation {
-  double bits_per_byte = 0;  // total negative log2 likelihood / predicted
-  int64_t bytes = 0;
+  double loss = 0;      // cross-entropy in nats a target
+  MetricValues values;  // of the task
+  std::string unit;     // of what was predicted: bytes, values, images
+  int64_t bytes = 0;    // of all examples
   int64_t predicted = 0;
   double seconds = 0;
 };
 
 struct EvaluateOptions {
-  std::string device = "cpu";  // as train.device
-  int64_t threads = 0;         // as train.threads
+  std::string split = "valid";  // train, valid, test
+  std::string data;             // a file or folder instead of the run's own data; a text is evaluated whole
+  std::string format;           // of images in `data`: cifar10, idx; empty: as the run has it
+  std::string device = "cpu";   // as train.device
+  int64_t threads = 0;          // as train.threads
 };
 
-/// `checkpoint`: a run folder or a model file, evaluated in f32. The text is cut into disjoint windows of `context`
+/// `checkpoint`: a run folder or a model file, evaluated in f32. A text is cut into disjoint windows of `context`
 /// bytes (the last may be shorter), the state starts afresh in each, and every byte after the first of a window is
-/// predicted once. A text in which nothing is predicted throws aft::Error.
-Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Bytes& text,
-                               const EvaluateOptions& options);
+/// predicted once. Of images every value, or the class, is predicted; they are taken as they are. Throws aft::Error
+/// where there is nothing to predict.
+Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const EvaluateOptions& options);
 
 /// Writes the model as it is before training.
 void write_untrained_model(const Recipe& recipe, const std::filesystem::path& path);

@@ -2,26 +2,25 @@
 
 #include <chrono>
 #include <cmath>
-#include <numbers>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "aft/error.h"
-#include "aft/runtime/evaluate.h"
 #include "aft/runtime/model_file.h"
 #include "io/write_file.h"
-#include "models/models.h"
-#include "train/batches.h"
+#include "models/model.h"
 #include "train/checkpoint.h"
 #include "train/device.h"
 #include "train/device_name.h"
 #include "train/evaluate.h"
+#include "train/loader.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
 #include "train/plain_errors.h"
 #include "train/profile.h"
 #include "train/run_folder.h"
+#include "train/task.h"
 #include "train/training_step.h"
 
 namespace aft {
@@ -44,7 +43,6 @@ struct Trainer::Run {
   TrainOutcome run(TrainObserver& observer);
 
  private:
-  void require_measurable(const Bytes& split, const std::string& name) const;
   void check_resume();
   void check_init() const;
   TrainOutcome train(TrainObserver& observer);
@@ -63,27 +61,30 @@ struct Trainer::Run {
     return state.step == recipe.train.steps || (every > 0 && state.step % every == 0);
   }
   [[nodiscard]] double seconds() const { return seconds_before + seconds_since(began); }
-  [[nodiscard]] int64_t tokens() const { return state.position * recipe.model.context; }
+  [[nodiscard]] int64_t tokens_at(int64_t position) const { return position * task.tokens(recipe.model); }
+  [[nodiscard]] bool validates() const { return data->size(Split::kValid) > 0; }
   [[nodiscard]] std::string last_checkpoint() const;
   [[nodiscard]] std::string out_of_memory() const;
   [[nodiscard]] double rate() const { return static_cast<double>(logged_tokens) / std::max(1e-9, logged_seconds()); }
   /// Of training steps since the last train line.
   [[nodiscard]] double logged_seconds() const { return logged_before + (step_began ? seconds_since(*step_began) : 0); }
-  void add_metric(const char* split, double bits, double rate, TrainObserver& observer);
+  void add_metric(const char* split, double loss, MetricValues values, double rate, TrainObserver& observer);
+  void add_metric(const char* split, const Evaluation& result, TrainObserver& observer);
   void require_finite_weights() const;
 
   Recipe recipe;
   TrainOptions options;
+  const Task& task;
   RunFolder folder;
-  DataSplits data;
+  std::unique_ptr<DataSet> data;
   c10::Device device;
-  Batches batches;
+  std::unique_ptr<Loader> loader;
   RunState state;
   bool resuming = false;
   bool moved = false;       // the run to resume was on another kind of device
   int64_t saved_step = -1;  // of the checkpoint on disk
 
-  ByteLM model{nullptr};
+  ModelPtr model;
   std::unique_ptr<Optimizer> optimizer;
   torch::Generator generator;  // LibTorch's own of the device: dropout draws from it
   std::unique_ptr<MetricsFile> metrics;
@@ -98,7 +99,8 @@ struct Trainer::Run {
     int64_t step;
     int64_t position;
     torch::Tensor generator;  // its state before the step
-    torch::Tensor result;     // f64 [2]: loss and norm of the gradient
+    int64_t targets;
+    torch::Tensor result;  // f64 [4]: loss, correct, correct among five, norm of the gradient
   };
   std::vector<Unread> unread;
 };
@@ -106,18 +108,14 @@ struct Trainer::Run {
 Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
     : recipe((validate(recipe_, true), std::move(recipe_))),
       options(std::move(options_)),
+      task(task_of(recipe.model)),
       folder(recipe.run.folder),
-      data((folder.check(options.resume, options.force), load_splits(recipe.data))),
-      device(find_device("train.device", recipe.train.device)),
-      batches(data.train,
-              WindowOrder(data.train.size(), recipe.model.context, static_cast<uint64_t>(recipe.train.seed)),
-              recipe.train.batch, recipe.model.context + 1, device) {
+      data((folder.check(options.resume, options.force), task.load(recipe.data, recipe.model))),
+      device(find_device("train.device", recipe.train.device)) {
   if (options.resume && options.force) throw Error("--resume and --force: expected one of them, got both");
-  require_measurable(data.valid, "valid");
-  require_measurable(data.test, "test");
-  state.data_checksum = checksum(data.train);
-  state.valid_checksum = checksum(data.valid);
-  state.test_checksum = checksum(data.test);
+  state.data_checksum = data->checksum(Split::kTrain);
+  state.valid_checksum = data->checksum(Split::kValid);
+  state.test_checksum = data->checksum(Split::kTest);
   std::error_code error;
   resuming = options.resume && std::filesystem::exists(folder.checkpoint(), error);
   if (resuming) {
@@ -126,14 +124,6 @@ Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
     folder.require_not(options.recipe_file, to_toml(with_absolute_paths(recipe)));
     if (!recipe.train.init.empty()) check_init();
   }
-}
-
-void Trainer::Run::require_measurable(const Bytes& split, const std::string& name) const {
-  if (split.size() == 0 || runtime::predicted_bytes(split.size(), recipe.model.context) > 0) return;
-  throw Error((recipe.data.path.empty() ? "data." + name : "data.split") + ": expected " + name +
-              " data of at least 2 bytes in a window, so that one is predicted; got " + std::to_string(split.size()) +
-              " bytes and model.context = " + std::to_string(recipe.model.context) +
-              "; give more data or none, or a longer context");
 }
 
 /// Everything the run needs to go on, its best model beside the checkpoint included.
@@ -148,14 +138,14 @@ void Trainer::Run::check_resume() {
       {"test", header.state.test_checksum, state.test_checksum}};
   for (const auto& [name, saved, now] : splits) {
     if (saved == now) continue;
-    throw Error(std::string("data: the ") + name + " bytes are not those of the run to resume; give the same data");
+    throw Error(std::string("data: the ") + name + " data are not those of the run to resume; give the same data");
   }
   if (header.state.step > recipe.train.steps) {
     throw Error("train.steps: expected at least " + std::to_string(header.state.step) +
                 ", the step of the run to resume, got " + std::to_string(recipe.train.steps));
   }
   state = header.state;
-  if (!state.best_valid_bits) return;
+  if (!state.best) return;
   try {
     runtime::ModelFile(folder.model()).check_fits(recipe.model);
   } catch (const Error& problem) {
@@ -180,7 +170,10 @@ void Trainer::Run::begin(TrainObserver& observer) {
   }
   use_threads(recipe.train.threads);
   model = make_model(recipe, !resuming);  // before anything is removed: train.init may be the very run to be replaced
-  model->to(device);
+  model->module().to(device);
+  loader = std::make_unique<Loader>(
+      *data, EpochOrder(data->size(Split::kTrain), static_cast<uint64_t>(recipe.train.seed)), recipe.train.batch,
+      device, recipe.train.loaders);
   optimizer = std::make_unique<Optimizer>(model);
   if (options.force) folder.clear();
   const std::string toml = to_toml(with_absolute_paths(recipe));
@@ -194,7 +187,7 @@ void Trainer::Run::begin(TrainObserver& observer) {
     restore_checkpoint(folder.checkpoint(), *optimizer, moved ? nullptr : &generator);
     saved_step = state.step;
     // Without validation the model is the checkpoint's, also if the run was killed between the two.
-    if (data.valid.size() == 0) save_model(model, folder.model());
+    if (!validates()) save_model(*model, folder.model());
     observer.note("resumed at step " + std::to_string(state.step));
     if (moved && recipe.model.dropout > 0) {
       observer.note("the run was on another kind of device before: dropout draws other numbers from here on");
@@ -203,7 +196,7 @@ void Trainer::Run::begin(TrainObserver& observer) {
     observer.note("no checkpoint in " + folder.path().string() + " yet: beginning at step 0");
   }
   if (!resuming && !recipe.train.init.empty()) observer.note("beginning with the weights of " + recipe.train.init);
-  model->train();
+  model->module().train();
   seconds_before = state.seconds;
   began = Clock::now();
 }
@@ -231,7 +224,7 @@ TrainOutcome Trainer::Run::train(TrainObserver& observer) {
     }
     train_one_step(observer);
     if (state.step == profile_from + kStepsInProfile) end_profile();
-    if (data.valid.size() > 0 && due(recipe.train.eval_every)) stopped = !validate_model(observer);
+    if (validates() && due(recipe.train.eval_every)) stopped = !validate_model(observer);
     if (!stopped && due(recipe.train.checkpoint_every)) save(observer);
   }
   end_profile();
@@ -239,7 +232,7 @@ TrainOutcome Trainer::Run::train(TrainObserver& observer) {
   if (saved_step != state.step || stopped) save(observer);
   outcome.step = state.step;
   if (outcome.finished) finish(observer, outcome);
-  outcome.best_valid_bits = state.best_valid_bits;
+  if (state.best) outcome.best_valid = {{task.metrics.front().name, *state.best}};
   outcome.device_bytes = peak_bytes(device);
   return outcome;
 }
@@ -252,7 +245,7 @@ void Trainer::Run::train_one_step(TrainObserver& observer) {
   const auto drawn = look == Look::kLater ? generator.get_state() : torch::Tensor();
   StepResult result;
   try {
-    result = compute_gradient(model, *optimizer, batches, recipe, state.position, look);
+    result = compute_gradient(*model, *optimizer, *loader, recipe, state.position, look);
   } catch (const NotFinite& what) {
     fail(step, what);
   }
@@ -261,20 +254,21 @@ void Trainer::Run::train_one_step(TrainObserver& observer) {
   } else {
     optimizer->update_unread(recipe.train, step, result.loss, result.gradient_norm);
   }
-  unread.push_back(
-      {step, state.position, drawn, torch::stack({result.loss, result.gradient_norm.to(torch::kFloat64)})});
+  unread.push_back({step, state.position, drawn, result.targets,
+                    torch::stack({result.loss, result.correct, result.correct_5,
+                                  result.gradient_norm.to(torch::kFloat64)})});
   state.step = step;
   state.position += recipe.train.batch * recipe.train.accumulate;
-  logged_tokens += recipe.train.batch * recipe.train.accumulate * recipe.model.context;
+  logged_tokens += tokens_at(recipe.train.batch * recipe.train.accumulate);
   const bool log = due(recipe.train.log_every);
   if (look == Look::kAtOnce || log || unread.size() >= kMostUnread || due(recipe.train.eval_every) ||
       due(recipe.train.checkpoint_every)) {
     read_steps(observer);
   }
   if (log) {
-    add_metric("train", state.loss_sum / static_cast<double>(state.loss_count), rate(), observer);
-    state.loss_sum = 0;
-    state.loss_count = 0;
+    const Score& score = state.logged;
+    add_metric("train", score.nats / static_cast<double>(score.targets), metrics_of(task, score), rate(), observer);
+    state.logged = {};
     logged_before = 0;
     logged_tokens = 0;
   } else {
@@ -287,26 +281,30 @@ void Trainer::Run::read_steps(TrainObserver& observer) {
   if (unread.empty()) return;
   std::vector<torch::Tensor> results;
   for (const Unread& one : unread) results.push_back(one.result);
-  const auto values = torch::stack(results).cpu();  // [steps, 2]
+  const auto values = torch::stack(results).cpu();  // [steps, 4]
   const auto* value = values.const_data_ptr<double>();
   for (const Unread& one : unread) {
     const double loss = *value++;
+    Score score = {loss * static_cast<double>(one.targets), one.targets, static_cast<int64_t>(*value++), 0};
+    score.correct_5 = static_cast<int64_t>(*value++);
     const double norm = *value++;
     if (!std::isfinite(loss) || !std::isfinite(norm)) {
       // Nothing was updated since: computed once more, the step goes wrong in the same place.
       generator.set_state(one.generator);
       try {
-        compute_gradient(model, *optimizer, batches, recipe, one.position, Look::kAtOnce);
+        compute_gradient(*model, *optimizer, *loader, recipe, one.position, Look::kAtOnce);
       } catch (const NotFinite& what) {
         fail(one.step, what);
       }
       fail(one.step, {"the loss or the gradient is not finite"});
     }
-    const double bits = loss / std::numbers::ln2;
-    state.loss_sum += bits;
-    ++state.loss_count;
-    const int64_t tokens_then = (one.position + recipe.train.batch * recipe.train.accumulate) * recipe.model.context;
-    observer.step({one.step, "train", bits, tokens_then, rate(), learning_rate(recipe.train, one.step), seconds()},
+    state.logged.nats += score.nats;
+    state.logged.targets += score.targets;
+    state.logged.correct += score.correct;
+    state.logged.correct_5 += score.correct_5;
+    const int64_t tokens_then = tokens_at(one.position + recipe.train.batch * recipe.train.accumulate);
+    observer.step({one.step, "train", loss, metrics_of(task, score), tokens_then, rate(),
+                   learning_rate(recipe.train, one.step), seconds()},
                   recipe.train.steps);
   }
   unread.clear();
@@ -320,21 +318,21 @@ void Trainer::Run::fail(int64_t step, const NotFinite& what) const {
 bool Trainer::Run::validate_model(TrainObserver& observer) {
   state.evaluated = false;
   if (saved_step < 0) save(observer);  // a trained model never stands without a checkpoint to go on from
-  const auto result = evaluate(model, data.valid, options.stop);
+  const auto result = evaluate(*model, *data, Split::kValid, options.stop);
   if (!result) return false;
   state.evaluated = true;
-  if (!std::isfinite(result->bits_per_byte)) {
+  if (!std::isfinite(result->loss)) {
     require_finite_weights();
     throw Error("train: step " + std::to_string(state.step) + ": the validation loss is not finite; " +
                 last_checkpoint());
   }
-  add_metric("valid", result->bits_per_byte, static_cast<double>(result->predicted) / std::max(1e-9, result->seconds),
-             observer);
-  if (!state.best_valid_bits || result->bits_per_byte < *state.best_valid_bits) {
+  add_metric("valid", *result, observer);
+  const double value = result->values.front().second;
+  if (!state.best || is_better(task, value, *state.best)) {
     // The model first: a run killed in between finds a best model that is newer than it knows, never one too old.
     require_finite_weights();
-    save_model(model, folder.model());
-    state.best_valid_bits = result->bits_per_byte;
+    save_model(*model, folder.model());
+    state.best = value;
   }
   return true;
 }
@@ -346,21 +344,20 @@ void Trainer::Run::save(TrainObserver& observer) {
   const std::string toml = to_toml(with_absolute_paths(recipe));
   save_checkpoint(folder.checkpoint(), recipe.model, toml, state, *optimizer, generator);
   saved_step = state.step;
-  if (data.valid.size() == 0) save_model(model, folder.model());
+  if (!validates()) save_model(*model, folder.model());
 }
 
 void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
-  if (data.test.size() > 0) {
-    ByteLM best = load_model(folder.model());
-    best->to(device);
-    const auto result = evaluate(best, data.test, options.stop);
+  if (data->size(Split::kTest) > 0) {
+    const ModelPtr best = load_model(folder.model());
+    best->module().to(device);
+    const auto result = evaluate(*best, *data, Split::kTest, options.stop);
     if (!result) {
       outcome.finished = false;
       return;
     }
-    outcome.test_bits = result->bits_per_byte;
-    add_metric("test", result->bits_per_byte, static_cast<double>(result->predicted) / std::max(1e-9, result->seconds),
-               observer);
+    outcome.test = result->values;
+    add_metric("test", *result, observer);
   }
   if (!gnuplot_exists()) {
     observer.note("gnuplot is not installed: no loss.png");
@@ -373,10 +370,17 @@ void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
   }
 }
 
-void Trainer::Run::add_metric(const char* split, double bits, double rate, TrainObserver& observer) {
-  const Metric metric{state.step, split, bits, tokens(), rate, learning_rate(recipe.train, state.step), seconds()};
+void Trainer::Run::add_metric(const char* split, double loss, MetricValues values, double rate,
+                              TrainObserver& observer) {
+  const Metric metric{state.step, split, loss, std::move(values), tokens_at(state.position), rate,
+                      learning_rate(recipe.train, state.step), seconds()};
   metrics->append(metric);
   observer.metric(metric, recipe.train.steps);
+}
+
+void Trainer::Run::add_metric(const char* split, const Evaluation& result, TrainObserver& observer) {
+  add_metric(split, result.loss, result.values, static_cast<double>(result.predicted) / std::max(1e-9, result.seconds),
+             observer);
 }
 
 std::string Trainer::Run::out_of_memory() const {

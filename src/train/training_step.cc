@@ -14,16 +14,16 @@ namespace {
 bool is_finite(const torch::Tensor& tensor) { return torch::isfinite(tensor).all().item<bool>(); }
 
 /// Walks the forward again and names what first goes wrong.
-std::string find_in_forward(ByteLM& model, const Optimizer& optimizer, const torch::Tensor& windows, bool narrow) {
+std::string find_in_forward(Model& model, const Optimizer& optimizer, const torch::Tensor& input, bool narrow) {
   const torch::NoGradGuard no_grad;
-  const Autocast autocast(windows.device(), narrow);
+  const Autocast autocast(input.device(), narrow);
   if (const auto name = first_non_finite(optimizer, optimizer.weight())) return "the weight " + *name;
   std::string first;
-  model->observe([&](const std::string& name, const torch::Tensor& value) {
+  model.observe([&](const std::string& name, const torch::Tensor& value) {
     if (first.empty() && !is_finite(value)) first = "the output of " + name;
   });
-  model->forward(windows.narrow(1, 0, windows.size(1) - 1));
-  model->observe({});
+  model.forward(input);
+  model.observe({});
   return first.empty() ? "the loss itself" : first;
 }
 
@@ -38,46 +38,61 @@ std::string find_in_backward(const Optimizer& optimizer) {
 
 }  // namespace
 
-StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, Batches& batches, const Recipe& recipe,
-                            int64_t position, Look look) {
-  const int64_t context = recipe.model.context;
+torch::Tensor count_correct(const torch::Tensor& logits, const torch::Tensor& targets, int64_t most) {
+  const auto own = logits.gather(1, targets.unsqueeze(1));
+  const auto before = torch::arange(logits.size(1), targets.options()).unsqueeze(0) < targets.unsqueeze(1);
+  const auto larger = ((logits > own) | ((logits == own) & before)).sum(1);
+  return (larger < most).sum().to(torch::kFloat64);
+}
+
+StepResult compute_gradient(Model& model, Optimizer& optimizer, Loader& loader, const Recipe& recipe, int64_t position,
+                            Look look) {
+  const Task& task = task_of(recipe.model);
   const int64_t batch = recipe.train.batch;
-  const int64_t chunk = recipe.train.chunk > 0 ? recipe.train.chunk : context;
-  const auto targets_in_step = static_cast<double>(recipe.train.accumulate * batch * context);
   const c10::Device device = optimizer.weight().device();
   const bool narrow = recipe.train.precision == "bf16";
   optimizer.clear_gradient();
   StepResult result;
-  result.loss = torch::zeros({}, torch::TensorOptions(torch::kFloat64).device(device));
+  for (torch::Tensor* sum : {&result.loss, &result.correct, &result.correct_5}) {
+    *sum = torch::zeros({}, torch::TensorOptions(torch::kFloat64).device(device));
+  }
   for (int64_t part = 0; part < recipe.train.accumulate; ++part) {
-    const auto windows = batches.take(position + part * batch);
-    ByteLMState state;
-    if (chunk < context) state = model->initial_state(batch);
-    for (int64_t begin = 0; begin < context; begin += chunk) {
-      const int64_t size = std::min(chunk, context - begin);
-      const auto inputs = windows.narrow(1, begin, size);
-      const auto targets = windows.narrow(1, begin + 1, size).reshape(-1);
+    const Sample sample = task.sample(recipe.model, loader.take(position + part * batch));
+    result.targets = recipe.train.accumulate * sample.targets.numel();
+    const int64_t length = sample.targets.dim() > 1 ? sample.targets.size(1) : 1;
+    const int64_t chunk = recipe.train.chunk > 0 ? std::min(recipe.train.chunk, length) : length;
+    ModelState state;
+    if (chunk < length) state = model.initial_state(batch);
+    for (int64_t begin = 0; begin < length; begin += chunk) {
+      const int64_t size = std::min(chunk, length - begin);
+      const bool whole = size == length;
+      const auto input = whole ? sample.input : sample.input.narrow(1, begin, size);
+      const auto targets = (whole ? sample.targets : sample.targets.narrow(1, begin, size)).reshape(-1);
       torch::Tensor mean;
       {
         const Autocast autocast(device, narrow);
         torch::Tensor logits;
-        if (chunk < context) {
-          std::tie(logits, state) = model->forward_with_state(inputs, state);
-          state = state.detach();
+        if (whole) {
+          logits = model.forward(input);
         } else {
-          logits = model->forward(inputs);
+          std::tie(logits, state) = model.forward_with_state(input, state);
+          state = state.detach();
         }
-        const auto wide = logits.to(at::toOpMathType(logits.scalar_type()));
-        mean = at::cross_entropy_loss(wide.view({targets.size(0), -1}), targets);
+        const auto wide = logits.to(at::toOpMathType(logits.scalar_type())).view({targets.size(0), -1});
+        mean = at::cross_entropy_loss(wide, targets);
+        if (task.counts_correct) {
+          result.correct += count_correct(wide.detach(), targets, 1);
+          result.correct_5 += count_correct(wide.detach(), targets, 5);
+        }
       }
       if (look == Look::kAtOnce && !is_finite(mean)) {
-        throw NotFinite{"the loss is not finite, first in " + find_in_forward(model, optimizer, windows, narrow)};
+        throw NotFinite{"the loss is not finite, first in " + find_in_forward(model, optimizer, sample.input, narrow)};
       }
-      const double share = static_cast<double>(targets.size(0)) / targets_in_step;
+      const double share = static_cast<double>(targets.size(0)) / static_cast<double>(result.targets);
       result.loss += mean.detach().to(torch::kFloat64) * share;
       (share == 1 ? mean : mean * share).backward();
     }
-    batches.send_ahead(position + (part + 1) * batch);
+    loader.send_ahead(position + (part + 1) * batch);
   }
   result.gradient_norm = optimizer.gradient_norm();
   if (look == Look::kAtOnce && !is_finite(result.gradient_norm)) {

@@ -3,9 +3,10 @@
 #include <optional>
 #include <string>
 
-#include "models/models.h"
-#include "train/batches.h"
+#include "models/model.h"
+#include "train/loader.h"
 #include "train/optimizer.h"
+#include "train/task.h"
 #include "train/train.h"
 
 namespace aft {
@@ -15,10 +16,13 @@ struct NotFinite {
   std::string where;
 };
 
-/// Scalars on the model's device.
+/// Scalars on the model's device, f64 but the norm.
 struct StepResult {
-  torch::Tensor loss;           // f64: mean over all targets of the step, in nats
+  torch::Tensor loss;           // mean over all targets of the step, in nats
+  torch::Tensor correct;        // targets with the largest logit, and among the five largest: 0 unless the task counts
+  torch::Tensor correct_5;
   torch::Tensor gradient_norm;  // of the gradient of that mean
+  int64_t targets = 0;
 };
 
 /// When the host looks at what a step computed. Looking waits for the device.
@@ -29,8 +33,12 @@ enum class Look {
 
 /// Forward and backward, on the model's device and in the precision of the recipe, over the `accumulate` batches that
 /// begin at `position` of the run. The gradient is left in the optimizer, in the type of the weights.
-StepResult compute_gradient(ByteLM& model, Optimizer& optimizer, Batches& batches, const Recipe& recipe,
-                            int64_t position, Look look);
+StepResult compute_gradient(Model& model, Optimizer& optimizer, Loader& loader, const Recipe& recipe, int64_t position,
+                            Look look);
+
+/// How many of the targets [N] have the largest of their logits [N, classes] (`most` 1), or one of the `most` largest:
+/// an f64 scalar. Of equal logits, those at smaller indices count as larger.
+torch::Tensor count_correct(const torch::Tensor& logits, const torch::Tensor& targets, int64_t most);
 
 /// Name of the first parameter, in the order of the model, whose slice of `flat` is not finite.
 std::optional<std::string> first_non_finite(const Optimizer& optimizer, const torch::Tensor& flat);

@@ -9,7 +9,8 @@
 #include <vector>
 
 #include "aft/error.h"
-#include "aft/runtime/model_file.h"
+#include "aft/io/safetensors.h"
+#include "config/architecture.h"
 #include "io/write_file.h"
 #include "train/metrics.h"
 #include "train/train.h"
@@ -26,14 +27,14 @@ void write_text(const fs::path& path, const std::string& text) {
 void write_model(const fs::path& path, const aft::ModelConfig& config) {
   const std::vector<float> weights(static_cast<size_t>(config.vocabulary), 0.5F);
   std::map<std::string, aft::TensorView> tensors;
-  for (const auto& [name, shape] : aft::runtime::model_tensors(config)) {
+  for (const auto& [name, shape, init, spread, decays, rows] : aft::model_tensors(config)) {
     size_t count = 1;
     for (const int64_t extent : shape) count *= static_cast<size_t>(extent);
     tensors[name] = {"F32", shape, reinterpret_cast<const std::byte*>(weights.data()), count * sizeof(float)};
   }
   aft::write_safetensors(
       path, tensors,
-      {{"format", "aft"}, {"format_version", "1"}, {"library_version", "0"}, {"config", aft::to_json(config)}});
+      {{"format", "aft"}, {"format_version", "2"}, {"library_version", "0"}, {"config", aft::to_json(config)}});
 }
 
 /// Each way that xz checks what it holds, with little memory.
@@ -67,9 +68,9 @@ int main(int argc, char** argv) {
   recipe.data.path = "text.xz";
   for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     aft::ModelConfig config;
-    config.mixer = mixer;
-    config.layers = config.channels = config.mlp_channels = config.context = config.heads = config.window =
-        config.factor_channels = 1;
+    config.mixer.name = mixer;
+    config.layers = config.channels = config.mlp_channels = config.context = config.mixer.heads = config.mixer.window =
+        config.mixer.factor_channels = 1;
     write_model(models / mixer, config);
     write_text(models / (std::string(mixer) + ".json"), aft::to_json(config));
     recipe.model = config;
@@ -78,6 +79,6 @@ int main(int argc, char** argv) {
   write_text(models / "header", R"({"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"__metadata__":{"x":"y"}})" +
                                     std::string(9, '\0'));
   write_text(recipes / "override", "train.lr=1e-3");
-  write_text(metrics / "line", aft::to_json_line({10, "train", 2.5, 1000, 1234.5, 1e-3, 0.25}));
+  write_text(metrics / "line", aft::to_json_line({10, "train", 1.75, {{"bits_per_byte", 2.5}}, 1000, 1234.5, 1e-3, 0.25}));
   write_xz(xz);
 }

@@ -38,12 +38,12 @@ class ModelFileTest : public testing::Test {
 // The names and shapes are part of the format: a list of its own, to be changed with the format version only.
 TEST(ModelTensors, AreTheFormats) {
   ModelConfig config;
-  config.mixer = "aft_local";
+  config.mixer.name = "aft_local";
   config.layers = 1;
   config.channels = 8;
   config.mlp_channels = 24;
   config.context = 10;
-  config.factor_channels = 3;
+  config.mixer.factor_channels = 3;
   const std::map<std::string, std::vector<int64_t>> expected = {
       {"embedding.token.weight", {256, 8}},
       {"embedding.position.weight", {10, 8}},
@@ -65,12 +65,12 @@ TEST(ModelTensors, AreTheFormats) {
       {"norm.bias", {8}},
       {"head.weight", {256, 8}},
   };
-  EXPECT_EQ(model_tensors(config), expected);
-  config.mixer = "aft_simple";
-  EXPECT_EQ(model_tensors(config).size(), expected.size() - 2);
-  config.mixer = "attention";
+  EXPECT_EQ(test::shapes_of(config), expected);
+  config.mixer.name = "aft_simple";
+  EXPECT_EQ(test::shapes_of(config).size(), expected.size() - 2);
+  config.mixer.name = "attention";
   config.layers = 3;
-  EXPECT_EQ(model_tensors(config).size(), 5U + 3 * 12);
+  EXPECT_EQ(test::shapes_of(config).size(), 5U + 3 * 12);
 }
 
 TEST_F(ModelFileTest, OpensAFileAndARunFolder) {
@@ -91,13 +91,31 @@ TEST_F(ModelFileTest, OpensAFileAndARunFolder) {
   }
 }
 
+// What earlier versions wrote: the options of every mixer beside the rest.
+TEST_F(ModelFileTest, ReadsVersion1) {
+  const ModelConfig config = test::small_config("aft_local");
+  const test::Tensors tensors = test::random_tensors(config, 1);
+  const auto shapes = test::shapes_of(config);
+  std::map<std::string, TensorView> views;
+  for (const auto& [name, values] : tensors) {
+    views[name] = {"F32", shapes.at(name), reinterpret_cast<const std::byte*>(values.data()), values.size() * 4};
+  }
+  const std::string json = R"({"model":"byte_lm","mixer":"aft_local","vocabulary":256,"layers":3,"channels":21,)"
+                           R"("mlp_channels":50,"context":48,"heads":4,"window":6,"factor_channels":5,"dropout":0.0})";
+  write_safetensors(folder_ / "old", views,
+                    {{"format", "aft"}, {"format_version", "1"}, {"library_version", "0.1.0"}, {"config", json}});
+  const ModelFile file(folder_ / "old");
+  EXPECT_EQ(file.format_version(), 1);
+  EXPECT_EQ(to_json(file.config()), to_json(config));
+}
+
 TEST_F(ModelFileTest, ForeignFilesAreNamedAsSuch) {
   expect_part(refusal(folder_ / "missing"), "No such file");
   expect_part(refusal(folder_.path()), "no model.safetensors in this folder");
   expect_part(refusal_of({}), "not a model of aft");
   expect_part(refusal_of({{"format", "pt"}}), "not a model of aft");
   const std::string config = to_json(test::small_config("aft_local"));
-  expect_part(refusal_of({{"format", "aft"}, {"format_version", "2"}, {"library_version", "9"}, {"config", config}}),
+  expect_part(refusal_of({{"format", "aft"}, {"format_version", "3"}, {"library_version", "9"}, {"config", config}}),
               "newer version");
   expect_part(refusal_of({{"format", "aft"}, {"format_version", "1"}, {"library_version", "0"}}), "\"config\"");
   expect_part(refusal_of({{"format", "aft"}, {"format_version", "1"}, {"library_version", "0"}, {"config", "{"}}),
@@ -114,7 +132,7 @@ TEST_F(ModelFileTest, AConfigBeyondTheFileIsRefusedAtOnce) {
 
 TEST_F(ModelFileTest, WrongTensorsAreReportedTogether) {
   ModelConfig config;
-  config.mixer = "aft_simple";
+  config.mixer.name = "aft_simple";
   config.layers = 1;
   config.channels = 1;
   config.mlp_channels = 1;
@@ -127,7 +145,7 @@ TEST_F(ModelFileTest, WrongTensorsAreReportedTogether) {
 
   test::Tensors tensors = test::random_tensors(config, 1);
   std::map<std::string, TensorView> views;
-  const auto shapes = model_tensors(config);
+  const auto shapes = test::shapes_of(config);
   for (const auto& [name, values] : tensors) {
     views[name] = {"F32", shapes.at(name), reinterpret_cast<const std::byte*>(values.data()), values.size() * 4};
   }
@@ -149,7 +167,7 @@ TEST_F(ModelFileTest, WrongTensorsAreReportedTogether) {
 TEST_F(ModelFileTest, ACheckpointIsAModelToo) {
   const ModelConfig config = test::small_config("aft_local");
   const test::Tensors tensors = test::random_tensors(config, 1);
-  const auto shapes = model_tensors(config);
+  const auto shapes = test::shapes_of(config);
   std::map<std::string, TensorView> views;
   for (const auto& [name, values] : tensors) {
     const TensorView view = {"F32", shapes.at(name), reinterpret_cast<const std::byte*>(values.data()),

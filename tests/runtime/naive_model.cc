@@ -33,9 +33,9 @@ double gelu(double x) { return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0))); }
 /// y[t,c] = sigmoid(q[t,c]) sum_t' e^(k[t',c] + w[t,t']) v[t',c] / sum_t' e^(k[t',c] + w[t,t']), t' <= t.
 Table aft(const ModelConfig& config, const Tensors& tensors, const std::string& name, const Table& qkv) {
   const auto d = static_cast<size_t>(config.channels);
-  const auto width = static_cast<size_t>(config.factor_channels);
-  const bool conv = config.mixer == "aft_conv1d";
-  const size_t keys = conv ? static_cast<size_t>(config.heads) : d;
+  const auto width = static_cast<size_t>(config.mixer.factor_channels);
+  const bool conv = config.mixer.name == "aft_conv1d";
+  const size_t keys = conv ? static_cast<size_t>(config.mixer.heads) : d;
   Table y(qkv.size(), Row(d));
   for (size_t t = 0; t < qkv.size(); ++t) {
     for (size_t c = 0; c < d; ++c) {
@@ -44,15 +44,15 @@ Table aft(const ModelConfig& config, const Tensors& tensors, const std::string& 
       double denominator = 0;
       for (size_t s = 0; s <= t; ++s) {
         double w = 0;
-        if (config.mixer == "aft_full" ||
-            (config.mixer == "aft_local" && static_cast<int64_t>(t - s) < config.window)) {
+        if (config.mixer.name == "aft_full" ||
+            (config.mixer.name == "aft_local" && static_cast<int64_t>(t - s) < config.mixer.window)) {
           const std::vector<float>& u = tensors.at(name + ".u");
           const std::vector<float>& v = tensors.at(name + ".v");
           for (size_t i = 0; i < width; ++i) w += static_cast<double>(u[t * width + i]) * v[s * width + i];
         }
-        if (conv && static_cast<int64_t>(t - s) < config.window) {
+        if (conv && static_cast<int64_t>(t - s) < config.mixer.window) {
           const auto head = c / (d / keys);
-          const auto span = static_cast<size_t>(config.window);
+          const auto span = static_cast<size_t>(config.mixer.window);
           Row kernel(span);
           for (size_t j = 0; j < span; ++j) kernel[j] = tensors.at(name + ".weight")[head * span + j];
           double mean = 0;
@@ -74,7 +74,7 @@ Table aft(const ModelConfig& config, const Tensors& tensors, const std::string& 
 
 Table attention(const ModelConfig& config, const Table& qkv) {
   const auto d = static_cast<size_t>(config.channels);
-  const size_t width = d / static_cast<size_t>(config.heads);
+  const size_t width = d / static_cast<size_t>(config.mixer.heads);
   Table y(qkv.size(), Row(d));
   for (size_t t = 0; t < qkv.size(); ++t) {
     for (size_t head = 0; head < d; head += width) {
@@ -118,7 +118,7 @@ std::vector<double> naive_logits(const ModelConfig& config, const Tensors& tenso
     Table qkv;
     for (const Row& row : x) qkv.push_back(project("mixer.qkv", norm("mixer_norm", row)));
     const Table mixed =
-        config.mixer == "attention" ? attention(config, qkv) : aft(config, tensors, name + "mixer", qkv);
+        config.mixer.name == "attention" ? attention(config, qkv) : aft(config, tensors, name + "mixer", qkv);
     for (size_t t = 0; t < x.size(); ++t) {
       add(x[t], project("mixer.output", mixed[t]));
       Row hidden = project("mlp.up", norm("mlp_norm", x[t]));

@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "aft/runtime/model_config.h"
+#include "aft/config/model_config.h"
 #include "random_model.h"
 
 namespace aft::test {

@@ -4,15 +4,21 @@
 #include <random>
 
 #include "aft/io/safetensors.h"
-#include "aft/runtime/model_file.h"
+#include "config/architecture.h"
 
 namespace aft::test {
+
+std::map<std::string, std::vector<int64_t>> shapes_of(const ModelConfig& config) {
+  std::map<std::string, std::vector<int64_t>> shapes;
+  for (const TensorSpec& spec : model_tensors(config)) shapes[spec.name] = spec.shape;
+  return shapes;
+}
 
 Tensors random_tensors(const ModelConfig& config, uint64_t seed) {
   std::mt19937_64 generator(seed);
   std::normal_distribution<float> normal;
   Tensors tensors;
-  for (const auto& [name, shape] : runtime::model_tensors(config)) {
+  for (const auto& [name, shape] : shapes_of(config)) {
     int64_t count = 1;
     for (const int64_t extent : shape) count *= extent;
     std::vector<float>& values = tensors[name];
@@ -26,26 +32,26 @@ Tensors random_tensors(const ModelConfig& config, uint64_t seed) {
 
 void write_model(const std::filesystem::path& path, const ModelConfig& config, const Tensors& tensors) {
   std::map<std::string, TensorView> views;
-  const auto shapes = runtime::model_tensors(config);
+  const auto shapes = shapes_of(config);
   for (const auto& [name, values] : tensors) {
     views[name] = {"F32", shapes.at(name), reinterpret_cast<const std::byte*>(values.data()),
                    values.size() * sizeof(float)};
   }
   write_safetensors(
       path, views,
-      {{"format", "aft"}, {"format_version", "1"}, {"library_version", "0.1.0"}, {"config", to_json(config)}});
+      {{"format", "aft"}, {"format_version", "2"}, {"library_version", "0.1.0"}, {"config", to_json(config)}});
 }
 
 ModelConfig small_config(const std::string& mixer) {
   ModelConfig config;
-  config.mixer = mixer;
+  config.mixer.name = mixer;
   config.layers = 3;
   config.channels = 21;
   config.mlp_channels = 50;
   config.context = 48;
-  config.heads = 7;
-  config.window = 6;
-  config.factor_channels = 5;
+  config.mixer.heads = 7;
+  config.mixer.window = 6;
+  config.mixer.factor_channels = 5;
   return config;
 }
 

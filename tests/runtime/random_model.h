@@ -6,9 +6,12 @@
 #include <string>
 #include <vector>
 
-#include "aft/runtime/model_config.h"
+#include "aft/config/model_config.h"
 
 namespace aft::test {
+
+/// Name to shape of every tensor of the model.
+std::map<std::string, std::vector<int64_t>> shapes_of(const ModelConfig& config);
 
 /// Weights by name, as in a model file.
 using Tensors = std::map<std::string, std::vector<float>>;

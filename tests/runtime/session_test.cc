@@ -52,14 +52,14 @@ std::vector<ModelConfig> all_configs() {
     configs.push_back(test::small_config(mixer));
   for (const int64_t window : {0, 1, 2, 48, 60}) {
     configs.push_back(test::small_config("aft_local"));
-    configs.back().window = window;
+    configs.back().mixer.window = window;
   }
   configs.push_back(test::small_config("attention"));
-  configs.back().heads = 1;
+  configs.back().mixer.heads = 1;
   for (const int64_t window : {1, 48, 60}) {
     configs.push_back(test::small_config("aft_conv1d"));
-    configs.back().window = window;
-    configs.back().heads = window == 48 ? 1 : 21;
+    configs.back().mixer.window = window;
+    configs.back().mixer.heads = window == 48 ? 1 : 21;
   }
   configs.push_back(test::small_config("aft_local"));
   configs.back().channels = 1;
@@ -76,8 +76,8 @@ TEST(NaiveModel, HandWorkedCase) {
   config.channels = 2;
   config.mlp_channels = 1;
   config.context = 2;
-  config.window = 1;
-  config.factor_channels = 1;
+  config.mixer.window = 1;
+  config.mixer.factor_channels = 1;
   test::Tensors t = test::random_tensors(config, 1);
   for (auto& [name, values] : t) {
     std::fill(values.begin(), values.end(), name.ends_with("norm.weight") ? 1.0F : 0.0F);
@@ -114,8 +114,8 @@ TEST(NaiveModel, HandWorkedCase) {
   logits = test::naive_logits(config, t, ab);
   EXPECT_NEAR(logits[256], normalised(-1 + 0.0, 1 + 0.8413447461), 1e-6);
   // Attention of one head sees the same keys as scores of the query, which is 0: the mean of the values, (1 - 1) / 2.
-  config.mixer = "attention";
-  config.heads = 1;
+  config.mixer.name = "attention";
+  config.mixer.heads = 1;
   logits = test::naive_logits(config, t, ab);
   EXPECT_NEAR(logits[256], normalised(-1 + 0.0, 1 + 0.8413447461), 1e-6);
   // A query of -1 at b on channel 0, width 2: scores -+ln 3 / sqrt(2).
@@ -182,7 +182,7 @@ TEST_F(SessionTest, LongPrefillGoesInPasses) {
     ModelConfig config = test::small_config(mixer);
     config.layers = 1;
     config.channels = 4;
-    config.heads = 2;
+    config.mixer.heads = 2;
     config.context = 1100;
     const Loaded m = load(config);
     const std::vector<uint8_t> tokens = test::random_bytes(config.context, 2);

@@ -39,7 +39,7 @@ class DeviceTest(ProgramTest):
     def check_resume(self, sets, mixers=MIXERS):
         """A run in two parts is the whole run."""
         for mixer in mixers:
-            both = [*sets, f"model.mixer={mixer}"]
+            both = [*sets, f"mixer.name={mixer}"]
             self.train(f"{mixer}-whole", sets=both)
             self.train(f"{mixer}-parts", "--until", "7", sets=both)
             self.train(f"{mixer}-parts", "--resume", sets=both)
@@ -133,7 +133,7 @@ class Cuda(DeviceTest):
 
     def test_resume_of_larger_batches(self):
         # Above the sizes at which LibTorch's kernels work in one block.
-        sets = ["train.batch=64", "model.channels=64", "model.context=128", "model.window=32"]
+        sets = ["train.batch=64", "model.channels=64", "model.context=128", "mixer.window=32"]
         self.check_resume([*self.CUDA, *sets])
         for run in self.folder.glob("*-*"):
             shutil.rmtree(run)
@@ -142,8 +142,8 @@ class Cuda(DeviceTest):
     def test_it_trains_as_the_cpu_does(self):
         for mixer in MIXERS:
             for sets in ([], ["train.chunk=9"]):
-                self.train("cpu", "--force", sets=[f"model.mixer={mixer}", *sets])
-                self.train("gpu", "--force", sets=[f"model.mixer={mixer}", *sets, *self.CUDA])
+                self.train("cpu", "--force", sets=[f"mixer.name={mixer}", *sets])
+                self.train("gpu", "--force", sets=[f"mixer.name={mixer}", *sets, *self.CUDA])
                 cpu, gpu = self.losses("cpu"), self.losses("gpu")
                 self.assertAlmostEqual(cpu[0], gpu[0], places=4, msg=mixer)  # the same weights, the same windows
                 for a, b in zip(cpu, gpu, strict=True):
@@ -163,7 +163,7 @@ class Cuda(DeviceTest):
     def test_checkpoints_move_between_devices(self):
         for mixer in MIXERS:
             for first, then in (("cpu", "cuda"), ("cuda", "cpu")):
-                sets = [f"model.mixer={mixer}", "train.schedule=constant"]
+                sets = [f"mixer.name={mixer}", "train.schedule=constant"]
                 self.train("run", "--force", "--until", "10", sets=[*sets, f"train.device={first}"])
                 shutil.rmtree(self.folder / "stays", ignore_errors=True)
                 shutil.copytree(self.folder / "run", self.folder / "stays")
@@ -190,7 +190,7 @@ class Cuda(DeviceTest):
     def test_eval_on_either_device(self):
         for mixer in MIXERS:
             # Contexts above 32,768 are walked in chunks there.
-            self.train("run", "--force", sets=[f"model.mixer={mixer}", "train.steps=4"])
+            self.train("run", "--force", sets=[f"mixer.name={mixer}", "train.steps=4"])
             self.assertAlmostEqual(self.eval("run"), self.eval("run", "--device", "cuda:0"), places=5, msg=mixer)
 
     def test_not_finite_is_named_and_not_saved(self):

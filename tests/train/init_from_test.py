@@ -62,7 +62,7 @@ class InitFrom(ProgramTest):
                       self.start("shorter", ["model.context=12", "train.init=base"], 2))
 
     def test_what_does_not_fit_is_in_one_report_before_anything_is_written(self):
-        self.train("base", sets=["model.mixer=aft_conv1d", "model.window=3"])
+        self.train("base", sets=["mixer.name=aft_conv1d", "mixer.window=3"])
         stderr = self.train("run", sets=["train.init=base", "model.mlp_channels=48"], code=2).stderr
         self.assertIn("train.init: ", stderr)
         self.assertIn("blocks.0.mixer.u is missing", stderr)

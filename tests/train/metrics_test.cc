@@ -12,12 +12,15 @@
 namespace aft {
 namespace {
 
-Metric metric(int64_t step, const char* split) { return {step, split, 2.5, step * 100, 1234.5, 1e-3, 0.25}; }
+Metric metric(int64_t step, const char* split) {
+  return {step, split, 1.75, {{"bits_per_byte", 2.5}}, step * 100, 1234.5, 1e-3, 0.25};
+}
 
 TEST(Metrics, LinesHoldTheAgreedKeys) {
   const auto json = nlohmann::json::parse(to_json_line(metric(3, "train")));
   EXPECT_EQ(json.at("step"), 3);
   EXPECT_EQ(json.at("split"), "train");
+  EXPECT_EQ(json.at("loss"), 1.75);
   EXPECT_EQ(json.at("bits_per_byte"), 2.5);
   EXPECT_EQ(json.at("tokens"), 300);
   EXPECT_EQ(json.at("tokens_per_second"), 1234.5);
@@ -25,10 +28,24 @@ TEST(Metrics, LinesHoldTheAgreedKeys) {
   EXPECT_EQ(json.at("seconds"), 0.25);
 }
 
+// What a task names, in its order, whatever its names are; runs of earlier versions have no loss.
+TEST(Metrics, ReadsTheValuesOfAnyTask) {
+  const auto line = metric_from_json(
+      R"({"step": 3, "split": "valid", "loss": 2, "top_5": 0.75, "top_1": 0.5, "tokens": 1, "tokens_per_second": 2,)"
+      R"( "lr": 1e-3, "seconds": 1, "note": "text is no metric"})");
+  ASSERT_TRUE(line);
+  EXPECT_EQ(line->loss, 2);
+  EXPECT_EQ(line->values, (MetricValues{{"top_5", 0.75}, {"top_1", 0.5}}));
+  const auto old = metric_from_json(
+      R"({"step": 3, "split": "valid", "bits_per_byte": 2.5, "tokens": 1, "tokens_per_second": 2, "lr": 1, "seconds": 1})");
+  ASSERT_TRUE(old);
+  EXPECT_EQ(old->values, (MetricValues{{"bits_per_byte", 2.5}}));
+}
+
 // A number that does not fit is no number: casting it is undefined.
 TEST(Metrics, ValuesOfAnotherTypeOrOutOfRangeAreNoMetric) {
   const auto line = [](const std::string& step, const std::string& bits) {
-    return R"({"step": )" + step + R"(, "split": "train", "bits_per_byte": )" + bits +
+    return R"({"step": )" + step + R"(, "split": "train", "loss": )" + bits +
            R"(, "tokens": 1, "tokens_per_second": 2, "lr": 1e-3, "seconds": 1})";
   };
   ASSERT_TRUE(metric_from_json(line("9223372036854775807", "2")));

@@ -22,7 +22,7 @@ class Train(ProgramTest):
         self.assertEqual([line["step"] for line in metrics if line["split"] == "valid"], [8, 16, 20])
         self.assertEqual([line["step"] for line in metrics if line["split"] == "test"], [20])
         for line in metrics:
-            for key in ("step", "split", "bits_per_byte", "tokens", "tokens_per_second", "lr", "seconds"):
+            for key in ("step", "split", "loss", "bits_per_byte", "tokens", "tokens_per_second", "lr", "seconds"):
                 self.assertIn(key, line)
             self.assertEqual(line["tokens"], line["step"] * 3 * 24)
         self.assertLess(metrics[-1]["bits_per_byte"], 5)
@@ -30,7 +30,7 @@ class Train(ProgramTest):
             self.assertTrue((self.folder / "run/loss.png").read_bytes().startswith(b"\x89PNG"))
         tensors, metadata = read_safetensors(self.folder / "run/model.safetensors")
         self.assertEqual(metadata["format"], "aft")
-        self.assertEqual(metadata["format_version"], "1")
+        self.assertEqual(metadata["format_version"], "2")
         self.assertEqual(json.loads(metadata["config"])["channels"], 16)
         self.assertEqual(tensors["blocks.1.mixer.u"][:2], ("F32", (24, 4)))
         left = {path.name for path in (self.folder / "run").iterdir()} - {"loss.png"}
@@ -287,7 +287,7 @@ class Eval(ProgramTest):
         if not runtime.exists():
             self.skipTest("aft is not built")
         for mixer in ("aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"):
-            self.train(mixer, sets=["model.mixer=" + mixer, "train.lr=3e-2"])
+            self.train(mixer, sets=["mixer.name=" + mixer, "train.lr=3e-2"])
             model = f"{mixer}/model.safetensors"
             here = self.call([program(), "eval", model, "--data", "text.txt", "--json"])
             there = self.call([str(runtime), "eval", model, "text.txt", "--json"])
@@ -300,7 +300,7 @@ class Init(ProgramTest):
     def test_writes_an_untrained_model(self):
         self.call([program(), "init", "recipe.toml", "--out", "fresh.safetensors"])
         tensors, metadata = read_safetensors(self.folder / "fresh.safetensors")
-        self.assertEqual(json.loads(metadata["config"])["mixer"], "aft_local")
+        self.assertEqual(json.loads(metadata["config"])["mixer"]["name"], "aft_local")
         self.assertIn("head.weight", tensors)
         done = self.call([program(), "eval", "fresh.safetensors", "--data", "text.txt", "--json"])
         self.assertAlmostEqual(json.loads(done.stdout)["bits_per_byte"], 8, delta=0.1)

@@ -26,8 +26,8 @@ Recipe parse(const std::string& toml, const std::vector<std::string>& overrides 
 
 TEST(Recipe, ValuesAreReadAndTheRestIsDefault) {
   const Recipe recipe =
-      parse("[model]\nmixer = 'attention'\nchannels = 64\n[data]\npath = 'x'\nsplit = [1, 0, 0.0]\n[train]\nlr = 1\n");
-  EXPECT_EQ(recipe.model.mixer, "attention");
+      parse("[model]\nchannels = 64\n[mixer]\nname = 'attention'\n[data]\npath = 'x'\nsplit = [1, 0, 0.0]\n[train]\nlr = 1\n");
+  EXPECT_EQ(recipe.model.mixer.name, "attention");
   EXPECT_EQ(recipe.model.channels, 64);
   EXPECT_EQ(recipe.model.layers, ModelConfig{}.layers);
   EXPECT_EQ(recipe.train.lr, 1.0);
@@ -64,6 +64,56 @@ TEST(Recipe, UnknownKeysProposeTheNearestKnownOne) {
   EXPECT_NE(set.find("did you mean train.steps?"), std::string::npos) << set;
 }
 
+TEST(Recipe, AMixerHasItsOwnOptions) {
+  const Recipe recipe = parse("[mixer]\nname = 'aft_conv1d'\nheads = 2\nwindow = 9");
+  EXPECT_EQ(recipe.model.mixer.heads, 2);
+  EXPECT_EQ(recipe.model.mixer.window, 9);
+  const std::string toml = to_toml(recipe);
+  EXPECT_NE(toml.find("[mixer]\nname = \"aft_conv1d\"\nheads = 2\nwindow = 9\n\n"), std::string::npos) << toml;
+  EXPECT_EQ(toml.find("factor_channels"), std::string::npos);
+  const auto refusal = [](const std::string& text, const std::vector<std::string>& overrides = {}) {
+    return error_of([&] { parse(text, overrides); });
+  };
+  EXPECT_NE(refusal("[mixer]\nname = 'attention'\nwindow = 9").find("mixer.window: attention has no such option"),
+            std::string::npos);
+  EXPECT_NE(refusal("[mixer]\nname = 'attention'", {"mixer.window=9"}).find("mixer.window: attention has no such"),
+            std::string::npos);
+  // The keys of earlier versions.
+  EXPECT_NE(refusal("[model]\nmixer = 'attention'").find("unknown key model.mixer; it is mixer.name now"),
+            std::string::npos);
+  EXPECT_NE(refusal("[model]\nwindow = 9").find("unknown key model.window; it is mixer.window now"), std::string::npos);
+}
+
+// As in comparisons: what the recipe says of the mixer's options holds for another one that has them.
+TEST(Recipe, AnotherMixerBeginsWithItsOwnOptions) {
+  const std::string toml = "[mixer]\nwindow = 9\nfactor_channels = 3";
+  const Recipe conv = parse(toml, {"mixer.heads=2", "mixer.name=aft_conv1d"});
+  EXPECT_EQ(conv.model.mixer.window, 9);
+  EXPECT_EQ(conv.model.mixer.heads, 2);
+  EXPECT_EQ(parse(toml, {"mixer.name=attention"}).model.mixer.heads, MixerConfig{}.heads);
+  EXPECT_THROW(parse(toml, {"mixer.name=attention", "mixer.window=3"}), Error);
+  EXPECT_THROW(parse(toml + "\ncolour = 1", {"mixer.name=attention"}), Error);
+}
+
+TEST(Recipe, ImagesHaveAnotherDataSection) {
+  const Recipe recipe = parse(
+      "[model]\nmodel = 'pixel_lm'\nheight = 28\nwidth = 28\ncolors = 1\n"
+      "[data]\nformat = 'idx'\npath = 'x'\nflip = true\njitter = 10\nholdout = 500\n");
+  EXPECT_EQ(recipe.model.height, 28);
+  EXPECT_EQ(recipe.data.format, "idx");
+  EXPECT_TRUE(recipe.data.flip);
+  EXPECT_EQ(recipe.data.holdout, 500);
+  EXPECT_EQ(error_of([&] { validate(recipe, true); }), "no error");
+  EXPECT_EQ(to_toml(parse(to_toml(recipe))), to_toml(recipe));
+  EXPECT_NE(error_of([] { parse("[data]\nflip = true"); }).find("unknown key data.flip"), std::string::npos);
+  EXPECT_NE(error_of([] { parse("[model]\nmodel = 'pixel_lm'\ncontext = 3"); }).find("model.context"),
+            std::string::npos);
+  EXPECT_NE(error_of([] { parse("[model]\nmodel = 'pixel_lm'\n[data]\nflip = 1"); }).find("expected true or false"),
+            std::string::npos);
+  const Recipe bytes = parse("[model]\nmodel = 'pixel_lm'\n[data]\npath = 'x'");
+  EXPECT_NE(error_of([&] { validate(bytes, true); }).find("data.format: expected cifar10 or idx"), std::string::npos);
+}
+
 TEST(Recipe, EditDistanceByHand) {
   EXPECT_EQ(edit_distance("", "abc"), 3U);
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3U);
@@ -75,7 +125,7 @@ TEST(Recipe, WrongTypesSayWhatWasExpected) {
   EXPECT_NE(error_of([] { parse("[train]\nsteps = 1.5"); }).find("train.steps: expected an integer"),
             std::string::npos);
   EXPECT_NE(error_of([] { parse("[train]\nlr = 'x'"); }).find("train.lr: expected a number"), std::string::npos);
-  EXPECT_NE(error_of([] { parse("[model]\nmixer = 1"); }).find("model.mixer: expected text"), std::string::npos);
+  EXPECT_NE(error_of([] { parse("[mixer]\nname = 1"); }).find("mixer.name: expected text"), std::string::npos);
   EXPECT_NE(error_of([] { parse("[data]\nsplit = 1"); }).find("data.split: expected an array"), std::string::npos);
   EXPECT_NE(error_of([] { parse("[train\nsteps = 1"); }).find("test.toml:1: not valid TOML"), std::string::npos);
 }
@@ -95,16 +145,16 @@ TEST(Recipe, WrongTypesSayWhatCame) {
 
 TEST(Recipe, OverridesAreTypedAsInToml) {
   const Recipe recipe =
-      parse("[train]\nlr = 1.0\n", {"train.lr=1e-3", "train.steps = 7", "model.mixer=attention", "data.path='a b'",
+      parse("[train]\nlr = 1.0\n", {"train.lr=1e-3", "train.steps = 7", "mixer.name=attention", "data.path='a b'",
                                     "run.folder=\"q\"", "data.split=[0.5, 0.5, 0]"});
   EXPECT_EQ(recipe.train.lr, 1e-3);
   EXPECT_EQ(recipe.train.steps, 7);
-  EXPECT_EQ(recipe.model.mixer, "attention");
+  EXPECT_EQ(recipe.model.mixer.name, "attention");
   EXPECT_EQ(recipe.data.path, "a b");
   EXPECT_EQ(recipe.run.folder, "q");
   EXPECT_EQ(recipe.data.split, (std::vector<double>{0.5, 0.5, 0}));
   for (const char* bad :
-       {"train.steps=many", "train.steps=1.5", "train.steps", "=1", "train.lr=", "train.lr=1\nx=2", "model.mixer=3"}) {
+       {"train.steps=many", "train.steps=1.5", "train.steps", "=1", "train.lr=", "train.lr=1\nx=2", "mixer.name=3"}) {
     EXPECT_THROW(parse("", {bad}), Error) << bad;
   }
 }
@@ -174,7 +224,7 @@ TEST(Recipe, WhatTheParserMustNotSeeIsRefused) {
   const auto set = [](const std::string& value) { return error_of([&] { parse("", {value}); }); };
   EXPECT_NE(set("data.path=a\xff").find("expected UTF-8"), std::string::npos);
   EXPECT_NE(set("data.split=0e[['[\xef\xbb\xbe").find("expected a TOML value"), std::string::npos);
-  EXPECT_NE(set("data.split=" + std::string(100'000, '[')).find("expected a TOML value"), std::string::npos);
+  EXPECT_NE(set("data.split=" + std::string(1000, '[')).find("expected a TOML value"), std::string::npos);
   EXPECT_NE(set("data.path=" + std::string(1 << 16, 'a')).find("65536 bytes"), std::string::npos);
 }
 
@@ -210,7 +260,7 @@ TEST(Recipe, CrossChecksNameTheKey) {
        {"auto", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:128", "cuda:1x", "cpu:0", ""}) {
     refused(std::string("train.device='") + device + "'", "train.device");
   }
-  refused("model.mixer=mamba", "mixer");
+  EXPECT_NE(error_of([] { parse("", {"mixer.name=mamba"}); }).find("mixer: expected one of"), std::string::npos);
   refused("model.layers=0", "layers");
   refused("model.dropout=1.0", "dropout");
   refused("data.split=[0.5, 0.1, 0.1]", "data.split");

@@ -26,11 +26,11 @@ class Resume(ProgramTest):
 
     def test_mid_epoch_and_over_its_end(self):
         # 3200 training bytes are 134 windows: 20 steps of 7 cross the end of the epoch; the cuts lie inside both.
-        self.check(["train.batch=7", "model.mixer=aft_simple", "model.dropout=0.1", "train.threads=2"],
+        self.check(["train.batch=7", "mixer.name=aft_simple", "model.dropout=0.1", "train.threads=2"],
                    cuts=(7, 13, 19))
 
     def test_attention_in_chunks(self):
-        self.check(["model.mixer=attention", "train.chunk=9", "train.log_every=3"])
+        self.check(["mixer.name=attention", "train.chunk=9", "train.log_every=3"])
 
     def test_resume_of_a_finished_run_changes_nothing(self):
         self.train("run")
@@ -59,7 +59,7 @@ class Resume(ProgramTest):
         for name, begin in (("training", 0), ("validation", 3200), ("test", 3600)):
             (self.folder / "text.txt").write_text(whole[:begin] + "#" + whole[begin + 1 :])
             failed = self.train("run", "--resume", code=2)
-            self.assertIn(f"the {name} bytes are not those of the run", failed.stderr)
+            self.assertIn(f"the {name} data are not those of the run", failed.stderr)
 
     def test_a_moved_run_goes_on(self):
         self.train("whole")

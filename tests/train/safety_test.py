@@ -97,7 +97,7 @@ class Scores(ProgramTest):
         self.assertIn("data.valid: expected", self.train("run", sets=sets, code=2).stderr)
 
     def test_windows_of_one_byte_predict_nothing(self):
-        sets = ["model.context=1", "model.window=1"]
+        sets = ["model.context=1", "mixer.window=1"]
         self.assertIn("model.context = 1", self.train("run", sets=sets, code=2).stderr)
         sets += ["data.split=[1, 0, 0]", "train.eval_every=0"]
         self.train("run", sets=sets)
@@ -107,7 +107,7 @@ class Scores(ProgramTest):
     def test_a_split_the_recipe_does_not_have(self):
         self.train("run", sets=["data.split=[0.9, 0.1, 0]"])
         failed = self.call([program(), "eval", "run", "--split", "test"], 2)
-        self.assertIn("--split test: the recipe of run has none", failed.stderr)
+        self.assertIn("--split test: the data of run have none", failed.stderr)
 
 
 class Values(ProgramTest):
@@ -129,7 +129,7 @@ class Values(ProgramTest):
         failed = self.train("run", sets=["train.steps=7", "train.warmup=9"], code=2)
         self.assertIn("train.warmup: expected 0 to train.steps = 7, got 9", failed.stderr)
         failed = self.train("run", sets=["train.chunk=25"], code=2)
-        self.assertIn("train.chunk: expected 0 (whole windows) to model.context = 24, got 25", failed.stderr)
+        self.assertIn("train.chunk: expected 0 (whole sequences) to the 24 positions", failed.stderr)
 
     def test_names_that_are_not_utf8(self):
         recipe = (self.folder / "recipe.toml").read_bytes()

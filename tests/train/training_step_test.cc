@@ -15,6 +15,8 @@
 #include "../data/scratch.h"
 #include "aft/error.h"
 #include "aft/runtime/evaluate.h"
+#include "data/text.h"
+#include "models/language_model.h"
 #include "train/checkpoint.h"
 #include "train/evaluate.h"
 
@@ -23,14 +25,14 @@ namespace {
 
 Recipe small(const std::string& mixer) {
   Recipe recipe;
-  recipe.model.mixer = mixer;
+  recipe.model.mixer.name = mixer;
   recipe.model.layers = 2;
   recipe.model.channels = 16;
   recipe.model.mlp_channels = 32;
   recipe.model.context = 24;
-  recipe.model.heads = 2;
-  recipe.model.window = 4;
-  recipe.model.factor_channels = 5;
+  recipe.model.mixer.heads = 2;
+  recipe.model.mixer.window = 4;
+  recipe.model.mixer.factor_channels = 5;
   recipe.train.batch = 2;
   recipe.train.steps = 6;
   recipe.train.warmup = 2;
@@ -54,24 +56,35 @@ struct Trained {
   double loss = 0;
 };
 
-/// The windows of 24 bytes and one of a text of so many bytes.
-Batches batches_of(const Recipe& recipe, size_t size) {
-  const WindowOrder order(static_cast<int64_t>(size), recipe.model.context, 5);
-  return {Bytes(text(size)), order, recipe.train.batch, recipe.model.context + 1, torch::kCPU};
+/// A text of so many bytes as training data, and what hands it out.
+struct Batches {
+  Batches(const Recipe& recipe, size_t size, int64_t threads = 0)
+      : data({Bytes(text(size)), {}, {}}, recipe.model.context),
+        loader(data, EpochOrder(data.size(Split::kTrain), 5), recipe.train.batch, torch::kCPU, threads) {}
+  TextData data;
+  Loader loader;
+};
+
+/// bits per byte
+double bits(const Evaluation& result) { return result.values.at(0).second; }
+
+/// Of a text alone.
+std::optional<Evaluation> evaluate(Model& model, const Bytes& bytes, const std::atomic<bool>* stop = nullptr) {
+  return aft::evaluate(model, TextData({{}, bytes, {}}, model.config.context), Split::kValid, stop);
 }
 
 /// Trains all steps of `recipe`, in f64 from the same f32 start if asked; by update_unread() if so.
 Trained train(const Recipe& recipe, torch::ScalarType dtype, uint64_t seed = 3, bool unread = false) {
-  ByteLM model(recipe.model);
+  LanguageModel model(recipe.model);
   model->initialise(seed);
   model->to(dtype);
-  Optimizer optimizer(model);
-  Batches batches = batches_of(recipe, 1000);
+  Optimizer optimizer(model.ptr());
+  Batches batches(recipe, 1000);
   Trained trained;
   for (int64_t step = 1; step <= recipe.train.steps; ++step) {
     const int64_t position = (step - 1) * recipe.train.batch * recipe.train.accumulate;
     const auto result =
-        compute_gradient(model, optimizer, batches, recipe, position, unread ? Look::kLater : Look::kAtOnce);
+        compute_gradient(*model, optimizer, batches.loader, recipe, position, unread ? Look::kLater : Look::kAtOnce);
     if (unread) {
       optimizer.update_unread(recipe.train, step, result.loss, result.gradient_norm);
     } else {
@@ -154,10 +167,10 @@ TEST(TrainingStep, ClippingScalesTheWholeGradient) {
   EXPECT_EQ(largest(train(recipe, torch::kFloat64).moment - free.moment), 0);
 }
 
-std::string failure(ByteLM& model, Optimizer& optimizer, const Recipe& recipe) {
-  Batches batches = batches_of(recipe, 100);
+std::string failure(LanguageModel& model, Optimizer& optimizer, const Recipe& recipe) {
+  Batches batches(recipe, 100);
   try {
-    compute_gradient(model, optimizer, batches, recipe, 0, Look::kAtOnce);
+    compute_gradient(*model, optimizer, batches.loader, recipe, 0, Look::kAtOnce);
   } catch (const NotFinite& what) {
     return what.where;
   }
@@ -167,8 +180,8 @@ std::string failure(ByteLM& model, Optimizer& optimizer, const Recipe& recipe) {
 TEST(TrainingStep, NonFiniteTensorsAreNamed) {
   Recipe recipe = small("aft_local");
   const auto poisoned = [&](const std::string& name, float value) {
-    ByteLM model(recipe.model);
-    Optimizer optimizer(model);
+    LanguageModel model(recipe.model);
+    Optimizer optimizer(model.ptr());
     const torch::NoGradGuard no_grad;
     model->named_parameters()[name].fill_(value);
     const torch::AutoGradMode grad(true);
@@ -201,10 +214,10 @@ TEST(TrainingStep, NothingIsUpdatedFromAStepThatIsNotFiniteOn) {
   const Recipe recipe = small("aft_local");
   const auto number = [](double value) { return torch::full({}, value, torch::kFloat64); };
   for (const auto& [loss, norm] : {std::pair{NAN, 1.0F}, {INFINITY, 1.0F}, {1.0F, NAN}, {1.0F, INFINITY}}) {
-    ByteLM model(recipe.model);
-    Optimizer optimizer(model);
-    Batches batches = batches_of(recipe, 200);
-    compute_gradient(model, optimizer, batches, recipe, 0, Look::kLater);
+    LanguageModel model(recipe.model);
+    Optimizer optimizer(model.ptr());
+    Batches batches(recipe, 200);
+    compute_gradient(*model, optimizer, batches.loader, recipe, 0, Look::kLater);
     optimizer.update_unread(recipe.train, 1, number(1), optimizer.gradient_norm());
     const auto flats = {&Optimizer::weight, &Optimizer::first_moment, &Optimizer::second_moment};
     std::vector<torch::Tensor> before;
@@ -225,10 +238,10 @@ TEST(TrainingStep, InBf16WeightsAndGradientsStayF32) {
       recipe.train.chunk = chunk;
       const auto wide = train(recipe, torch::kFloat32);
       recipe.train.precision = "bf16";
-      ByteLM model(recipe.model);
-      Optimizer optimizer(model);
-      Batches batches = batches_of(recipe, 1000);
-      const auto result = compute_gradient(model, optimizer, batches, recipe, 0, Look::kAtOnce);
+      LanguageModel model(recipe.model);
+      Optimizer optimizer(model.ptr());
+      Batches batches(recipe, 1000);
+      const auto result = compute_gradient(*model, optimizer, batches.loader, recipe, 0, Look::kAtOnce);
       EXPECT_EQ(result.loss.scalar_type(), torch::kFloat64);
       for (const auto& item : model->named_parameters()) {
         EXPECT_EQ(item.value().scalar_type(), torch::kFloat32) << item.key();
@@ -247,11 +260,11 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   const Scratch scratch;
   const auto path = scratch.path() / "checkpoint.safetensors";
   const Recipe recipe = small("aft_local");
-  ByteLM model(recipe.model);
-  Optimizer optimizer(model);
-  Batches batches = batches_of(recipe, 200);
+  LanguageModel model(recipe.model);
+  Optimizer optimizer(model.ptr());
+  Batches batches(recipe, 200);
   for (int64_t step = 1; step <= 2; ++step) {
-    const auto result = compute_gradient(model, optimizer, batches, recipe, step, Look::kAtOnce);
+    const auto result = compute_gradient(*model, optimizer, batches.loader, recipe, step, Look::kAtOnce);
     optimizer.update(recipe.train, step, result.gradient_norm.item<double>());
   }
   auto generator = at::detail::createCPUGenerator(17);
@@ -261,9 +274,8 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   state.position = 4;
   state.evaluated = false;
   state.seconds = 0.1 + 0.2;
-  state.loss_sum = 1.0 / 3;
-  state.loss_count = 2;
-  state.best_valid_bits = 2.0 / 3;
+  state.logged = {1.0 / 3, 5, 4, 3};
+  state.best = 2.0 / 3;
   state.data_checksum = UINT64_MAX;
   save_checkpoint(path, recipe.model, to_toml(recipe), state, optimizer, generator);
   const auto expected_draw = torch::randn({9}, generator);
@@ -274,13 +286,15 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   EXPECT_EQ(header.state.position, 4);
   EXPECT_FALSE(header.state.evaluated);
   EXPECT_EQ(header.state.seconds, state.seconds);
-  EXPECT_EQ(header.state.loss_sum, state.loss_sum);
-  EXPECT_EQ(header.state.loss_count, 2);
-  EXPECT_EQ(header.state.best_valid_bits, state.best_valid_bits);
+  EXPECT_EQ(header.state.logged.nats, state.logged.nats);
+  EXPECT_EQ(header.state.logged.targets, 5);
+  EXPECT_EQ(header.state.logged.correct, 4);
+  EXPECT_EQ(header.state.logged.correct_5, 3);
+  EXPECT_EQ(header.state.best, state.best);
   EXPECT_EQ(header.state.data_checksum, UINT64_MAX);
 
-  ByteLM again(recipe.model);
-  Optimizer restored(again);
+  LanguageModel again(recipe.model);
+  Optimizer restored(again.ptr());
   auto other = at::detail::createCPUGenerator(1);
   restore_checkpoint(path, restored, &other);
   EXPECT_TRUE(torch::equal(restored.weight(), optimizer.weight()));
@@ -292,24 +306,24 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   EXPECT_TRUE(torch::equal(again->named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
   // A checkpoint serves as a model file too.
   EXPECT_TRUE(
-      torch::equal(load_model(path)->named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
+      torch::equal(load_model(path)->module().named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
 
   Recipe wider = recipe;
   wider.model.channels = 18;
-  ByteLM misfit(wider.model);
-  Optimizer refused(misfit);
+  LanguageModel misfit(wider.model);
+  Optimizer refused(misfit.ptr());
   EXPECT_THROW(restore_checkpoint(path, refused, &other), Error);
 
   // Of a run that was on another kind of device everything but the generator.
-  ByteLM third(recipe.model);
-  Optimizer moved(third);
+  LanguageModel third(recipe.model);
+  Optimizer moved(third.ptr());
   restore_checkpoint(path, moved, nullptr);
   EXPECT_TRUE(torch::equal(moved.weight(), optimizer.weight()));
   EXPECT_TRUE(torch::equal(moved.second_moment(), optimizer.second_moment()));
 }
 
 /// Bits per byte from one forward for each byte, with nothing shared with evaluate().
-double plain_bits(ByteLM& model, const std::vector<uint8_t>& bytes) {
+double plain_bits(LanguageModel& model, const std::vector<uint8_t>& bytes) {
   const torch::NoGradGuard no_grad;
   const auto context = static_cast<size_t>(model->config.context);
   double bits = 0;
@@ -328,14 +342,14 @@ double plain_bits(ByteLM& model, const std::vector<uint8_t>& bytes) {
 
 TEST(Evaluate, EveryByteAfterTheFirstOfAWindowIsPredictedOnce) {
   for (const std::string mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
-    ByteLM model(small(mixer).model);
+    LanguageModel model(small(mixer).model);
     for (const size_t size : {2U, 23U, 24U, 25U, 26U, 48U, 101U}) {
       const auto bytes = text(size);
-      const auto result = evaluate(model, Bytes(bytes));
+      const auto result = evaluate(*model, Bytes(bytes));
       ASSERT_TRUE(result);
       EXPECT_EQ(result->bytes, static_cast<int64_t>(size));
       EXPECT_EQ(result->predicted, static_cast<int64_t>(size - (size + 23) / 24));
-      EXPECT_NEAR(result->bits_per_byte, plain_bits(model, bytes), 1e-5) << mixer << " " << size;
+      EXPECT_NEAR(bits(*result), plain_bits(model, bytes), 1e-5) << mixer << " " << size;
     }
     EXPECT_TRUE(model->is_training());
   }
@@ -344,9 +358,9 @@ TEST(Evaluate, EveryByteAfterTheFirstOfAWindowIsPredictedOnce) {
 TEST(Evaluate, LongWindowsAreWalkedInChunksWithTheirState) {
   Recipe recipe = small("aft_local");
   recipe.model.context = 9000;  // above what one forward takes
-  ByteLM model(recipe.model);
+  LanguageModel model(recipe.model);
   const auto bytes = text(9500);
-  const auto result = evaluate(model, Bytes(bytes));
+  const auto result = evaluate(*model, Bytes(bytes));
   EXPECT_EQ(result->predicted, 9498);
   const torch::NoGradGuard no_grad;
   const auto all = torch::tensor(std::vector<int64_t>(bytes.begin(), bytes.end()), torch::kInt64);
@@ -357,24 +371,24 @@ TEST(Evaluate, LongWindowsAreWalkedInChunksWithTheirState) {
     const auto targets = window.narrow(0, 1, length - 1);
     nats += at::cross_entropy_loss(logits, targets, {}, at::Reduction::Sum).item<double>();
   }
-  EXPECT_NEAR(result->bits_per_byte, nats / std::numbers::ln2 / 9498, 1e-5);
+  EXPECT_NEAR(bits(*result), nats / std::numbers::ln2 / 9498, 1e-5);
 }
 
 TEST(Evaluate, StopsWhenAsked) {
-  ByteLM model(small("aft_simple").model);
+  LanguageModel model(small("aft_simple").model);
   const std::atomic<bool> stop{true};
-  EXPECT_FALSE(evaluate(model, Bytes(text(100)), &stop));
+  EXPECT_FALSE(evaluate(*model, Bytes(text(100)), &stop));
 }
 
 // Nothing measured is no perfect score: one byte alone, or windows of one byte, in which nothing is predicted.
 TEST(Evaluate, ATextInWhichNothingIsPredictedIsRefused) {
   Recipe recipe = small("aft_simple");
-  ByteLM model(recipe.model);
-  for (const size_t size : {0U, 1U}) EXPECT_THROW(evaluate(model, Bytes(text(size))), Error) << size;
+  LanguageModel model(recipe.model);
+  for (const size_t size : {0U, 1U}) EXPECT_THROW(evaluate(*model, Bytes(text(size))), Error) << size;
   recipe.model.context = 1;
-  recipe.model.window = 0;
-  ByteLM short_sighted(recipe.model);
-  EXPECT_THROW(evaluate(short_sighted, Bytes(text(100))), Error);
+  recipe.model.mixer.window = 0;
+  LanguageModel short_sighted(recipe.model);
+  EXPECT_THROW(evaluate(*short_sighted, Bytes(text(100))), Error);
   EXPECT_EQ(runtime::predicted_bytes(0, 24), 0);
   EXPECT_EQ(runtime::predicted_bytes(1, 24), 0);
   EXPECT_EQ(runtime::predicted_bytes(24, 24), 23);

@@ -3,8 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string_view>
 
-#include "aft/runtime/model_config.h"
+#include "aft/config/model_config.h"
 #include "aft/runtime/thread_pool.h"
 
 namespace aft::runtime {
@@ -15,8 +16,11 @@ struct Weights;
 class Model {
  public:
   /// `path`: a model file or a run folder. Throws aft::Error for a file that is missing, truncated, corrupted or
-  /// foreign. The file is not needed afterwards.
+  /// foreign, and for a model or mixer that only the trainer runs. The file is not needed afterwards.
   static Model load(const std::filesystem::path& path, ThreadPool& pool);
+
+  /// Throws aft::Error that names the model unless it is one of this name; `for_what` says what needs it.
+  void require(std::string_view model, std::string_view for_what) const;
 
   [[nodiscard]] const ModelConfig& config() const;
   [[nodiscard]] int64_t parameters() const;

@@ -7,12 +7,9 @@
 #include <vector>
 
 #include "aft/io/safetensors.h"
-#include "aft/runtime/model_config.h"
+#include "aft/config/model_config.h"
 
 namespace aft::runtime {
-
-/// The tensors of a model of this config, name to shape: part of the file format (docs/model-file.md).
-std::map<std::string, std::vector<int64_t>> model_tensors(const ModelConfig& config);
 
 /// `path` if it is a file; in a run folder its model.safetensors or, before the first validation wrote one, its
 /// checkpoint.safetensors. Throws aft::Error for a folder with neither.
@@ -33,6 +30,8 @@ class ModelFile {
   [[nodiscard]] bool is_checkpoint() const { return is_checkpoint_; }
   [[nodiscard]] const ModelConfig& config() const { return config_; }
   [[nodiscard]] const std::string& library_version() const { return library_version_; }
+  /// Of the model's config: 1 or 2.
+  [[nodiscard]] int64_t format_version() const { return format_version_; }
   [[nodiscard]] int64_t parameters() const { return parameters_; }
   /// By their names in a model file: f32, dense.
   [[nodiscard]] const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
@@ -50,6 +49,7 @@ class ModelFile {
   std::map<std::string, TensorEntry> tensors_;
   ModelConfig config_;
   std::string library_version_;
+  int64_t format_version_ = 0;
   int64_t parameters_ = 0;
   bool is_checkpoint_ = false;
 };

@@ -24,6 +24,10 @@ class Session {
   /// Reads tokens [B, T], T >= 1, in passes of a few hundred. Returns the logits after the last: [B, vocabulary].
   std::span<const float> prefill(std::span<const uint8_t> tokens);
 
+  /// Reads the start token, for models that have one (pixel_lm): what stands before the first value. At position 0.
+  /// Returns the logits of the first value: [B, vocabulary].
+  std::span<const float> start();
+
   /// Reads one token a text: [B]. Returns the logits after it: [B, vocabulary].
   std::span<const float> step(std::span<const uint8_t> tokens);
 
@@ -41,6 +45,9 @@ class Session {
 
  private:
   struct Parts;
+  template <typename Token>
+  std::span<const float> read(std::span<const Token> tokens);
+
   std::unique_ptr<Parts> parts_;
 };
 

@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "aft/ops/window.h"
+#include "config/architecture.h"
 #include "runtime/mixer/mixer.h"
 
 namespace aft::runtime {
@@ -35,7 +36,7 @@ class Aft final : public Mixer {
     state_.ring_value = ring_.data() + batch * shape_.left * keys;
     if (shape_.has_band) {
       const int64_t span = shape_.left + 1;
-      const bool row_per_head = weights.config.mixer == "aft_conv1d";
+      const bool row_per_head = weights.config.mixer.name == "aft_conv1d";
       band_ = {block.band, row_per_head ? span : 0, row_per_head ? 0 : span, weights.band_rows};
     }
     Aft::reset();

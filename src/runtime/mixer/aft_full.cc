@@ -16,11 +16,11 @@ class AftFull final : public Mixer {
       : position_(static_cast<size_t>(batch)),
         sums_(static_cast<size_t>(3 * batch * weights.config.channels)),
         // Not cleared: pages are taken from the system only as the ring fills.
-        ring_(new float[static_cast<size_t>(2 * batch * weights.config.context * weights.config.channels)]) {
+        ring_(new float[static_cast<size_t>(2 * batch * positions(weights.config) * weights.config.channels)]) {
     shape_.batch = batch;
     shape_.channels = weights.config.channels;
     shape_.key_channels = shape_.channels;
-    shape_.capacity = weights.config.context;
+    shape_.capacity = positions(weights.config);
     const int64_t d = shape_.channels;
     state_.position = position_.data();
     state_.max = sums_.data();
@@ -30,8 +30,8 @@ class AftFull final : public Mixer {
     state_.ring_value = ring_.get() + batch * shape_.capacity * d;
     weights_.u = block.u;
     weights_.v = block.v;
-    weights_.width = weights.config.factor_channels;
-    weights_.rows = weights_.columns = weights.config.context;
+    weights_.width = weights.config.mixer.factor_channels;
+    weights_.rows = weights_.columns = positions(weights.config);
   }
 
   void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {

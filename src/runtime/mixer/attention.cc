@@ -19,9 +19,9 @@ class Attention final : public Mixer {
   Attention(const Weights& weights, int64_t batch)
       : batch_(batch),
         channels_(weights.config.channels),
-        heads_(weights.config.heads),
+        heads_(weights.config.mixer.heads),
         width_(channels_ / heads_),
-        context_(weights.config.context),
+        context_(positions(weights.config)),
         // Not cleared: pages are taken from the system only as the cache fills.
         keys_(new float[static_cast<size_t>(batch * context_ * channels_)]),
         values_(new float[static_cast<size_t>(batch * context_ * channels_)]) {}

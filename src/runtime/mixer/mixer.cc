@@ -16,13 +16,26 @@ constexpr Entry kMixers[] = {
     {"aft_full", make_aft_full}, {"attention", make_attention},
 };
 
+const Entry* find(const ModelConfig& config) {
+  for (const Entry& entry : kMixers) {
+    if (config.mixer.name == entry.name) return &entry;
+  }
+  return nullptr;
+}
+
 }  // namespace
 
+void require_mixer(const ModelConfig& config, const std::string& where) {
+  if (find(config) != nullptr) return;
+  std::string known;
+  for (const Entry& entry : kMixers) known += (known.empty() ? "" : ", ") + std::string(entry.name);
+  throw Error(where + ": its mixer is " + config.mixer.name + ", which is for comparison and runs in aft-train alone; " +
+              "aft runs " + known);
+}
+
 std::unique_ptr<Mixer> make_mixer(const Weights& weights, const Block& block, int64_t batch) {
-  for (const Entry& entry : kMixers) {
-    if (weights.config.mixer == entry.name) return entry.make(weights, block, batch);
-  }
-  throw Error("mixer: expected one that this version of aft runs, got \"" + weights.config.mixer + '"');
+  require_mixer(weights.config, "mixer");
+  return find(weights.config)->make(weights, block, batch);
 }
 
 }  // namespace aft::runtime

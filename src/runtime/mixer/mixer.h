@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "aft/runtime/thread_pool.h"
 #include "runtime/weights.h"
@@ -24,6 +25,9 @@ class Mixer {
   /// Bytes remembered at this position.
   [[nodiscard]] virtual int64_t state_bytes() const = 0;
 };
+
+/// Throws aft::Error, which begins with `where`, for a mixer that only the trainer runs.
+void require_mixer(const ModelConfig& config, const std::string& where);
 
 /// The mixer that the config names, for one block.
 std::unique_ptr<Mixer> make_mixer(const Weights& weights, const Block& block, int64_t batch);

@@ -2,7 +2,7 @@
 #include <aft/io/safetensors.h>
 #include <aft/ops/device.h>
 #include <aft/ops/window.h>
-#include <aft/runtime/model_config.h>
+#include <aft/config/model_config.h>
 
 bool missing_file_is_refused() {
   try {

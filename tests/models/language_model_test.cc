@@ -12,7 +12,8 @@
 #include "../data/scratch.h"
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
-#include "models/models.h"
+#include "config/architecture.h"
+#include "models/language_model.h"
 
 namespace aft {
 namespace {
@@ -21,14 +22,14 @@ const std::vector<std::string> kMixers = {"aft_simple", "aft_local", "aft_conv1d
 
 ModelConfig small(const std::string& mixer) {
   ModelConfig config;
-  config.mixer = mixer;
+  config.mixer.name = mixer;
   config.layers = 2;
   config.channels = 12;
   config.mlp_channels = 20;
   config.context = 37;
-  config.heads = 3;
-  config.window = 5;
-  config.factor_channels = 7;
+  config.mixer.heads = 3;
+  config.mixer.window = 5;
+  config.mixer.factor_channels = 7;
   return config;
 }
 
@@ -38,8 +39,8 @@ torch::Tensor random_bytes(int64_t batch, int64_t time) {
 }
 
 /// Random values everywhere, norms and biases too, so that no term can hide.
-ByteLM scrambled(const ModelConfig& config, torch::ScalarType dtype = torch::kFloat64) {
-  ByteLM model(config);
+LanguageModel scrambled(const ModelConfig& config, torch::ScalarType dtype = torch::kFloat64) {
+  LanguageModel model(config);
   const torch::NoGradGuard no_grad;
   torch::manual_seed(11);
   for (auto& parameter : model->parameters()) parameter.normal_(0, 0.3);
@@ -66,13 +67,13 @@ torch::Tensor plain_forward(const ModelConfig& config, const F64& w, const torch
     const std::string block = "blocks." + std::to_string(layer) + ".";
     const auto h = norm(x, w(block + "mixer_norm.weight"), w(block + "mixer_norm.bias"));
     const auto qkv = torch::matmul(h, w(block + "mixer.qkv.weight").t()) + w(block + "mixer.qkv.bias");
-    const int64_t keys = config.mixer == "aft_conv1d" ? config.heads : config.channels;
+    const int64_t keys = config.mixer.name == "aft_conv1d" ? config.mixer.heads : config.channels;
     auto parts = qkv.split_with_sizes({config.channels, keys, config.channels}, -1);
     torch::Tensor y;
-    if (config.mixer == "attention") {
-      const int64_t width = config.channels / config.heads;
+    if (config.mixer.name == "attention") {
+      const int64_t width = config.channels / config.mixer.heads;
       std::vector<torch::Tensor> heads;
-      for (int64_t head = 0; head < config.heads; ++head) {
+      for (int64_t head = 0; head < config.mixer.heads; ++head) {
         const auto q = parts[0].narrow(-1, head * width, width);
         const auto k = parts[1].narrow(-1, head * width, width);
         const auto scores = torch::matmul(q, k.transpose(1, 2)) / std::sqrt(static_cast<double>(width));
@@ -82,26 +83,26 @@ torch::Tensor plain_forward(const ModelConfig& config, const F64& w, const torch
       y = torch::cat(heads, -1);
     } else {
       auto bias = torch::zeros({time, time}, x.options());
-      if (config.mixer == "aft_local" || config.mixer == "aft_full") {
+      if (config.mixer.name == "aft_local" || config.mixer.name == "aft_full") {
         bias = torch::matmul(w(block + "mixer.u").slice(0, 0, time), w(block + "mixer.v").slice(0, 0, time).t());
       }
-      if (config.mixer == "aft_local") {
-        bias = bias.masked_fill(torch::ones({time, time}, torch::kBool).tril(-config.window), 0);
+      if (config.mixer.name == "aft_local") {
+        bias = bias.masked_fill(torch::ones({time, time}, torch::kBool).tril(-config.mixer.window), 0);
       }
       bias = bias.unsqueeze(-1);
-      if (config.mixer == "aft_conv1d") {
+      if (config.mixer.name == "aft_conv1d") {
         const auto raw = w(block + "mixer.weight");
         const auto centred = raw - raw.mean(1, true);
         const auto kernel =
             w(block + "mixer.gamma").unsqueeze(1) * centred / (centred.pow(2).mean(1, true) + 1e-5).sqrt() +
             w(block + "mixer.beta").unsqueeze(1);
-        bias = torch::zeros({time, time, config.heads}, x.options());
-        for (int64_t back = 0; back < std::min(config.window, time); ++back) {
+        bias = torch::zeros({time, time, config.mixer.heads}, x.options());
+        for (int64_t back = 0; back < std::min(config.mixer.window, time); ++back) {
           const auto along = torch::arange(time - back);
-          bias.index_put_({along + back, along}, kernel.select(1, config.window - 1 - back));
+          bias.index_put_({along + back, along}, kernel.select(1, config.mixer.window - 1 - back));
         }
-        bias = bias.repeat_interleave(config.channels / config.heads, 2);
-        parts[1] = parts[1].repeat_interleave(config.channels / config.heads, 2);
+        bias = bias.repeat_interleave(config.channels / config.mixer.heads, 2);
+        parts[1] = parts[1].repeat_interleave(config.channels / config.mixer.heads, 2);
       }
       // [B, target, source, d]
       const auto logits = (parts[1].unsqueeze(1) + bias).masked_fill(future.unsqueeze(-1), -INFINITY);
@@ -116,7 +117,7 @@ torch::Tensor plain_forward(const ModelConfig& config, const F64& w, const torch
   return torch::matmul(norm(x, w("norm.weight"), w("norm.bias")), w("head.weight").t());
 }
 
-F64 parameters_of(const ByteLM& model) {
+F64 parameters_of(const LanguageModel& model) {
   F64 w;
   for (const auto& item : model->named_parameters()) w.p[item.key()] = item.value();
   return w;
@@ -125,12 +126,12 @@ F64 parameters_of(const ByteLM& model) {
 // As a child of another module, whose clone() fills it in its place.
 struct OuterImpl : torch::nn::Cloneable<OuterImpl> {
   explicit OuterImpl(const ModelConfig& config_) : config(config_) { reset(); }
-  void reset() override { inner = register_module("inner", ByteLM(config)); }
+  void reset() override { inner = register_module("inner", LanguageModel(config)); }
   ModelConfig config;
-  ByteLM inner{nullptr};
+  LanguageModel inner{nullptr};
 };
 
-TEST(ByteLM, Clones) {
+TEST(LanguageModel, Clones) {
   for (const auto& mixer : kMixers) {
     SCOPED_TRACE(mixer);
     auto model = scrambled(small(mixer), torch::kFloat32);
@@ -138,7 +139,7 @@ TEST(ByteLM, Clones) {
     int64_t seen = 0;
     model->observe([&](const std::string&, const torch::Tensor&) { ++seen; });
     const auto bytes = random_bytes(2, 20);
-    const auto copy = std::dynamic_pointer_cast<ByteLMImpl>(model->clone());
+    const auto copy = std::dynamic_pointer_cast<LanguageModelImpl>(model->clone());
     ASSERT_NE(copy, nullptr);
     OuterImpl outer(small(mixer));
     {
@@ -149,14 +150,14 @@ TEST(ByteLM, Clones) {
     const auto outer_copy = std::dynamic_pointer_cast<OuterImpl>(outer.clone());
     ASSERT_NE(outer_copy, nullptr);
     const auto want = model->forward(bytes);
-    EXPECT_EQ(copy->config.mixer, mixer);
+    EXPECT_EQ(copy->config.mixer.name, mixer);
     EXPECT_FALSE(copy->is_training());
     EXPECT_EQ(copy->named_parameters().keys(), model->named_parameters().keys());
     const int64_t by_model = seen;
     const torch::NoGradGuard no_grad;
     for (auto& p : model->parameters()) p.zero_();
     for (auto& p : outer.parameters()) p.zero_();
-    for (ByteLMImpl* each : {copy.get(), outer_copy->inner.get()}) {
+    for (LanguageModelImpl* each : {copy.get(), outer_copy->inner.get()}) {
       EXPECT_TRUE(torch::equal(each->forward(bytes), want));
       auto [first, state] = each->forward_with_state(bytes.narrow(1, 0, 9), each->initial_state(2));
       EXPECT_TRUE(torch::allclose(first, want.narrow(1, 0, 9), 1e-4, 1e-4));
@@ -168,14 +169,14 @@ TEST(ByteLM, Clones) {
   }
 }
 
-TEST(ByteLM, GoesIntoSequential) {
+TEST(LanguageModel, GoesIntoSequential) {
   auto model = scrambled(small("aft_local"));
   torch::nn::Sequential chain(model, torch::nn::Softmax(-1));
   const auto bytes = random_bytes(2, 20);
   EXPECT_TRUE(torch::equal(chain->forward(bytes), model->forward(bytes).softmax(-1)));
 }
 
-TEST(ByteLM, WorksIn16Bits) {
+TEST(LanguageModel, WorksIn16Bits) {
   for (const auto& mixer : kMixers) {
     for (const auto dtype : {torch::kBFloat16, torch::kFloat16}) {
       SCOPED_TRACE(mixer);
@@ -194,7 +195,7 @@ TEST(ByteLM, WorksIn16Bits) {
   }
 }
 
-TEST(ByteLM, LogitsAndGradientsAreThoseOfTheEquations) {
+TEST(LanguageModel, LogitsAndGradientsAreThoseOfTheEquations) {
   for (const auto& mixer : kMixers) {
     const ModelConfig config = small(mixer);
     auto model = scrambled(config);
@@ -214,7 +215,7 @@ TEST(ByteLM, LogitsAndGradientsAreThoseOfTheEquations) {
   }
 }
 
-TEST(ByteLM, AnyCuttingIntoChunksGivesTheSameAlsoInTheGradient) {
+TEST(LanguageModel, AnyCuttingIntoChunksGivesTheSameAlsoInTheGradient) {
   for (const auto& mixer : kMixers) {
     auto model = scrambled(small(mixer));
     const auto bytes = random_bytes(2, 31);
@@ -246,13 +247,13 @@ TEST(ByteLM, AnyCuttingIntoChunksGivesTheSameAlsoInTheGradient) {
   }
 }
 
-TEST(ByteLM, DetachedStateStopsTheGradient) {
+TEST(LanguageModel, DetachedStateStopsTheGradient) {
   for (const auto& mixer : kMixers) {
     auto model = scrambled(small(mixer));
     const auto bytes = random_bytes(1, 20);
     auto [first, state] = model->forward_with_state(bytes.narrow(1, 0, 10), model->initial_state(1));
     const auto token = model->named_parameters()["embedding.position.weight"];
-    const auto reach = [&](const ByteLMState& from) {
+    const auto reach = [&](const ModelState& from) {
       auto [second, next] = model->forward_with_state(bytes.narrow(1, 10, 10), from);
       return torch::autograd::grad({second.sum()}, {token})[0].narrow(0, 0, 10).abs().max().item<double>();
     };
@@ -261,7 +262,7 @@ TEST(ByteLM, DetachedStateStopsTheGradient) {
   }
 }
 
-TEST(ByteLM, LaterBytesLeaveEarlierLogitsBitwiseAlone) {
+TEST(LanguageModel, LaterBytesLeaveEarlierLogitsBitwiseAlone) {
   for (const auto& mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full"}) {
     auto model = scrambled(small(mixer), torch::kFloat32);
     const auto bytes = random_bytes(2, 30);
@@ -272,10 +273,27 @@ TEST(ByteLM, LaterBytesLeaveEarlierLogitsBitwiseAlone) {
   }
 }
 
-TEST(ByteLM, ParametersAreNamedAndCountedAsInTheModelFile) {
+// The table of architectures describes the modules, in names and shapes.
+TEST(LanguageModel, ParametersAreThoseOfTheTable) {
+  for (const auto& mixer : kMixers) {
+    for (const char* kind : {"byte_lm", "pixel_lm"}) {
+      ModelConfig config = small(mixer);
+      config.model = kind;
+      config.height = 3;
+      config.width = 4;
+      std::map<std::string, std::vector<int64_t>> expected, got;
+      for (const TensorSpec& spec : model_tensors(config)) expected[spec.name] = spec.shape;
+      const ModelPtr model = make_model(config);
+      for (const auto& item : model->module().named_parameters()) got[item.key()] = item.value().sizes().vec();
+      EXPECT_EQ(got, expected) << mixer << " " << kind;
+    }
+  }
+}
+
+TEST(LanguageModel, ParametersAreNamedAndCountedAsInTheModelFile) {
   for (const auto& mixer : kMixers) {
     const ModelConfig config = small(mixer);
-    const ByteLM model(config);
+    const LanguageModel model(config);
     std::set<std::string> names;
     int64_t count = 0;
     for (const auto& item : model->named_parameters()) {
@@ -299,12 +317,12 @@ TEST(ByteLM, ParametersAreNamedAndCountedAsInTheModelFile) {
   }
 }
 
-TEST(ByteLM, InitialValuesHaveTheirDeviations) {
+TEST(LanguageModel, InitialValuesHaveTheirDeviations) {
   ModelConfig config;
   config.channels = 128;
   config.mlp_channels = 512;
   config.layers = 8;
-  ByteLM model(config);
+  LanguageModel model(config);
   model->initialise(5);
   const auto p = model->named_parameters();
   const auto deviation = [&](const char* name) { return p[name].std().item<double>(); };
@@ -325,10 +343,10 @@ TEST(ByteLM, InitialValuesHaveTheirDeviations) {
   EXPECT_TRUE(torch::equal(p["head.weight"], first));
 }
 
-TEST(ByteLM, DropoutActsInTrainingOnly) {
+TEST(LanguageModel, DropoutActsInTrainingOnly) {
   ModelConfig config = small("aft_local");
   config.dropout = 0.5;
-  ByteLM model(config);
+  LanguageModel model(config);
   const auto bytes = random_bytes(1, 8);
   model->train();
   EXPECT_FALSE(torch::equal(model->forward(bytes), model->forward(bytes)));
@@ -336,20 +354,9 @@ TEST(ByteLM, DropoutActsInTrainingOnly) {
   EXPECT_TRUE(torch::equal(model->forward(bytes), model->forward(bytes)));
 }
 
-TEST(ByteLM, DecayIsForLinearWeights) {
-  for (const char* name : {"head.weight", "blocks.0.mixer.qkv.weight", "blocks.10.mlp.down.weight"}) {
-    EXPECT_TRUE(is_linear_weight(name)) << name;
-  }
-  for (const char* name :
-       {"embedding.token.weight", "embedding.position.weight", "norm.weight", "norm.bias", "blocks.0.mixer_norm.weight",
-        "blocks.0.mixer.qkv.bias", "blocks.0.mixer.u", "blocks.0.mixer.v", "blocks.0.mlp_norm.weight"}) {
-    EXPECT_FALSE(is_linear_weight(name)) << name;
-  }
-}
-
-TEST(ByteLM, PositionsPastTheContextThrow) {
+TEST(LanguageModel, PositionsPastTheContextThrow) {
   for (const auto& mixer : kMixers) {
-    ByteLM model(small(mixer));
+    LanguageModel model(small(mixer));
     EXPECT_NO_THROW(model->forward(random_bytes(1, 37)));
     EXPECT_THROW(model->forward(random_bytes(1, 38)), Error);
     auto [logits, state] = model->forward_with_state(random_bytes(1, 37), model->initial_state(1));
@@ -364,15 +371,15 @@ TEST(ModelFile, ReadsBackBitForBit) {
   for (const auto& mixer : kMixers) {
     const auto model = scrambled(small(mixer), torch::kFloat32);
     const auto path = scratch.path() / (mixer + ".safetensors");
-    save_model(model, path);
+    save_model(*model, path);
     const auto again = load_model(path);
     EXPECT_EQ(to_json(again->config), to_json(model->config));
     for (const auto& item : model->named_parameters()) {
-      EXPECT_TRUE(torch::equal(item.value(), again->named_parameters()[item.key()])) << item.key();
+      EXPECT_TRUE(torch::equal(item.value(), again->module().named_parameters()[item.key()])) << item.key();
     }
     const SafetensorsFile file(path);
     EXPECT_EQ(file.metadata().at("format"), "aft");
-    EXPECT_EQ(file.metadata().at("format_version"), "1");
+    EXPECT_EQ(file.metadata().at("format_version"), "2");
     EXPECT_EQ(file.metadata().count("library_version"), 1U);
   }
 }
@@ -381,7 +388,7 @@ TEST(ModelFile, ForeignAndUnfittingFilesAreRefused) {
   const Scratch scratch;
   const auto model = scrambled(small("aft_local"), torch::kFloat32);
   const auto path = scratch.path() / "model.safetensors";
-  save_model(model, path);
+  save_model(*model, path);
   const SafetensorsFile file(path);
   const auto bad = scratch.path() / "bad.safetensors";
   const auto refuse = [&](const auto& change) {
@@ -399,7 +406,7 @@ TEST(ModelFile, ForeignAndUnfittingFilesAreRefused) {
   };
   refuse([](auto&, auto& metadata) { metadata.erase("format"); });
   refuse([](auto&, auto& metadata) { metadata["format"] = "pt"; });
-  refuse([](auto&, auto& metadata) { metadata["format_version"] = "2"; });
+  refuse([](auto&, auto& metadata) { metadata["format_version"] = "3"; });
   refuse([](auto&, auto& metadata) { metadata["config"] = "{"; });
   refuse([](auto& tensors, auto&) { tensors.erase("head.weight"); });
   refuse([](auto& tensors, auto&) {

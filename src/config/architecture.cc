@@ -1,0 +1,98 @@
+#include "config/architecture.h"
+
+#include <cmath>
+
+#include "aft/error.h"
+#include "config/specs.h"
+
+namespace aft {
+namespace specs {
+
+std::vector<TensorSpec> linear(const std::string& name, int64_t outputs, int64_t inputs) {
+  return {{.name = name + ".weight", .shape = {outputs, inputs}, .spread = kSpread, .decays = true},
+          {.name = name + ".bias", .shape = {outputs}, .init = Init::kZeros}};
+}
+
+std::vector<TensorSpec> branch_end(const std::string& name, int64_t outputs, int64_t inputs,
+                                   const ModelConfig& config) {
+  auto list = linear(name, outputs, inputs);
+  list[0].spread = kSpread * (1 / std::sqrt(2.0 * static_cast<double>(config.layers)));
+  return list;
+}
+
+std::vector<TensorSpec> norm(const std::string& name, int64_t channels) {
+  return {{.name = name + ".weight", .shape = {channels}, .init = Init::kOnes},
+          {.name = name + ".bias", .shape = {channels}, .init = Init::kZeros}};
+}
+
+std::vector<TensorSpec> join(std::vector<TensorSpec> first, const std::vector<TensorSpec>& second) {
+  first.insert(first.end(), second.begin(), second.end());
+  return first;
+}
+
+std::vector<TensorSpec> under(const std::string& prefix, std::vector<TensorSpec> list) {
+  for (TensorSpec& spec : list) spec.name.insert(0, prefix);
+  return list;
+}
+
+}  // namespace specs
+
+namespace {
+
+template <typename Entry>
+const Entry& find(std::span<const Entry> entries, const char* what, std::string_view name) {
+  std::string known;
+  for (const Entry& entry : entries) {
+    if (name == entry.name) return entry;
+    known += (known.empty() ? "\"" : ", \"") + std::string(entry.name) + '"';
+  }
+  throw Error("model config: " + std::string(what) + ": expected one of " + known + ", got \"" + std::string(name) +
+              '"');
+}
+
+/// The tensors of one layer, whatever the model.
+std::vector<TensorSpec> layer_tensors(const ModelConfig& config) {
+  const int64_t d = config.channels;
+  return specs::join(
+      specs::join(specs::norm("mixer_norm", d),
+                  specs::under("mixer.", mixer_entry(config.mixer.name).tensors(config))),
+      specs::join(specs::norm("mlp_norm", d),
+                  specs::join(specs::linear("mlp.up", config.mlp_channels, d),
+                              specs::branch_end("mlp.down", d, config.mlp_channels, config))));
+}
+
+double numbers_in(const std::vector<TensorSpec>& list) {
+  double sum = 0;
+  for (const TensorSpec& spec : list) {
+    double product = 1;
+    for (const int64_t extent : spec.shape) product *= static_cast<double>(extent);
+    sum += product;
+  }
+  return sum;
+}
+
+}  // namespace
+
+const MixerEntry& mixer_entry(std::string_view name) { return find(mixer_entries(), "mixer", name); }
+const ModelEntry& model_entry(std::string_view name) { return find(model_entries(), "model", name); }
+
+bool is_causal(const ModelConfig& config) { return model_entry(config.model).causal; }
+int64_t positions(const ModelConfig& config) { return model_entry(config.model).positions(config); }
+
+std::vector<TensorSpec> model_tensors(const ModelConfig& config) {
+  std::vector<TensorSpec> list = model_entry(config.model).tensors(config);
+  const std::vector<TensorSpec> layer = layer_tensors(config);
+  for (int64_t i = 0; i < config.layers; ++i) {
+    list = specs::join(std::move(list), specs::under("blocks." + std::to_string(i) + ".", layer));
+  }
+  return list;
+}
+
+int64_t parameter_count(const ModelConfig& config) {
+  const double total = numbers_in(model_entry(config.model).tensors(config)) +
+                       static_cast<double>(config.layers) * numbers_in(layer_tensors(config));
+  if (total > 9007199254740992.0) throw Error("model: expected at most 2^53 parameters; make it smaller");
+  return static_cast<int64_t>(total);
+}
+
+}  // namespace aft

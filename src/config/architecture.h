@@ -1,0 +1,90 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "aft/config/model_config.h"
+
+// The one table of architectures: of every model and mixer its options with their checks and its tensors with shape,
+// initial values and whether weight decay applies. Parameter counts, initialisation, the optimiser's groups, the model
+// file, recipes and the memory estimate follow from it. A new mixer is an entry in mixers.cc, and a file on each side
+// that runs it (src/models/mixers.cc, src/runtime/mixer/).
+
+namespace aft {
+
+/// One number or word of a ModelConfig or MixerConfig: its name in recipes and model files, and what it may be.
+template <typename Owner>
+struct Field {
+  const char* name;
+  std::variant<int64_t Owner::*, double Owner::*, std::string Owner::*> member;
+  int64_t smallest = 1;                 // of an integer
+  std::vector<const char*> words = {};  // that a text may be
+};
+
+/// Where a tensor's values begin.
+enum class Init { kZeros, kOnes, kNormal };
+
+struct TensorSpec {
+  std::string name;
+  std::vector<int64_t> shape;
+  Init init = Init::kNormal;
+  double spread = 0;              // standard deviation of kNormal
+  bool decays = false;            // whether weight decay applies: to the weights of linear layers alone
+  bool rows_are_positions = false;  // a longer sequence has the same rows and more
+};
+
+struct MixerEntry {
+  const char* name;
+  bool causal;      // whether a model that predicts the next token may use it
+  bool not_causal;  // whether one that sees all positions may
+  std::vector<Field<MixerConfig>> options;
+  /// What options must hold beyond their ranges; throws aft::Error. Null: nothing.
+  void (*check)(const ModelConfig& config);
+  /// The tensors of one layer, by their names within the mixer ("qkv.weight").
+  std::vector<TensorSpec> (*tensors)(const ModelConfig& config);
+  /// Numbers that one position of one layer leaves for the backward, beside the inputs and outputs of projections.
+  double (*kept)(const ModelConfig& config);
+};
+
+struct ModelEntry {
+  const char* name;
+  bool causal;  // predicts each token from those before it
+  std::vector<Field<ModelConfig>> options;
+  void (*check)(const ModelConfig& config);
+  int64_t (*positions)(const ModelConfig& config);
+  /// The tensors outside the layers.
+  std::vector<TensorSpec> (*tensors)(const ModelConfig& config);
+};
+
+/// All of them, in the order in which messages list them.
+std::span<const MixerEntry> mixer_entries();
+std::span<const ModelEntry> model_entries();
+
+/// The entry of this name. Throws aft::Error, with the names there are.
+const MixerEntry& mixer_entry(std::string_view name);
+const ModelEntry& model_entry(std::string_view name);
+
+/// The fields that every model has.
+std::span<const Field<ModelConfig>> common_fields();
+
+/// Whether the model of this config predicts each token from those before it.
+bool is_causal(const ModelConfig& config);
+
+/// Rows of the token table: the vocabulary, and for pixel_lm one more, the start, which stands before the first value.
+int64_t token_rows(const ModelConfig& config);
+
+/// Channels of the keys of AFT mixers: d, or one a head for aft_conv1d. Their qkv projection has 2 d and these rows.
+int64_t key_channels(const ModelConfig& config);
+
+/// Every tensor of a model: part of the file format (docs/model-file.md).
+std::vector<TensorSpec> model_tensors(const ModelConfig& config);
+
+/// Numbers in the model's tensors, whatever their count of layers. Throws aft::Error if there are more than 2^53.
+int64_t parameter_count(const ModelConfig& config);
+
+}  // namespace aft

@@ -1,0 +1,81 @@
+// The table of mixers.
+
+#include <cmath>
+#include <limits>
+
+#include "aft/error.h"
+#include "config/architecture.h"
+#include "config/specs.h"
+
+namespace aft {
+namespace {
+
+using M = MixerConfig;
+using Specs = std::vector<TensorSpec>;
+
+const Field<M> kHeads = {"heads", &M::heads};
+const Field<M> kFactorChannels = {"factor_channels", &M::factor_channels};
+
+[[noreturn]] void fail(const std::string& option, const std::string& expected, const std::string& got) {
+  throw Error("model config: mixer." + option + ": expected " + expected + ", got " + got);
+}
+
+void heads_divide(const ModelConfig& config) {
+  if (config.channels % config.mixer.heads == 0) return;
+  fail("heads", "a divisor of channels = " + std::to_string(config.channels), std::to_string(config.mixer.heads));
+}
+
+/// Not causal, a kernel is centred on its position.
+void check_conv1d(const ModelConfig& config) {
+  heads_divide(config);
+  if (is_causal(config) || config.mixer.window % 2 == 1) return;
+  fail("window", "an odd number where the model is not causal", std::to_string(config.mixer.window));
+}
+
+/// Of the projections that AFT and attention have in common; `rows` of query, key and value together.
+Specs projections(const ModelConfig& config, int64_t rows) {
+  return specs::join(specs::linear("qkv", rows, config.channels),
+                     specs::branch_end("output", config.channels, config.channels, config));
+}
+
+Specs plain(const ModelConfig& config) { return projections(config, 2 * config.channels + key_channels(config)); }
+
+/// N(0, 0.01^2): the paper's u, v ~ N(0, 1e-2) read as a spread.
+Specs with_factors(const ModelConfig& config) {
+  const std::vector<int64_t> shape = {positions(config), config.mixer.factor_channels};
+  Specs list = {{.name = "u", .shape = shape, .spread = 0.01, .rows_are_positions = true},
+                {.name = "v", .shape = shape, .spread = 0.01, .rows_are_positions = true}};
+  return specs::join(std::move(list), plain(config));
+}
+
+/// Of the kernels only the direction matters, so they do not decay; gamma and beta at 0 begin as AFT-simple.
+Specs with_kernels(const ModelConfig& config) {
+  const int64_t heads = config.mixer.heads;
+  Specs list = {{.name = "weight", .shape = {heads, config.mixer.window}, .spread = 1},
+                {.name = "gamma", .shape = {heads}, .init = Init::kZeros},
+                {.name = "beta", .shape = {heads}, .init = Init::kZeros}};
+  return specs::join(std::move(list), plain(config));
+}
+
+double nothing(const ModelConfig& /*config*/) { return 0; }
+
+const std::vector<MixerEntry>& table() {
+  static const std::vector<MixerEntry> entries = {
+      {"aft_simple", true, true, {}, nullptr, plain, nothing},
+      {"aft_local", true, true, {{"window", &M::window, 0}, kFactorChannels}, nullptr, with_factors, nothing},
+      {"aft_conv1d", true, true, {kHeads, {"window", &M::window}}, check_conv1d, with_kernels, nothing},
+      {"aft_full", true, true, {kFactorChannels}, nullptr, with_factors, nothing},
+      {"attention", true, true, {kHeads}, heads_divide, plain, nothing},
+  };
+  return entries;
+}
+
+}  // namespace
+
+std::span<const MixerEntry> mixer_entries() { return table(); }
+
+int64_t key_channels(const ModelConfig& config) {
+  return config.mixer.name == "aft_conv1d" ? config.mixer.heads : config.channels;
+}
+
+}  // namespace aft
