@@ -57,7 +57,51 @@ Specs with_kernels(const ModelConfig& config) {
   return specs::join(std::move(list), plain(config));
 }
 
+/// E and F of linformer: N(0, 1 / rank), so that a projected key or value is as large as one.
+Specs with_projections_of_time(const ModelConfig& config) {
+  const std::vector<int64_t> shape = {config.mixer.rank, positions(config)};
+  const double spread = 1 / std::sqrt(static_cast<double>(config.mixer.rank));
+  return specs::join({{.name = "e", .shape = shape, .spread = spread}, {.name = "f", .shape = shape, .spread = spread}},
+                     plain(config));
+}
+
+/// A linear layer a head.
+Specs head_linear(const std::string& name, int64_t heads, int64_t outputs, int64_t inputs) {
+  return {{.name = name + ".weight", .shape = {heads, outputs, inputs}, .spread = specs::kSpread, .decays = true},
+          {.name = name + ".bias", .shape = {heads, outputs}, .init = Init::kZeros}};
+}
+
+Specs synthesizer(const ModelConfig& config) {
+  const int64_t heads = config.mixer.heads;
+  const int64_t width = config.channels / heads;
+  Specs list = specs::join(specs::linear("value", config.channels, config.channels),
+                           specs::branch_end("output", config.channels, config.channels, config));
+  if (config.mixer.weights == "random") {
+    list.push_back({.name = "r", .shape = {heads, positions(config), positions(config)}, .spread = 1});
+    return list;
+  }
+  list = specs::join(std::move(list), head_linear("hidden", heads, width, width));
+  return specs::join(std::move(list), head_linear("scores", heads, positions(config), width));
+}
+
+Specs mlp_over_positions(const ModelConfig& config) {
+  return specs::join(specs::linear("up", config.mixer.hidden, positions(config)),
+                     specs::branch_end("down", positions(config), config.mixer.hidden, config));
+}
+
+// Numbers kept for the backward, beside what every layer has: most are scores and weights of the pairs.
 double nothing(const ModelConfig& /*config*/) { return 0; }
+double kept_by_features(const ModelConfig& config) { return 4 * static_cast<double>(config.channels); }
+double kept_by_pairs(const ModelConfig& config, int64_t sources) {
+  return 2 * static_cast<double>(config.mixer.heads) * static_cast<double>(sources);
+}
+double kept_by_window(const ModelConfig& config) { return kept_by_pairs(config, 3 * config.mixer.window); }
+double kept_by_rank(const ModelConfig& config) { return kept_by_pairs(config, config.mixer.rank); }
+double kept_by_table(const ModelConfig& config) { return kept_by_pairs(config, positions(config)); }
+double kept_by_hidden(const ModelConfig& config) {
+  return 2 * static_cast<double>(config.channels) * static_cast<double>(config.mixer.hidden) /
+         static_cast<double>(positions(config));
+}
 
 const std::vector<MixerEntry>& table() {
   static const std::vector<MixerEntry> entries = {
@@ -66,6 +110,17 @@ const std::vector<MixerEntry>& table() {
       {"aft_conv1d", true, true, {kHeads, {"window", &M::window}}, check_conv1d, with_kernels, nothing},
       {"aft_full", true, true, {kFactorChannels}, nullptr, with_factors, nothing},
       {"attention", true, true, {kHeads}, heads_divide, plain, nothing},
+      {"linear_attention", true, true, {kHeads}, heads_divide, plain, kept_by_features},
+      {"sliding_window", true, true, {kHeads, {"window", &M::window}}, heads_divide, plain, kept_by_window},
+      {"linformer", false, true, {kHeads, {"rank", &M::rank}}, heads_divide, with_projections_of_time, kept_by_rank},
+      {"synthesizer",
+       true,
+       true,
+       {kHeads, {.name = "weights", .member = &M::weights, .words = {"dense", "random"}}},
+       heads_divide,
+       synthesizer,
+       kept_by_table},
+      {"mlp_mixer", false, true, {{"hidden", &M::hidden}}, nullptr, mlp_over_positions, kept_by_hidden},
   };
   return entries;
 }

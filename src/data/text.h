@@ -16,7 +16,7 @@ namespace aft {
 /// predicted.
 class TextData : public DataSet {
  public:
-  /// Throws aft::Error if train holds less than one window, or context < 1.
+  /// Throws aft::Error if train is not empty and holds less than one window, or context < 1.
   TextData(DataSplits splits, int64_t context);
 
   [[nodiscard]] int64_t size(Split split) const override;

@@ -8,7 +8,7 @@ namespace aft {
 /// context + 1 bytes and shares its last byte with the next one. The last window is moved back so that it is whole.
 class Windows {
  public:
-  /// `bytes`: length of the text. Throws aft::Error if it holds less than one window.
+  /// `bytes`: length of the text; none has no window. Throws aft::Error if some hold less than one.
   Windows(int64_t bytes, int64_t context);
 
   [[nodiscard]] int64_t count() const { return count_; }

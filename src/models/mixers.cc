@@ -4,6 +4,11 @@
 #include "aft/torch.h"
 #include "config/architecture.h"
 #include "models/attention.h"
+#include "models/linear_attention.h"
+#include "models/linformer.h"
+#include "models/mlp_mixer.h"
+#include "models/sliding_window.h"
+#include "models/synthesizer.h"
 
 namespace aft {
 namespace {
@@ -73,7 +78,38 @@ Mixer make_aft_conv1d(const ModelConfig& config) {
 }
 
 Mixer make_attention(const ModelConfig& config) {
-  return wrap(Attention(config.channels, config.mixer.heads));
+  return wrap(Attention(config.channels, config.mixer.heads, is_causal(config)));
+}
+
+Mixer make_linear_attention(const ModelConfig& config) {
+  return wrap(LinearAttention(config.channels, config.mixer.heads, is_causal(config)));
+}
+
+Mixer make_sliding_window(const ModelConfig& config) {
+  return wrap(SlidingWindow(config.channels, config.mixer.heads, config.mixer.window, is_causal(config)));
+}
+
+Mixer make_synthesizer(const ModelConfig& config) {
+  return wrap(Synthesizer(config.channels, config.mixer.heads, positions(config), config.mixer.weights,
+                          is_causal(config)));
+}
+
+/// For layers that see all positions at once and have no state.
+template <typename Holder>
+Mixer wrap_stateless(Holder layer, const char* name) {
+  const auto refuse = [name]() -> Error { return Error(std::string("state: ") + name + " is not causal and has none"); };
+  return {layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
+          [refuse](const torch::Tensor&, const MixerState&) -> std::tuple<torch::Tensor, MixerState> { throw refuse(); },
+          [refuse](int64_t) -> MixerState { throw refuse(); }};
+}
+
+Mixer make_linformer(const ModelConfig& config) {
+  return wrap_stateless(Linformer(config.channels, config.mixer.heads, positions(config), config.mixer.rank),
+                        "linformer");
+}
+
+Mixer make_mlp_mixer(const ModelConfig& config) {
+  return wrap_stateless(MlpMixer(positions(config), config.mixer.hidden), "mlp_mixer");
 }
 
 struct Entry {
@@ -83,8 +119,11 @@ struct Entry {
 
 // A new mixer is one line here, and an entry of src/config/mixers.cc.
 constexpr Entry kMixers[] = {
-    {"aft_simple", make_aft_simple}, {"aft_local", make_aft_local}, {"aft_conv1d", make_aft_conv1d},
-    {"aft_full", make_aft_full},     {"attention", make_attention},
+    {"aft_simple", make_aft_simple},         {"aft_local", make_aft_local},
+    {"aft_conv1d", make_aft_conv1d},         {"aft_full", make_aft_full},
+    {"attention", make_attention},           {"linear_attention", make_linear_attention},
+    {"sliding_window", make_sliding_window}, {"linformer", make_linformer},
+    {"synthesizer", make_synthesizer},       {"mlp_mixer", make_mlp_mixer},
 };
 
 }  // namespace
@@ -93,7 +132,7 @@ Mixer make_mixer(const ModelConfig& config) {
   for (const Entry& entry : kMixers) {
     if (config.mixer.name == entry.name) return entry.make(config);
   }
-  throw Error("mixer.name: no module here is called " + config.mixer.name);  // the table of src/config has more
+  throw Error("mixer.name: no module here is called " + config.mixer.name);
 }
 
 }  // namespace aft

@@ -273,19 +273,30 @@ TEST(LanguageModel, LaterBytesLeaveEarlierLogitsBitwiseAlone) {
   }
 }
 
-// The table of architectures describes the modules, in names and shapes.
-TEST(LanguageModel, ParametersAreThoseOfTheTable) {
-  for (const auto& mixer : kMixers) {
-    for (const char* kind : {"byte_lm", "pixel_lm"}) {
-      ModelConfig config = small(mixer);
-      config.model = kind;
-      config.height = 3;
-      config.width = 4;
-      std::map<std::string, std::vector<int64_t>> expected, got;
-      for (const TensorSpec& spec : model_tensors(config)) expected[spec.name] = spec.shape;
-      const ModelPtr model = make_model(config);
-      for (const auto& item : model->module().named_parameters()) got[item.key()] = item.value().sizes().vec();
-      EXPECT_EQ(got, expected) << mixer << " " << kind;
+// The table of architectures describes the modules of every mixer it has, in names and shapes.
+TEST(Models, ParametersAreThoseOfTheTable) {
+  for (const ModelEntry& kind : model_entries()) {
+    for (const MixerEntry& mixer : mixer_entries()) {
+      for (const char* weights : {"dense", "random"}) {
+        if (!(kind.causal ? mixer.causal : mixer.not_causal)) continue;
+        ModelConfig config = small(mixer.name);
+        config.model = kind.name;
+        config.height = 4;
+        config.width = 8;
+        config.mixer.weights = weights;
+        config.mixer.rank = 3;
+        config.mixer.hidden = 5;
+        SCOPED_TRACE(to_json(config));
+        std::map<std::string, std::vector<int64_t>> expected, got;
+        for (const TensorSpec& spec : model_tensors(config)) expected[spec.name] = spec.shape;
+        const ModelPtr model = make_model(config);
+        for (const auto& item : model->module().named_parameters()) got[item.key()] = item.value().sizes().vec();
+        EXPECT_EQ(got, expected);
+        model->module().eval();
+        const torch::NoGradGuard no_grad;
+        const auto logits = kind.causal ? model->forward(random_bytes(2, 9)) : model->forward(torch::rand({2, 4, 8, 3}));
+        EXPECT_TRUE(logits.isfinite().all().item<bool>());
+      }
     }
   }
 }
