@@ -1,4 +1,4 @@
-// write_seeds FOLDER: in a folder for each fuzzer, a valid model file of each mixer, recipes, a metric, .xz files.
+// write_seeds FOLDER: in a folder for each fuzzer, a valid model file of each mixer, recipes, a metric, files of data.
 
 #include <lzma.h>
 
@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "../data/gzip.h"
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
 #include "config/architecture.h"
@@ -37,22 +39,45 @@ void write_model(const fs::path& path, const aft::ModelConfig& config) {
       {{"format", "aft"}, {"format_version", "2"}, {"library_version", "0"}, {"config", aft::to_json(config)}});
 }
 
+std::string xz(const std::string& text, lzma_check check) {
+  std::string out(1024, '\0');
+  size_t size = 0;
+  if (lzma_easy_buffer_encode(0, check, nullptr, reinterpret_cast<const uint8_t*>(text.data()), text.size(),
+                              reinterpret_cast<uint8_t*>(out.data()), &size, out.size()) != LZMA_OK) {
+    throw aft::Error("write_seeds: xz failed");
+  }
+  out.resize(size);
+  return out;
+}
+
 /// Each way that xz checks what it holds, with little memory.
 void write_xz(const fs::path& folder) {
   std::string both;
   for (const lzma_check check : {LZMA_CHECK_NONE, LZMA_CHECK_CRC32, LZMA_CHECK_CRC64, LZMA_CHECK_SHA256}) {
-    const std::string text = "To be, or not to be, that is the question";
-    std::string out(1024, '\0');
-    size_t size = 0;
-    if (lzma_easy_buffer_encode(0, check, nullptr, reinterpret_cast<const uint8_t*>(text.data()), text.size(),
-                                reinterpret_cast<uint8_t*>(out.data()), &size, out.size()) != LZMA_OK) {
-      throw aft::Error("write_seeds: xz failed");
-    }
-    out.resize(size);
+    const std::string out = xz("To be, or not to be, that is the question", check);
     both += out + std::string(4, '\0');
     write_text(folder / std::to_string(check), out);
   }
   write_text(folder / "several", both);
+}
+
+/// Two images of 2 x 3 and two labels, plain and packed.
+void write_idx(const fs::path& folder) {
+  const std::string images("\0\0\x08\3\0\0\0\2\0\0\0\2\0\0\0\3abcdefghijkl", 28);
+  const std::string labels("\0\0\x08\1\0\0\0\2\4\7", 10);
+  for (const auto& [name, bytes] : {std::pair("images", images), std::pair("labels", labels)}) {
+    write_text(folder / name, bytes);
+    write_text(folder / (std::string(name) + ".gz"), aft::gzip(bytes));
+    write_text(folder / (std::string(name) + ".xz"), xz(bytes, LZMA_CHECK_CRC32));
+  }
+}
+
+void write_cifar10(const fs::path& folder) {
+  std::string record(1, '\7');
+  for (int i = 0; i < 3072; ++i) record += static_cast<char>(i);
+  write_text(folder / "one", record);
+  write_text(folder / "two", record + record);
+  write_text(folder / "packed", xz(record, LZMA_CHECK_CRC32));
 }
 
 }  // namespace
@@ -62,15 +87,17 @@ int main(int argc, char** argv) {
   const fs::path models = fs::path(argv[1]) / "model_file";
   const fs::path recipes = fs::path(argv[1]) / "recipe";
   const fs::path metrics = fs::path(argv[1]) / "metrics";
-  const fs::path xz = fs::path(argv[1]) / "xz";
-  for (const auto& folder : {models, recipes, metrics, xz}) fs::create_directories(folder);
+  const fs::path xz_files = fs::path(argv[1]) / "xz";
+  const fs::path idx = fs::path(argv[1]) / "idx";
+  const fs::path cifar10 = fs::path(argv[1]) / "cifar10";
+  for (const auto& folder : {models, recipes, metrics, xz_files, idx, cifar10}) fs::create_directories(folder);
   aft::Recipe recipe;
   recipe.data.path = "text.xz";
   for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     aft::ModelConfig config;
     config.mixer.name = mixer;
-    config.layers = config.channels = config.mlp_channels = config.context = config.mixer.heads = config.mixer.window =
-        config.mixer.factor_channels = 1;
+    config.layers = config.channels = config.mlp_channels = config.context = 1;
+    config.mixer.heads = config.mixer.window = config.mixer.factor_channels = 1;
     write_model(models / mixer, config);
     write_text(models / (std::string(mixer) + ".json"), aft::to_json(config));
     recipe.model = config;
@@ -79,6 +106,9 @@ int main(int argc, char** argv) {
   write_text(models / "header", R"({"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"__metadata__":{"x":"y"}})" +
                                     std::string(9, '\0'));
   write_text(recipes / "override", "train.lr=1e-3");
-  write_text(metrics / "line", aft::to_json_line({10, "train", 1.75, {{"bits_per_byte", 2.5}}, 1000, 1234.5, 1e-3, 0.25}));
-  write_xz(xz);
+  write_text(metrics / "line",
+             aft::to_json_line({10, "train", 1.75, {{"bits_per_byte", 2.5}}, 1000, 1234.5, 1e-3, 0.25}));
+  write_xz(xz_files);
+  write_idx(idx);
+  write_cifar10(cifar10);
 }
