@@ -8,12 +8,12 @@
 //   aft::runtime::Sampler sampler({.temperature = 0.8F, .seed = 1});
 //   for (uint8_t byte = '\n';; byte = sampler.draw(session.feed({&byte, 1}))) std::cout << byte;
 
-#include "aft/error.h"                 // IWYU pragma: export
-#include "aft/io/safetensors.h"        // IWYU pragma: export
-#include "aft/runtime/evaluate.h"      // IWYU pragma: export
-#include "aft/runtime/model.h"         // IWYU pragma: export
 #include "aft/config/model_config.h"  // IWYU pragma: export
-#include "aft/runtime/model_file.h"    // IWYU pragma: export
-#include "aft/runtime/sampler.h"       // IWYU pragma: export
-#include "aft/runtime/session.h"       // IWYU pragma: export
-#include "aft/runtime/thread_pool.h"   // IWYU pragma: export
+#include "aft/error.h"                // IWYU pragma: export
+#include "aft/io/safetensors.h"       // IWYU pragma: export
+#include "aft/runtime/evaluate.h"     // IWYU pragma: export
+#include "aft/runtime/model.h"        // IWYU pragma: export
+#include "aft/runtime/model_file.h"   // IWYU pragma: export
+#include "aft/runtime/sampler.h"      // IWYU pragma: export
+#include "aft/runtime/session.h"      // IWYU pragma: export
+#include "aft/runtime/thread_pool.h"  // IWYU pragma: export

@@ -54,8 +54,7 @@ const Entry& find(std::span<const Entry> entries, const char* what, std::string_
 std::vector<TensorSpec> layer_tensors(const ModelConfig& config) {
   const int64_t d = config.channels;
   return specs::join(
-      specs::join(specs::norm("mixer_norm", d),
-                  specs::under("mixer.", mixer_entry(config.mixer.name).tensors(config))),
+      specs::join(specs::norm("mixer_norm", d), specs::under("mixer.", mixer_entry(config.mixer.name).tensors(config))),
       specs::join(specs::norm("mlp_norm", d),
                   specs::join(specs::linear("mlp.up", config.mlp_channels, d),
                               specs::branch_end("mlp.down", d, config.mlp_channels, config))));

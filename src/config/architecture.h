@@ -33,8 +33,8 @@ struct TensorSpec {
   std::string name;
   std::vector<int64_t> shape;
   Init init = Init::kNormal;
-  double spread = 0;              // standard deviation of kNormal
-  bool decays = false;            // whether weight decay applies: to the weights of linear layers alone
+  double spread = 0;                // standard deviation of kNormal
+  bool decays = false;              // whether weight decay applies: to the weights of linear layers alone
   bool rows_are_positions = false;  // a longer sequence has the same rows and more
 };
 

@@ -56,10 +56,10 @@ void read(const Field<Owner>& field, const std::string& prefix, const Json& valu
     if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kLargest)) {
       fail(name, "at most " + std::to_string(kLargest), value.dump());
     }
-    owner.**integer = value.get<int64_t>();
+    owner.** integer = value.get<int64_t>();
   } else if (const auto* number = std::get_if<double Owner::*>(&field.member)) {
     if (!value.is_number()) fail(name, "a number", value.type_name());
-    owner.**number = value.get<double>();
+    owner.** number = value.get<double>();
   } else {
     if (!value.is_string()) fail(name, "a string", value.type_name());
     owner.*std::get<std::string Owner::*>(field.member) = value.get<std::string>();
@@ -122,7 +122,8 @@ void validate(const ModelConfig& config) {
   if (!(model.causal ? mixer.causal : mixer.not_causal)) {
     std::string fitting;
     for (const MixerEntry& entry : mixer_entries()) {
-      if (model.causal ? entry.causal : entry.not_causal) fitting += (fitting.empty() ? "" : ", ") + std::string(entry.name);
+      if (model.causal ? entry.causal : entry.not_causal)
+        fitting += (fitting.empty() ? "" : ", ") + std::string(entry.name);
     }
     fail("mixer.name",
          std::string(model.causal ? "a causal mixer, as " : "a mixer that sees all positions, as ") + model.name +

@@ -67,9 +67,9 @@ Specs language_model(const ModelConfig& config) {
 }
 
 Specs classifier(const ModelConfig& config) {
-  Specs list = specs::join(
-      specs::linear("embedding.patch", config.channels, config.patch * config.patch * config.colors),
-      embedding("position", positions(config), config, true));
+  Specs list =
+      specs::join(specs::linear("embedding.patch", config.channels, config.patch * config.patch * config.colors),
+                  embedding("position", positions(config), config, true));
   list = specs::join(std::move(list), specs::norm("norm", config.channels));
   return specs::join(std::move(list), specs::linear("head", config.classes, config.channels));
 }

@@ -7,9 +7,6 @@
 #include <string>
 #include <vector>
 
-#include "data/epoch_order.h"
-#include "data/windows.h"
-
 // Byte data for the trainer: any file or folder, plain or .xz, split into train, valid and test, cut into windows.
 
 namespace aft {
@@ -71,23 +68,6 @@ struct DataSplits {
 /// Of format "bytes". Throws aft::Error if the configuration is wrong, a file cannot be read, or a split that was asked
 /// for is empty.
 DataSplits load_splits(const DataConfig& config);
-
-/// The order in which a run visits the training windows of a text.
-class WindowOrder {
- public:
-  /// As Windows and EpochOrder.
-  WindowOrder(int64_t bytes, int64_t context, uint64_t seed);
-
-  /// Windows in an epoch.
-  [[nodiscard]] int64_t windows() const { return windows_.count(); }
-
-  /// First byte of the `position`-th window of the run, position >= 0 counted over all epochs.
-  [[nodiscard]] int64_t start(int64_t position) const;
-
- private:
-  Windows windows_;
-  EpochOrder order_;
-};
 
 /// CRC-64/XZ: tells one split from another.
 uint64_t checksum(const Bytes& bytes);

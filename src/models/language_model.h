@@ -11,8 +11,8 @@
 namespace aft {
 
 /// byte_lm and pixel_lm of Zhai et al. 2021, sections 4.1 and 4.2: token and learned position embedding, blocks, norm,
-/// head. The values of an image, row by row, red, green and blue of a pixel one after another, share one token table and
-/// one head; before the first stands the start token, the last row of the table.
+/// head. The values of an image, row by row, red, green and blue of a pixel one after another, share one token table
+/// and one head; before the first stands the start token, the last row of the table.
 class LanguageModelImpl : public torch::nn::Cloneable<LanguageModelImpl>, public Model {
  public:
   /// Throws aft::Error for an impossible configuration. Values are those of initialise(0).

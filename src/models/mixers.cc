@@ -90,17 +90,20 @@ Mixer make_sliding_window(const ModelConfig& config) {
 }
 
 Mixer make_synthesizer(const ModelConfig& config) {
-  return wrap(Synthesizer(config.channels, config.mixer.heads, positions(config), config.mixer.weights,
-                          is_causal(config)));
+  return wrap(
+      Synthesizer(config.channels, config.mixer.heads, positions(config), config.mixer.weights, is_causal(config)));
 }
 
 /// For layers that see all positions at once and have no state.
 template <typename Holder>
 Mixer wrap_stateless(Holder layer, const char* name) {
-  const auto refuse = [name]() -> Error { return Error(std::string("state: ") + name + " is not causal and has none"); };
-  return {layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
-          [refuse](const torch::Tensor&, const MixerState&) -> std::tuple<torch::Tensor, MixerState> { throw refuse(); },
-          [refuse](int64_t) -> MixerState { throw refuse(); }};
+  const auto refuse = [name]() -> Error {
+    return Error(std::string("state: ") + name + " is not causal and has none");
+  };
+  return {
+      layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
+      [refuse](const torch::Tensor&, const MixerState&) -> std::tuple<torch::Tensor, MixerState> { throw refuse(); },
+      [refuse](int64_t) -> MixerState { throw refuse(); }};
 }
 
 Mixer make_linformer(const ModelConfig& config) {

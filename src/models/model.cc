@@ -33,8 +33,7 @@ void Model::initialise(uint64_t seed) {
     torch::Tensor& value = item.value();
     if (spec.init == Init::kNormal) {
       // On whatever device the model is, it begins with the same weights.
-      value.copy_(
-          torch::empty(value.sizes(), value.options().device(torch::kCPU)).normal_(0, spec.spread, generator));
+      value.copy_(torch::empty(value.sizes(), value.options().device(torch::kCPU)).normal_(0, spec.spread, generator));
     } else {
       value.fill_(spec.init == Init::kOnes ? 1 : 0);
     }

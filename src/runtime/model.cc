@@ -21,8 +21,7 @@ Model Model::load(const std::filesystem::path& path, ThreadPool& pool) {
 
 void Model::require(std::string_view model, std::string_view for_what) const {
   if (config().model == model) return;
-  throw Error(std::string(for_what) + ": expected a model of kind " + std::string(model) + ", got a " +
-              config().model);
+  throw Error(std::string(for_what) + ": expected a model of kind " + std::string(model) + ", got a " + config().model);
 }
 
 const ModelConfig& Model::config() const { return weights_->config; }

@@ -97,7 +97,8 @@ CheckpointHeader read_checkpoint_header(const std::filesystem::path& path) {
     return it == metadata.end() ? std::string() : it->second;
   };
   if (value("format") == kFormat && value("format_version") == "1") {
-    throw Error(path.string() + ": its run was begun by an earlier version of aft, whose recipes and state were others; " +
+    throw Error(path.string() +
+                ": its run was begun by an earlier version of aft, whose recipes and state were others; " +
                 "go on with that version, or begin a new run with its weights by train.init");
   }
   if (value("format") != kFormat || value("format_version") != kFormatVersion) {

@@ -15,10 +15,10 @@ namespace aft {
 /// What a run needs to go on, beside weights and moments.
 struct RunState {
   int64_t step = 0;
-  int64_t position = 0;   // examples visited, over all epochs
-  bool evaluated = true;  // false: stopped before the validation that was due at this step
-  double seconds = 0;     // of training so far
-  Score logged;           // of the steps since the last train line
+  int64_t position = 0;        // examples visited, over all epochs
+  bool evaluated = true;       // false: stopped before the validation that was due at this step
+  double seconds = 0;          // of training so far
+  Score logged;                // of the steps since the last train line
   std::optional<double> best;  // the task's first metric of the best model
   uint64_t data_checksum = 0;  // of the training split
   uint64_t valid_checksum = 0;

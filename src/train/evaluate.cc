@@ -53,8 +53,7 @@ Batch read_batch(const DataSet& data, Split split, int64_t begin, int64_t count,
   auto* bytes = batch.bytes.mutable_data_ptr<uint8_t>();
   auto* labels = batch.labels.mutable_data_ptr<int64_t>();
   for (int64_t i = 0; i < count; ++i) {
-    labels[i] =
-        data.read(split, begin + i, std::nullopt, {bytes + i * length, static_cast<size_t>(length)});
+    labels[i] = data.read(split, begin + i, std::nullopt, {bytes + i * length, static_cast<size_t>(length)});
   }
   return {batch.bytes.to(device), batch.labels.to(device)};
 }
@@ -130,7 +129,8 @@ std::optional<Evaluation> evaluate(Model& model, const DataSet& data, Split spli
     begin += count;
   }
   model.module().train(was_training);
-  if (score.targets == 0) throw Error("data: expected something to predict, got " + std::to_string(result.bytes) + " bytes");
+  if (score.targets == 0)
+    throw Error("data: expected something to predict, got " + std::to_string(result.bytes) + " bytes");
   const auto sums = sum.cpu();
   score.nats = sums[0].item<double>();
   score.correct = static_cast<int64_t>(sums[1].item<double>());

@@ -175,7 +175,8 @@ void plot_runs(const std::vector<fs::path>& folders, const fs::path& png, const 
   const fs::path image = scratch.path / "loss.png";
   std::ostringstream script;
   script << "set terminal pngcairo size 960,600 noenhanced font 'sans,11'\nset output " << quoted(image.string())
-         << "\nset xlabel " << quoted(axis_label(x)) << "\nset ylabel " << quoted(in_words(what)) << "\nset grid\nset key top right\n";
+         << "\nset xlabel " << quoted(axis_label(x)) << "\nset ylabel " << quoted(in_words(what))
+         << "\nset grid\nset key top right\n";
   for (size_t i = 0; i < curves.size(); ++i) script << "$c" << i << " << EOD\n" << curves[i].data << "EOD\n";
   script << "plot ";
   for (size_t i = 0; i < curves.size(); ++i) {

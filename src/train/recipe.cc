@@ -198,7 +198,9 @@ void apply_override(const std::string& override_, Values& values, std::list<toml
 }
 
 /// Whether an override chooses the mixer.
-bool names_mixer(const std::string& override_) { return trimmed(override_.substr(0, override_.find('='))) == "mixer.name"; }
+bool names_mixer(const std::string& override_) {
+  return trimmed(override_.substr(0, override_.find('='))) == "mixer.name";
+}
 
 // What toml++ writes itself does not always read back equal: text over several lines, for one.
 std::string toml_value(const std::string& value) { return toml_string(value); }

@@ -49,7 +49,7 @@ void check_data(const Recipe& recipe) {
   require(text_wanted == (recipe.data.format == "bytes"), "data.format",
           text_wanted ? "bytes, which a byte_lm reads" : "cifar10 or idx, images for a " + recipe.model.model,
           recipe.data.format);
-  const bool has_valid = !text_wanted                ? recipe.data.holdout != 0
+  const bool has_valid = !text_wanted               ? recipe.data.holdout != 0
                          : recipe.data.path.empty() ? !recipe.data.valid.empty()
                                                     : recipe.data.split[1] > 0;
   if (recipe.train.eval_every > 0 && !has_valid) {

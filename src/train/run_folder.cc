@@ -71,10 +71,10 @@ void RunFolder::clear() const {
 
 void check_same_run(const Recipe& saved, const Recipe& now) {
   static const std::set<std::string> kFree = {"train.steps",     "train.eval_every", "train.checkpoint_every",
-                                              "train.log_every", "train.loaders",    "train.threads",    "train.device",
-                                              "train.init",      "data.path",        "data.split",
-                                              "data.train",      "data.valid",       "data.test",
-                                              "run.folder"};
+                                              "train.log_every", "train.loaders",    "train.threads",
+                                              "train.device",    "train.init",       "data.path",
+                                              "data.split",      "data.train",       "data.valid",
+                                              "data.test",       "run.folder"};
   const auto listed = recipe_values(saved);
   const std::map<std::string, std::string> before(listed.begin(), listed.end());
   for (const auto& [key, value] : recipe_values(now)) {

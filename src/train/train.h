@@ -21,10 +21,10 @@ struct TrainConfig {
   std::string init;                    // run folder or model file whose weights the run begins with; empty: random ones
   std::vector<std::string> init_skip;  // patterns of tensors that stay as they are initialised, such as "head.*"
   int64_t steps = 1000;
-  int64_t batch = 8;                // examples in one forward and backward
-  int64_t accumulate = 1;           // forwards and backwards in one step
-  int64_t chunk = 0;                // > 0: truncated backpropagation, sequences walked in chunks that hand on their state
-  double lr = 3e-3;                 // highest learning rate
+  int64_t batch = 8;       // examples in one forward and backward
+  int64_t accumulate = 1;  // forwards and backwards in one step
+  int64_t chunk = 0;       // > 0: truncated backpropagation, sequences walked in chunks that hand on their state
+  double lr = 3e-3;        // highest learning rate
   std::string schedule = "cosine";  // after the warm-up: cosine, inverse_sqrt (lr sqrt(warmup / step)), constant
   int64_t warmup = 50;              // steps of linear rise
   double min_lr_ratio = 0.1;        // cosine ends at, inverse_sqrt never falls below, lr times this
@@ -120,8 +120,8 @@ struct TrainOptions {
 struct TrainOutcome {
   bool finished = false;  // false: stopped early, with a checkpoint
   int64_t step = 0;
-  MetricValues best_valid;  // the first metric of the best model; empty: nothing was validated
-  MetricValues test;        // all metrics; empty: nothing was tested
+  MetricValues best_valid;              // the first metric of the best model; empty: nothing was validated
+  MetricValues test;                    // all metrics; empty: nothing was tested
   std::optional<int64_t> device_bytes;  // on a GPU: most bytes of tensors at one time
 };
 

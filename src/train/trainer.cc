@@ -171,9 +171,9 @@ void Trainer::Run::begin(TrainObserver& observer) {
   use_threads(recipe.train.threads);
   model = make_model(recipe, !resuming);  // before anything is removed: train.init may be the very run to be replaced
   model->module().to(device);
-  loader = std::make_unique<Loader>(
-      *data, EpochOrder(data->size(Split::kTrain), static_cast<uint64_t>(recipe.train.seed)), recipe.train.batch,
-      device, recipe.train.loaders);
+  loader =
+      std::make_unique<Loader>(*data, EpochOrder(data->size(Split::kTrain), static_cast<uint64_t>(recipe.train.seed)),
+                               recipe.train.batch, device, recipe.train.loaders);
   optimizer = std::make_unique<Optimizer>(model);
   if (options.force) folder.clear();
   const std::string toml = to_toml(with_absolute_paths(recipe));
@@ -254,9 +254,9 @@ void Trainer::Run::train_one_step(TrainObserver& observer) {
   } else {
     optimizer->update_unread(recipe.train, step, result.loss, result.gradient_norm);
   }
-  unread.push_back({step, state.position, drawn, result.targets,
-                    torch::stack({result.loss, result.correct, result.correct_5,
-                                  result.gradient_norm.to(torch::kFloat64)})});
+  unread.push_back(
+      {step, state.position, drawn, result.targets,
+       torch::stack({result.loss, result.correct, result.correct_5, result.gradient_norm.to(torch::kFloat64)})});
   state.step = step;
   state.position += recipe.train.batch * recipe.train.accumulate;
   logged_tokens += tokens_at(recipe.train.batch * recipe.train.accumulate);
@@ -372,8 +372,14 @@ void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
 
 void Trainer::Run::add_metric(const char* split, double loss, MetricValues values, double rate,
                               TrainObserver& observer) {
-  const Metric metric{state.step, split, loss, std::move(values), tokens_at(state.position), rate,
-                      learning_rate(recipe.train, state.step), seconds()};
+  const Metric metric{state.step,
+                      split,
+                      loss,
+                      std::move(values),
+                      tokens_at(state.position),
+                      rate,
+                      learning_rate(recipe.train, state.step),
+                      seconds()};
   metrics->append(metric);
   observer.metric(metric, recipe.train.steps);
 }

@@ -18,8 +18,8 @@ struct NotFinite {
 
 /// Scalars on the model's device, f64 but the norm.
 struct StepResult {
-  torch::Tensor loss;           // mean over all targets of the step, in nats
-  torch::Tensor correct;        // targets with the largest logit, and among the five largest: 0 unless the task counts
+  torch::Tensor loss;     // mean over all targets of the step, in nats
+  torch::Tensor correct;  // targets with the largest logit, and among the five largest: 0 unless the task counts
   torch::Tensor correct_5;
   torch::Tensor gradient_norm;  // of the gradient of that mean
   int64_t targets = 0;

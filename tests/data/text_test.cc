@@ -10,6 +10,7 @@
 #include "examples.h"
 #include "message.h"
 #include "scratch.h"
+#include "window_order.h"
 
 namespace aft {
 namespace {

@@ -1,3 +1,5 @@
+#include "window_order.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,3 +1,5 @@
+#include "models/language_model.h"
+
 #include <gtest/gtest.h>
 #include <torch/autograd.h>
 #include <torch/nn/modules/activation.h>
@@ -13,7 +15,6 @@
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
 #include "config/architecture.h"
-#include "models/language_model.h"
 
 namespace aft {
 namespace {
@@ -294,7 +295,8 @@ TEST(Models, ParametersAreThoseOfTheTable) {
         EXPECT_EQ(got, expected);
         model->module().eval();
         const torch::NoGradGuard no_grad;
-        const auto logits = kind.causal ? model->forward(random_bytes(2, 9)) : model->forward(torch::rand({2, 4, 8, 3}));
+        const auto logits =
+            kind.causal ? model->forward(random_bytes(2, 9)) : model->forward(torch::rand({2, 4, 8, 3}));
         EXPECT_TRUE(logits.isfinite().all().item<bool>());
       }
     }

@@ -25,8 +25,9 @@ Recipe parse(const std::string& toml, const std::vector<std::string>& overrides 
 }
 
 TEST(Recipe, ValuesAreReadAndTheRestIsDefault) {
-  const Recipe recipe =
-      parse("[model]\nchannels = 64\n[mixer]\nname = 'attention'\n[data]\npath = 'x'\nsplit = [1, 0, 0.0]\n[train]\nlr = 1\n");
+  const Recipe recipe = parse(
+      "[model]\nchannels = 64\n[mixer]\nname = 'attention'\n[data]\npath = 'x'\nsplit = [1, 0, 0.0]\n[train]\nlr = "
+      "1\n");
   EXPECT_EQ(recipe.model.mixer.name, "attention");
   EXPECT_EQ(recipe.model.channels, 64);
   EXPECT_EQ(recipe.model.layers, ModelConfig{}.layers);

@@ -305,8 +305,8 @@ TEST(Checkpoint, RestoresWeightsMomentsGeneratorAndState) {
   // The model's parameters are the flat buffer.
   EXPECT_TRUE(torch::equal(again->named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
   // A checkpoint serves as a model file too.
-  EXPECT_TRUE(
-      torch::equal(load_model(path)->module().named_parameters()["head.weight"], model->named_parameters()["head.weight"]));
+  EXPECT_TRUE(torch::equal(load_model(path)->module().named_parameters()["head.weight"],
+                           model->named_parameters()["head.weight"]));
 
   Recipe wider = recipe;
   wider.model.channels = 18;

@@ -6,8 +6,8 @@
 
 namespace aft {
 
-/// What mixes the positions of a layer. Each mixer has options of its own, which docs/mixers.md lists; the other members
-/// mean nothing to it and are neither read nor written.
+/// What mixes the positions of a layer. Each mixer has options of its own, which docs/mixers.md lists; the other
+/// members mean nothing to it and are neither read nor written.
 struct MixerConfig {
   std::string name = "aft_local";
   int64_t heads = 4;              // groups of channels that share a key, a kernel or a row of weights

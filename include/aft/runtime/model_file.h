@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "aft/io/safetensors.h"
 #include "aft/config/model_config.h"
+#include "aft/io/safetensors.h"
 
 namespace aft::runtime {
 

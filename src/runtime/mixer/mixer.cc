@@ -29,8 +29,8 @@ void require_mixer(const ModelConfig& config, const std::string& where) {
   if (find(config) != nullptr) return;
   std::string known;
   for (const Entry& entry : kMixers) known += (known.empty() ? "" : ", ") + std::string(entry.name);
-  throw Error(where + ": its mixer is " + config.mixer.name + ", which is for comparison and runs in aft-train alone; " +
-              "aft runs " + known);
+  throw Error(where + ": its mixer is " + config.mixer.name +
+              ", which is for comparison and runs in aft-train alone; " + "aft runs " + known);
 }
 
 std::unique_ptr<Mixer> make_mixer(const Weights& weights, const Block& block, int64_t batch) {

@@ -1,8 +1,8 @@
+#include <aft/config/model_config.h>
 #include <aft/error.h>
 #include <aft/io/safetensors.h>
 #include <aft/ops/device.h>
 #include <aft/ops/window.h>
-#include <aft/config/model_config.h>
 
 bool missing_file_is_refused() {
   try {
