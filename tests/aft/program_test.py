@@ -123,7 +123,7 @@ class ProgramTest(unittest.TestCase):
         for mixer, model in self.models.items():
             self.assertIn(mixer, self.ok("info", model).decode())
             info = json.loads(self.ok("info", model, "--json"))
-            self.assertEqual(info["config"]["mixer"], mixer)
+            self.assertEqual(info["config"]["mixer"]["name"], mixer)
             self.assertEqual(info["config"]["channels"], 21)
             self.assertEqual(info["tensors"]["head.weight"], [256, 21])
             self.assertEqual(info["parameters"], sum(math.prod(shape) for shape in info["tensors"].values()))
@@ -339,6 +339,16 @@ class ProgramTest(unittest.TestCase):
                 ideal = result["weight_bytes_per_token"] / result["read_gb_per_s"] / 1e6
                 self.assertAlmostEqual(row["multiple"], row["ms_per_token"] / ideal, delta=1e-6 * row["multiple"])
 
+    def test_mixers_of_the_trainer_alone_are_refused_by_name(self):
+        model, text = self.folder / "compared.safetensors", self.folder / "text"
+        text.write_bytes(b"some text")
+        for mixer in ("linear_attention", "sliding_window", "synthesizer"):
+            subprocess.run([WRITE_MODEL, mixer, model], check=True)
+            self.assertIn(mixer, self.ok("info", model).decode())
+            for command in (["generate", model, "--prompt", "x"], ["eval", model, text], ["bench", model]):
+                with self.subTest(mixer=mixer, command=command[0]):
+                    self.assertIn(f"its mixer is {mixer}", self.refused(*command))
+
     def test_bad_models(self):
         good = self.model.read_bytes()
         (length,) = struct.unpack("<Q", good[:8])
@@ -356,7 +366,7 @@ class ProgramTest(unittest.TestCase):
             "longer": good + b"x",
             "no metadata": good[:8] + header.replace(b'"__metadata__"', b'"__nometadat__"') + good[8 + length:],
             "other format": good.replace(b'"format":"aft"', b'"format":"pt_"'),
-            "newer version": good.replace(b'"format_version":"1"', b'"format_version":"2"'),
+            "newer version": good.replace(b'"format_version":"2"', b'"format_version":"3"'),
             "other config": good.replace(b'\\"channels\\":21', b'\\"channels\\":22'),
             "other mixer": good.replace(b"aft_local", b"aft_nolcl"),
             "other type": good.replace(b'"F32"', b'"I32"', 1),

@@ -51,9 +51,6 @@ class GpuTest(unittest.TestCase):
     def test_what_ends_otherwise_is_no_success(self):
         self.assertEqual(self.counts("Segmentation fault", False)[0], (0, 1, 0))
         self.assertEqual(self.counts("[  PASSED  ] 5 tests.\nstopped", False)[0], (5, 1, 0))
-        module = load()
-        with self.assertRaisesRegex(module.Absent, "bench/nothing.py is not there"):
-            module.figures_of(module.Result(), "nothing", 0)
 
     def test_parts_are_merged(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,7 @@ import subprocess
 import time
 import unittest
 
+import images
 from program import ProgramTest
 
 KILLS = int(os.environ.get("AFT_KILLS", "20"))
@@ -14,6 +15,7 @@ INTERVAL = 20
 
 
 class Kill(ProgramTest):
+    kills = KILLS
     sets = (
         f"train.steps={INTERVAL * (4 * KILLS + 4)}",
         f"train.checkpoint_every={INTERVAL}",
@@ -65,7 +67,7 @@ class Kill(ProgramTest):
         generator = random.Random(os.environ.get("AFT_KILL_SEED", "3"))
         killed = 0
         reached = 0
-        for number in range(KILLS):
+        for number in range(self.kills):
             after_checkpoint = number % 5 != 4  # else at any moment, starting up included
             delay = generator.uniform(0, 0.08 if after_checkpoint else 1)
             stderr, was_killed = self.live_and_die(after_checkpoint, delay)
@@ -73,12 +75,30 @@ class Kill(ProgramTest):
             if "step" in stderr:
                 self.assertLessEqual(reached - self.resumed_at(stderr), INTERVAL, "work of more than one interval lost")
                 reached = max(reached, self.last_logged_step())
-        self.assertEqual(killed, KILLS)
+        self.assertEqual(killed, self.kills)
         last = self.train("run", "--resume", sets=self.sets)
         self.assertGreater(self.resumed_at(last.stderr), 0)
         self.assertLessEqual(reached - self.resumed_at(last.stderr), INTERVAL)
         self.train("whole", sets=self.sets)
         self.assert_same_run("whole", "run")
+
+
+class KillWithImages(Kill):
+    """Augmented, and read by threads."""
+
+    kills = max(1, KILLS // 4)
+    sets = (
+        f"train.steps={INTERVAL * (KILLS + 4)}",
+        f"train.checkpoint_every={INTERVAL}",
+        "train.eval_every=70",
+        "train.loaders=3",
+        "model.dropout=0.1",
+    )
+
+    def setUp(self):
+        super().setUp()
+        images.write_images(self.folder / "images")
+        (self.folder / "recipe.toml").write_text(images.PIXELS)
 
 
 if __name__ == "__main__":

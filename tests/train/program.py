@@ -113,5 +113,6 @@ class ProgramTest(unittest.TestCase):
         models = [(self.folder / run / "model.safetensors").read_bytes() for run in (a, b)]
         self.assertEqual(models[0], models[1])
         times = "tokens_per_second", "seconds"
-        timeless = [[{key: value for key, value in line.items() if key not in times} for line in self.metrics(run)] for run in (a, b)]
+        timeless = [[{key: value for key, value in line.items() if key not in times} for line in self.metrics(run)]
+                    for run in (a, b)]
         self.assertEqual(timeless[0], timeless[1])
