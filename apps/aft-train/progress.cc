@@ -23,6 +23,11 @@ std::string rate_text(double rate) { return rate >= 1e4 ? format("%.1fk", rate /
 
 double first_of(const Metric& metric) { return metric.values.front().second; }
 
+/// Of what metrics count as tokens.
+const char* unit_of(const Metric& metric) {
+  return metric.values.front().first.starts_with("bits_") ? "tokens" : "images";
+}
+
 size_t terminal_width() {
   winsize size{};
   return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : 80;
@@ -75,9 +80,9 @@ void Progress::metric(const Metric& line, int64_t steps) {
   // On a terminal the bar shows what a train line says.
   if (terminal_ && line.split == "train") return;
   if (first_step_ < 0) first_step_ = line.step;
-  print_line(format("step %lld/%lld  %s  %s  %s tokens/s  lr %.2e  %s  ETA %s", static_cast<long long>(line.step),
+  print_line(format("step %lld/%lld  %s  %s  %s %s/s  lr %.2e  %s  ETA %s", static_cast<long long>(line.step),
                     static_cast<long long>(steps), line.split.c_str(), values_text(line.values).c_str(),
-                    rate_text(line.tokens_per_second).c_str(), line.lr, clock_text(line.seconds).c_str(),
+                    rate_text(line.tokens_per_second).c_str(), unit_of(line), line.lr, clock_text(line.seconds).c_str(),
                     clock_text(seconds_left(line.step, steps)).c_str()));
 }
 
@@ -94,9 +99,10 @@ void Progress::draw_bar(const Metric& latest, int64_t steps) {
   const int filled = static_cast<int>(done * kBarWidth);
   std::string text = format("%3d%% [", static_cast<int>(done * 100));
   text += std::string(static_cast<size_t>(filled), '#') + std::string(static_cast<size_t>(kBarWidth - filled), '.');
-  text += format("] step %lld/%lld  %.3f %s  %s tokens/s  ETA %s", static_cast<long long>(latest.step),
+  text += format("] step %lld/%lld  %.3f %s  %s %s/s  ETA %s", static_cast<long long>(latest.step),
                  static_cast<long long>(steps), smooth_, in_words(latest.values.front().first).c_str(),
-                 rate_text(latest.tokens_per_second).c_str(), clock_text(seconds_left(latest.step, steps)).c_str());
+                 rate_text(latest.tokens_per_second).c_str(), unit_of(latest),
+                 clock_text(seconds_left(latest.step, steps)).c_str());
   text.resize(std::min(text.size(), terminal_width() - 1));
   std::fprintf(stderr, "\r\033[K%s", text.c_str());
   std::fflush(stderr);
