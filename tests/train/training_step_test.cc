@@ -397,6 +397,20 @@ TEST(Evaluate, ATextInWhichNothingIsPredictedIsRefused) {
   EXPECT_EQ(runtime::predicted_bytes(100, 1), 0);
 }
 
+// Ties count for the smaller index; by hand.
+TEST(TrainingStep, CountsWhatIsAmongTheLargest) {
+  const auto logits = torch::tensor({{1.0, 3.0, 2.0, 0.0}, {5.0, 5.0, 5.0, 4.0}, {0.0, 1.0, 2.0, 3.0}});
+  const auto count = [&](std::vector<int64_t> targets, int64_t most) {
+    return count_correct(logits, torch::tensor(targets, torch::kInt64), most).item<double>();
+  };
+  EXPECT_EQ(count({1, 0, 3}, 1), 3);
+  EXPECT_EQ(count({2, 1, 0}, 1), 0);
+  EXPECT_EQ(count({2, 1, 2}, 2), 3);
+  EXPECT_EQ(count({0, 2, 1}, 2), 0);
+  EXPECT_EQ(count({0, 2, 1}, 3), 3);
+  EXPECT_EQ(count({3, 3, 0}, 5), 3);  // of four classes every one is among five
+}
+
 TEST(UseThreads, AsManyAsTheProcessHasCpus) {
   const int before = at::get_num_threads();
   std::thread([] {  // of its own, as the mask goes with the thread
