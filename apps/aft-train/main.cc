@@ -15,6 +15,7 @@
 #include "common/exit_codes.h"
 #include "common/options.h"
 #include "common/program.h"
+#include "config/architecture.h"
 #include "progress.h"
 #include "train/train.h"
 
@@ -73,6 +74,7 @@ int dry_run(const aft::Recipe& recipe, bool json) {
     print_json({{"parameters", estimate.parameters},
                 {"state_bytes", estimate.state_bytes},
                 {"activation_bytes", estimate.activation_bytes},
+                {"mixers", aft::mixers_of(aft::model_entry(recipe.model.model))},
                 {"recipe", aft::to_toml(recipe)}});
     return kOk;
   }

@@ -75,6 +75,14 @@ double numbers_in(const std::vector<TensorSpec>& list) {
 const MixerEntry& mixer_entry(std::string_view name) { return find(mixer_entries(), "mixer", name); }
 const ModelEntry& model_entry(std::string_view name) { return find(model_entries(), "model", name); }
 
+std::vector<std::string> mixers_of(const ModelEntry& model) {
+  std::vector<std::string> names;
+  for (const MixerEntry& mixer : mixer_entries()) {
+    if (model.causal ? mixer.causal : mixer.not_causal) names.emplace_back(mixer.name);
+  }
+  return names;
+}
+
 bool is_causal(const ModelConfig& config) { return model_entry(config.model).causal; }
 int64_t positions(const ModelConfig& config) { return model_entry(config.model).positions(config); }
 

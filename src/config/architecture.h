@@ -72,6 +72,9 @@ const ModelEntry& model_entry(std::string_view name);
 /// The fields that every model has.
 std::span<const Field<ModelConfig>> common_fields();
 
+/// The names of the mixers that such a model may have.
+std::vector<std::string> mixers_of(const ModelEntry& model);
+
 /// Whether the model of this config predicts each token from those before it.
 bool is_causal(const ModelConfig& config);
 

@@ -119,12 +119,10 @@ void validate(const ModelConfig& config) {
   for (const auto& field : model.options) check(field, config, "");
   for (const auto& field : mixer.options) check(field, config.mixer, "mixer.");
   model.check(config);
-  if (!(model.causal ? mixer.causal : mixer.not_causal)) {
+  const std::vector<std::string> names = mixers_of(model);
+  if (std::find(names.begin(), names.end(), config.mixer.name) == names.end()) {
     std::string fitting;
-    for (const MixerEntry& entry : mixer_entries()) {
-      if (model.causal ? entry.causal : entry.not_causal)
-        fitting += (fitting.empty() ? "" : ", ") + std::string(entry.name);
-    }
+    for (const std::string& name : names) fitting += (fitting.empty() ? "" : ", ") + name;
     fail("mixer.name",
          std::string(model.causal ? "a causal mixer, as " : "a mixer that sees all positions, as ") + model.name +
              (model.causal ? " predicts the next token" : " does") + ": one of " + fitting,
