@@ -13,7 +13,7 @@ constexpr int64_t kShareStep = 16;  // a cache line of outputs
 constexpr int64_t kTile = 256;      // rows and outputs of a matrix product, whatever the number of threads
 constexpr int64_t kNormRows = 16;
 
-void apply_to_few(const Linear& linear, const float* in, int64_t rows, After after, float* out, ThreadPool& pool) {
+void apply_one_by_one(const Linear& linear, const float* in, int64_t rows, After after, float* out, ThreadPool& pool) {
   // One unbroken share a thread: smaller pieces in turns read the weights at two thirds of the speed.
   const int64_t share =
       ((linear.outputs + pool.threads() - 1) / pool.threads() + kShareStep - 1) / kShareStep * kShareStep;
@@ -35,7 +35,7 @@ void apply_to_few(const Linear& linear, const float* in, int64_t rows, After aft
   });
 }
 
-void apply_to_many(const Linear& linear, const float* in, int64_t rows, After after, float* out, ThreadPool& pool) {
+void apply_in_tiles(const Linear& linear, const float* in, int64_t rows, After after, float* out, ThreadPool& pool) {
   prepare_products(pool.threads());
   const int64_t across = (linear.outputs + kTile - 1) / kTile;
   const int64_t down = (rows + kTile - 1) / kTile;
@@ -62,11 +62,11 @@ void apply_to_many(const Linear& linear, const float* in, int64_t rows, After af
 
 }  // namespace
 
-void apply(const Linear& linear, const float* in, int64_t rows, After after, float* out, ThreadPool& pool) {
-  if (rows <= kFewRows) {
-    apply_to_few(linear, in, rows, after, out, pool);
+void apply(const Linear& linear, const float* in, int64_t rows, Rows how, After after, float* out, ThreadPool& pool) {
+  if (how == Rows::kOneByOne || rows <= kFewRows) {
+    apply_one_by_one(linear, in, rows, after, out, pool);
   } else {
-    apply_to_many(linear, in, rows, after, out, pool);
+    apply_in_tiles(linear, in, rows, after, out, pool);
   }
 }
 

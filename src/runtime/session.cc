@@ -24,6 +24,9 @@ struct Session::Parts {
   /// Positions of each text that one pass takes.
   [[nodiscard]] int64_t pass_time() const { return std::max<int64_t>(1, kPass / batch); }
 
+  /// One position at a time, as texts are written: what is written then depends on no other text of the batch.
+  static Rows rows_of(int64_t count) { return count == 1 ? Rows::kOneByOne : Rows::kAsIsFastest; }
+
   int64_t check(int64_t count) const {
     if (count == 0 || count % batch != 0) {
       throw Error("tokens: expected a positive multiple of the batch of " + std::to_string(batch) + ", got " +
@@ -57,6 +60,7 @@ struct Session::Parts {
   void run_blocks(std::span<const Token> tokens, int64_t time, int64_t begin, int64_t count) {
     const int64_t d = weights->config.channels;
     const int64_t rows = batch * count;
+    const Rows how = rows_of(count);
     reserve(rows);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t t = row % count;
@@ -67,12 +71,12 @@ struct Session::Parts {
     for (size_t i = 0; i < mixers.size(); ++i) {
       const Block& block = weights->blocks[i];
       apply(block.mixer_norm, x.data(), rows, d, normal.data(), *pool);
-      apply(block.qkv, normal.data(), rows, After::kNothing, qkv.data(), *pool);
+      apply(block.qkv, normal.data(), rows, how, After::kNothing, qkv.data(), *pool);
       mixers[i]->forward(qkv.data(), count, mixed.data(), *pool);
-      apply(block.output, mixed.data(), rows, After::kAddToOld, x.data(), *pool);
+      apply(block.output, mixed.data(), rows, how, After::kAddToOld, x.data(), *pool);
       apply(block.mlp_norm, x.data(), rows, d, normal.data(), *pool);
-      apply(block.up, normal.data(), rows, After::kGelu, hidden.data(), *pool);
-      apply(block.down, hidden.data(), rows, After::kAddToOld, x.data(), *pool);
+      apply(block.up, normal.data(), rows, how, After::kGelu, hidden.data(), *pool);
+      apply(block.down, hidden.data(), rows, how, After::kAddToOld, x.data(), *pool);
     }
     position += count;
   }
@@ -84,7 +88,7 @@ struct Session::Parts {
       std::copy_n(x.begin() + ((b + 1) * count - 1) * d, d, x.begin() + b * d);
     }
     apply(weights->norm, x.data(), batch, d, normal.data(), *pool);
-    apply(weights->head, normal.data(), batch, After::kNothing, logits.data(), *pool);
+    apply(weights->head, normal.data(), batch, rows_of(count), After::kNothing, logits.data(), *pool);
   }
 
   std::shared_ptr<const Weights> weights;
@@ -154,7 +158,7 @@ void Session::prefill_all(std::span<const uint8_t> tokens, std::span<float> logi
     p.run_blocks(tokens, time, begin, count);
     apply(p.weights->norm, p.x.data(), p.batch * count, d, p.normal.data(), *p.pool);
     for (int64_t b = 0; b < p.batch; ++b) {
-      apply(p.weights->head, p.normal.data() + b * count * d, count, After::kNothing,
+      apply(p.weights->head, p.normal.data() + b * count * d, count, Rows::kAsIsFastest, After::kNothing,
             logits.data() + (b * time + begin) * vocabulary, *p.pool);
     }
   }

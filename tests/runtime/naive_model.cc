@@ -100,9 +100,11 @@ std::vector<double> naive_logits(const ModelConfig& config, const Tensors& tenso
   const auto d = static_cast<size_t>(config.channels);
   const auto& token = tensors.at("embedding.token.weight");
   const auto& position = tensors.at("embedding.position.weight");
-  Table x(tokens.size(), Row(d));
-  for (size_t t = 0; t < tokens.size(); ++t) {
-    for (size_t c = 0; c < d; ++c) x[t][c] = static_cast<double>(token[tokens[t] * d + c]) + position[t * d + c];
+  std::vector<size_t> rows(tokens.begin(), tokens.end());  // of the table of tokens
+  if (config.model == "pixel_lm") rows.insert(rows.begin(), 256);
+  Table x(rows.size(), Row(d));
+  for (size_t t = 0; t < rows.size(); ++t) {
+    for (size_t c = 0; c < d; ++c) x[t][c] = static_cast<double>(token[rows[t] * d + c]) + position[t * d + c];
   }
   const auto add = [](Row& to, const Row& what) {
     for (size_t i = 0; i < to.size(); ++i) to[i] += what[i];

@@ -55,6 +55,15 @@ ModelConfig small_config(const std::string& mixer) {
   return config;
 }
 
+ModelConfig small_pixel_config(const std::string& mixer, int64_t colors) {
+  ModelConfig config = small_config(mixer);
+  config.model = "pixel_lm";
+  config.height = 5;
+  config.width = 3;
+  config.colors = colors;
+  return config;
+}
+
 std::vector<uint8_t> random_bytes(int64_t count, uint64_t seed) {
   std::mt19937_64 generator(seed);
   std::vector<uint8_t> bytes;

@@ -248,6 +248,63 @@ TEST_F(SessionTest, ThreadsDoNotChangeABit) {
   }
 }
 
+// So that a text or an image is the same, alone or among others.
+TEST_F(SessionTest, StepsDoNotDependOnTheBatch) {
+  std::vector<ModelConfig> configs = all_configs();
+  configs.push_back(test::small_config("aft_local"));
+  configs.back().channels = 256;  // matrix products of some of these sizes are done in other ways
+  configs.back().mlp_channels = 64;
+  for (const ModelConfig& config : configs) {
+    const Loaded m = load(config);
+    constexpr size_t kMost = 19;
+    constexpr size_t kTime = 12;
+    const std::vector<uint8_t> tokens = test::random_bytes(kMost * kTime, 2);  // [B, T]
+    std::vector<std::vector<float>> alone;                                     // of each text, after its last token
+    for (size_t b = 0; b < kMost; ++b) {
+      Session session(m.model, pool_);
+      std::span<const float> logits;
+      for (size_t t = 0; t < kTime; ++t) logits = session.step({&tokens[b * kTime + t], 1});
+      alone.emplace_back(logits.begin(), logits.end());
+    }
+    for (const size_t batch : {2, 5, 7, 19}) {
+      Session session(m.model, std::make_shared<ThreadPool>(static_cast<int64_t>(batch % 4) + 1),
+                      static_cast<int64_t>(batch));
+      std::span<const float> logits;
+      for (size_t t = 0; t < kTime; ++t) {
+        std::vector<uint8_t> column;
+        for (size_t b = 0; b < batch; ++b) column.push_back(tokens[b * kTime + t]);
+        logits = session.step(column);
+      }
+      for (size_t b = 0; b < batch; ++b) {
+        const auto row = logits.subspan(b * 256, 256);
+        ASSERT_EQ(std::vector<float>(row.begin(), row.end()), alone[b])
+            << to_json(config) << " text " << b << " of " << batch;
+      }
+    }
+  }
+}
+
+// The start token stands before the first value, whose logits start() gives.
+TEST_F(SessionTest, ImagesBeginWithTheStartToken) {
+  for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
+    const Loaded m = load(test::small_pixel_config(mixer, 3));
+    const std::vector<uint8_t> values = test::random_bytes(44, 2);
+    const std::vector<double> truth = test::naive_logits(m.config, m.tensors, values);
+    Session session(m.model, pool_, 1);
+    EXPECT_EQ(session.context(), 45);
+    ASSERT_LT(difference(session.start(), truth, 0), kTolerance) << mixer;
+    for (size_t i = 0; i < 44; ++i) {
+      ASSERT_LT(difference(session.step({&values[i], 1}), truth, static_cast<int64_t>(i) + 1), kTolerance)
+          << mixer << " value " << i;
+    }
+    session.reset();
+    session.start();
+    EXPECT_LT(difference(session.prefill(values), truth, 44), kTolerance) << mixer;
+    EXPECT_THROW(session.start(), Error);
+  }
+  EXPECT_THROW(Session(load(test::small_config("aft_simple")).model, pool_).start(), Error);
+}
+
 TEST_F(SessionTest, PastTheContextThrowsAndChangesNothing) {
   for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
     const Loaded m = load(test::small_config(mixer));

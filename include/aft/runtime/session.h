@@ -28,7 +28,8 @@ class Session {
   /// Returns the logits of the first value: [B, vocabulary].
   std::span<const float> start();
 
-  /// Reads one token a text: [B]. Returns the logits after it: [B, vocabulary].
+  /// Reads one token a text: [B]. Returns the logits after it: [B, vocabulary]. A text that is read from its beginning
+  /// by steps alone, after start() where there is one, has the same bits in any batch and with any number of threads.
   std::span<const float> step(std::span<const uint8_t> tokens);
 
   /// prefill() that writes the logits after every token: [B, T, vocabulary].
