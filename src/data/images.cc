@@ -8,6 +8,7 @@
 
 #include "aft/error.h"
 #include "data/cifar10.h"
+#include "data/data_file.h"
 #include "data/idx.h"
 #include "data/mix.h"
 
@@ -50,6 +51,11 @@ void augment(const ImageShape& shape, const Augmentation& augmentation, uint64_t
 }
 
 }  // namespace
+
+std::string text_of(const ImageShape& shape) {
+  return std::to_string(shape.height) + " x " + std::to_string(shape.width) + " pixels of " +
+         std::to_string(shape.channels) + (shape.channels == 1 ? " value" : " values");
+}
 
 Images::Images(ImageShape shape, int64_t classes, LabelledImages train, LabelledImages test, int64_t holdout,
                Augmentation augmentation)
@@ -108,6 +114,22 @@ std::unique_ptr<Images> load_images(const DataConfig& config) {
   if (config.format == "cifar10") return load_cifar10(config.path, config.holdout, augmentation);
   if (config.format == "idx") return load_idx(config.path, config.holdout, augmentation);
   throw Error("data.format: expected images (\"cifar10\" or \"idx\"), got \"" + config.format + "\"");
+}
+
+std::unique_ptr<Images> load_image_folder(const std::filesystem::path& folder) {
+  DataConfig config;
+  config.path = folder.string();
+  config.holdout = 0;
+  if (find_data_file(folder, "data_batch_1.bin")) {
+    config.format = "cifar10";
+  } else if (find_data_file(folder, "train-images-idx3-ubyte")) {
+    config.format = "idx";
+  } else {
+    throw Error("data: " + folder.string() +
+                ": expected the folder of a data set, with data_batch_1.bin (CIFAR-10) or " +
+                "train-images-idx3-ubyte (IDX), plain, .gz or .xz, got one with neither");
+  }
+  return load_images(config);
 }
 
 }  // namespace aft

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "data/data.h"
@@ -19,6 +21,9 @@ struct ImageShape {
   [[nodiscard]] int64_t bytes() const { return height * width * channels; }
   bool operator==(const ImageShape&) const = default;
 };
+
+/// "32 x 32 pixels of 3 values"
+std::string text_of(const ImageShape& shape);
 
 /// What is done to an image that is read with a draw: that of "An Attention Free Transformer" for CIFAR-10, which has
 /// both, with a jitter of 10.
@@ -71,5 +76,9 @@ class Images : public DataSet {
 /// The images that a configuration of format "cifar10" or "idx" names. Throws aft::Error, naming the key or the file,
 /// if the configuration is wrong, or a file is missing, cannot be read or is not what it should be.
 std::unique_ptr<Images> load_images(const DataConfig& config);
+
+/// The images of a folder, of whichever format its files are named as, nothing held out. Throws aft::Error if it has
+/// none of them, or as load_images().
+std::unique_ptr<Images> load_image_folder(const std::filesystem::path& folder);
 
 }  // namespace aft

@@ -21,7 +21,10 @@ Model Model::load(const std::filesystem::path& path, ThreadPool& pool) {
 
 void Model::require(std::string_view model, std::string_view for_what) const {
   if (config().model == model) return;
-  throw Error(std::string(for_what) + ": expected a model of kind " + std::string(model) + ", got a " + config().model);
+  const std::string remedy = config().model == "pixel_lm" ? "; aft sample draws its images, aft-train eval measures it"
+                                                          : "; aft generate writes its texts, aft eval measures it";
+  throw Error(std::string(for_what) + ": expected a model of kind " + std::string(model) + ", got a " + config().model +
+              remedy);
 }
 
 const ModelConfig& Model::config() const { return weights_->config; }

@@ -47,12 +47,8 @@ std::unique_ptr<DataSet> load_pictures(const DataConfig& data, const ModelConfig
   const ImageShape& shape = images->shape();
   const ImageShape expected = {model.height, model.width, model.colors};
   if (shape != expected) {
-    const auto text = [](const ImageShape& s) {
-      return std::to_string(s.height) + " x " + std::to_string(s.width) + " pixels of " + std::to_string(s.channels) +
-             " values";
-    };
-    throw Error("data.path: expected images of " + text(expected) + ", as model.height, model.width and model.colors " +
-                "say, got " + text(shape) + " in " + data.path);
+    throw Error("data.path: expected images of " + text_of(expected) +
+                ", as model.height, model.width and model.colors " + "say, got " + text_of(shape) + " in " + data.path);
   }
   if (model.model == "classifier" && images->classes() > model.classes) {
     throw Error("model.classes: expected at least the " + std::to_string(images->classes()) + " classes of " +

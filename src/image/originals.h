@@ -1,0 +1,19 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+#include "image/picture.h"
+
+namespace aft {
+
+/// The first `count` images of the set: of test, or where it has no test of valid, or else of train; fewer if there are
+/// no more.
+std::vector<Picture> first_pictures(const Images& images, int64_t count);
+
+/// `path`: a PNG file, which is one image, or the folder of a data set (load_image_folder()), of which the first are
+/// taken. Throws aft::Error if it is neither or cannot be read.
+std::vector<Picture> read_originals(const std::filesystem::path& path, int64_t count);
+
+}  // namespace aft

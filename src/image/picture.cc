@@ -1,0 +1,47 @@
+#include "image/picture.h"
+
+#include <algorithm>
+#include <string>
+
+#include "aft/error.h"
+
+namespace aft {
+namespace {
+
+constexpr uint8_t kWhite = 255;
+constexpr int64_t kLine = 1;  // pixels between two pictures
+
+}  // namespace
+
+Picture plain_picture(const ImageShape& shape, uint8_t value) {
+  return {shape, std::vector<uint8_t>(static_cast<size_t>(shape.bytes()), value)};
+}
+
+Picture grid(std::span<const Picture> pictures, int64_t columns) {
+  if (pictures.empty()) throw Error("pictures: expected at least one for a grid, got none");
+  if (columns < 1) throw Error("columns: expected at least 1, got " + std::to_string(columns));
+  const ImageShape shape = pictures.front().shape;
+  for (const Picture& picture : pictures) {
+    if (picture.shape != shape || std::ssize(picture.values) != shape.bytes()) {
+      throw Error("pictures: expected all to be " + text_of(shape) + ", as the first, got " + text_of(picture.shape) +
+                  " in " + std::to_string(picture.values.size()) + " values");
+    }
+  }
+  const int64_t count = std::ssize(pictures);
+  const int64_t across = std::min(columns, count);
+  const int64_t down = (count + columns - 1) / columns;
+  Picture all = plain_picture(
+      {down * (shape.height + kLine) + kLine, across * (shape.width + kLine) + kLine, shape.channels}, kWhite);
+  const int64_t row_values = shape.width * shape.channels;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t top = kLine + i / columns * (shape.height + kLine);
+    const int64_t left = kLine + i % columns * (shape.width + kLine);
+    for (int64_t y = 0; y < shape.height; ++y) {
+      std::copy_n(pictures[static_cast<size_t>(i)].values.begin() + y * row_values, row_values,
+                  all.values.begin() + ((top + y) * all.shape.width + left) * shape.channels);
+    }
+  }
+  return all;
+}
+
+}  // namespace aft
