@@ -3,6 +3,7 @@
 #include <chrono>
 #include <string>
 
+#include "common/progress.h"
 #include "train/train.h"
 
 namespace aft {
@@ -11,21 +12,15 @@ namespace aft {
 class Progress : public TrainObserver {
  public:
   Progress();
-  ~Progress() override;
   void step(const Metric& latest, int64_t steps) override;
   void metric(const Metric& line, int64_t steps) override;
   void note(const std::string& text) override;
 
  private:
-  void print_line(const std::string& line);
-  void draw_bar(const Metric& latest, int64_t steps);
-  void clear_bar();
   [[nodiscard]] double seconds_left(int64_t step, int64_t steps) const;
 
-  bool terminal_;
-  bool bar_drawn_ = false;
+  app::ProgressBar bar_;
   std::chrono::steady_clock::time_point began_;
-  std::chrono::steady_clock::time_point drawn_;
   int64_t first_step_ = -1;  // of this part of the run
   double smooth_ = 0;        // of the task's first metric: exponential mean, for the eye
 };
@@ -35,8 +30,5 @@ std::string in_words(std::string name);
 
 /// "2.2738 bits/byte"
 std::string values_text(const MetricValues& values);
-
-/// 83 -> "1:23", 4000 -> "1:06:40".
-std::string clock_text(double seconds);
 
 }  // namespace aft

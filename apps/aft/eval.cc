@@ -1,13 +1,10 @@
-#include <unistd.h>
-
-#include <chrono>
-#include <cstdio>
 #include <memory>
 #include <string>
 
 #include "aft/runtime.h"
 #include "commands.h"
 #include "common/options.h"
+#include "common/progress.h"
 #include "input.h"
 #include "output.h"
 
@@ -25,13 +22,9 @@ void run_eval(const EvalOptions& options) {
   const std::vector<uint8_t> text = read_text(options.file);
   const auto pool = std::make_shared<runtime::ThreadPool>(options.threads);
   const runtime::Model model = runtime::Model::load(options.model, *pool);
-  const auto start = std::chrono::steady_clock::now();
-  const bool show = ::isatty(STDERR_FILENO) != 0;
-  const runtime::Evaluation result = runtime::evaluate(model, text, pool, [&](int64_t done) {
-    if (show) std::fprintf(stderr, "\r%3d %%", static_cast<int>(100 * done / static_cast<int64_t>(text.size())));
-  });
-  if (show) std::fprintf(stderr, "\r     \r");
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  WorkProgress progress("bytes", std::ssize(text));
+  const runtime::Evaluation result = runtime::evaluate(model, text, pool, [&](int64_t done) { progress.done(done); });
+  const double seconds = progress.finish();
   if (!options.json) {
     write_out(fixed(result.bits_per_byte, 4) + " bits per byte over " + grouped(result.predicted) + " predicted of " +
               grouped(result.bytes) + " bytes, in " + fixed(seconds, 1) + " s\n");
