@@ -1,5 +1,4 @@
 #include <malloc.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -14,6 +13,7 @@
 #include "aft/ops/device.h"
 #include "common/exit_codes.h"
 #include "common/options.h"
+#include "common/output.h"
 #include "common/program.h"
 #include "config/architecture.h"
 #include "progress.h"
@@ -24,6 +24,8 @@ namespace {
 using aft::app::kFailed;
 using aft::app::kOk;
 using aft::app::kSignalled;
+using aft::app::require_new;
+using aft::app::say_written;
 
 using Json = nlohmann::ordered_json;
 
@@ -100,23 +102,6 @@ std::string resume_command(const Arguments& arguments) {
   std::string command = quoted(arguments.program) + " train " + quoted(arguments.recipe);
   for (const auto& text : arguments.set) command += " --set " + quoted(text);
   return command + " --resume";
-}
-
-/// Nothing a user made is replaced unasked. Devices and pipes are written to as they are.
-void require_new(const char* option, const std::string& path, bool force) {
-  std::error_code error;
-  if (force || !std::filesystem::is_regular_file(path, error)) return;
-  throw aft::Error(std::string(option) + ": " + path + " exists; replace it with --force, or give another name");
-}
-
-/// Names the file that was written, unless that is a stream or standard output itself, where it would join the bytes.
-void say_written(const std::filesystem::path& path) {
-  struct stat written {};
-  struct stat output {};
-  if (stat(path.c_str(), &written) != 0 || !S_ISREG(written.st_mode)) return;
-  const bool same =
-      fstat(STDOUT_FILENO, &output) == 0 && output.st_dev == written.st_dev && output.st_ino == written.st_ino;
-  if (!same) std::printf("%s\n", path.c_str());
 }
 
 int train(const Arguments& arguments) {

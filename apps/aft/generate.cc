@@ -70,13 +70,8 @@ void add_generate(CLI::App& app) {
       *command, "--prompt", options->prompt,
       "The text to continue; - reads it from standard input. Without it, what is piped in; else the start of a line");
   command->add_flag("--echo", options->echo, "Write the prompt first");
-  constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
-  add_integer(*command, "--tokens", options->tokens, 0, kMany, "Bytes to write");
-  add_number(*command, "--temperature", options->sampler.temperature, {}, "0: always the most likely byte");
-  add_number(*command, "--top-p", options->sampler.top_p, {.least = 0, .most = 1, .open = true},
-             "Draw from the fewest most likely bytes that reach this share");
-  add_integer(*command, "--top-k", options->sampler.top_k, 0, kMany, "Draw from the K most likely bytes; 0: from all");
-  add_integer(*command, "--seed", options->sampler.seed, "The same seed writes the same text");
+  add_integer(*command, "--tokens", options->tokens, 0, std::numeric_limits<int64_t>::max(), "Bytes to write");
+  add_sampler(*command, options->sampler, "byte", "The same seed writes the same text");
   add_threads(*command, options->threads);
   command->footer(
       "Past the model's context it reads the last half of the context again and goes on.\n"

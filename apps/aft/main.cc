@@ -21,6 +21,7 @@ int main(int argc, char** argv) {
       "Example:\n  aft generate runs/quickstart --prompt 'ROMEO:'");
   aft::app::add_info(app);
   aft::app::add_generate(app);
+  aft::app::add_sample(app);
   aft::app::add_eval(app);
   aft::app::add_bench(app);
   return aft::app::run_program(app, argc, argv, [] { return aft::app::kOk; });  // each command is a callback

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "aft/runtime/sampler.h"
+
 // Options and arguments of both programs. A value reaches the program as it was typed, or is refused with the name of
 // its option as typed: CLI11's own conversions read 010 as eight, '' as zero and [a] as a list.
 
@@ -37,6 +39,10 @@ struct Interval {
 };
 CLI::Option* add_number(CLI::App& command, const std::string& name, float& value, const Interval& interval,
                         const std::string& help);
+
+/// --temperature, --top-p, --top-k and --seed. `token`: what is drawn; `seed_help`: what the seed decides.
+void add_sampler(CLI::App& command, runtime::SamplerOptions& sampler, const std::string& token,
+                 const std::string& seed_help);
 
 /// Parses the command line. Throws aft::Error for an unknown command or option, which proposes the nearest one, and for
 /// arguments that are too many; CLI::ParseError for the rest, help included.

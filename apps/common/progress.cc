@@ -13,6 +13,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kRedraw = std::chrono::milliseconds(100);
+constexpr auto kBetweenLines = std::chrono::seconds(1);
 constexpr int kBarWidth = 24;
 
 template <typename... Values>
@@ -70,7 +71,7 @@ void ProgressBar::clear() {
 }
 
 WorkProgress::WorkProgress(std::string unit, int64_t total)
-    : unit_(std::move(unit)), total_(std::max<int64_t>(1, total)), began_(Clock::now()) {}
+    : unit_(std::move(unit)), total_(std::max<int64_t>(1, total)), began_(Clock::now()), line_at_(began_) {}
 
 double WorkProgress::seconds() const { return std::chrono::duration<double>(Clock::now() - began_).count(); }
 
@@ -82,7 +83,8 @@ double WorkProgress::finish() {
 void WorkProgress::done(int64_t units) {
   const double part = static_cast<double>(units) / static_cast<double>(total_);
   const auto tenths = static_cast<int64_t>(part * 10);
-  const bool is_line = !bar_.on_terminal() && tenths > tenths_ && tenths < 10;
+  const bool is_line =
+      !bar_.on_terminal() && tenths > tenths_ && tenths < 10 && Clock::now() - line_at_ >= kBetweenLines;
   if (!is_line && !bar_.is_due()) return;
   const double spent = seconds();
   const double rate = static_cast<double>(units) / std::max(1e-9, spent);
@@ -91,6 +93,7 @@ void WorkProgress::done(int64_t units) {
                            "  " + rate_text(rate) + " " + unit_ + "/s  ETA " + clock_text(left);
   if (is_line) {
     tenths_ = tenths;
+    line_at_ = Clock::now();
     bar_.print_line(text);
   } else {
     bar_.draw(part, text);

@@ -30,8 +30,8 @@ class ProgressBar {
   std::chrono::steady_clock::time_point drawn_at_;
 };
 
-/// Shows a work of a known size: what is done, the rate, the time left. On a terminal by a bar, elsewhere by a line
-/// after each tenth but the last, which the result follows.
+/// Shows a work of a known size: what is done, the rate, the time left. On a terminal by a bar, elsewhere by lines: one
+/// after each tenth but the last, which the result follows, and not more than one a second.
 class WorkProgress {
  public:
   /// `unit`: what is counted, in the plural.
@@ -49,6 +49,7 @@ class WorkProgress {
   int64_t total_;
   int64_t tenths_ = 0;  // of which a line was written
   std::chrono::steady_clock::time_point began_;
+  std::chrono::steady_clock::time_point line_at_;  // of the last one
   ProgressBar bar_;
 };
 

@@ -131,7 +131,7 @@ Picture draw_completions(std::span<const runtime::Model> models, const std::shar
   for (const Picture& original : originals) {
     if (original.shape != shape) {
       throw Error("originals: expected images of " + text_of(shape) + ", as the model draws, got " +
-                  text_of(original.shape) + "; give images of its size");
+                  text_of(original.shape));
     }
   }
   const auto half = static_cast<size_t>(shape.height / 2 * shape.width * shape.channels);

@@ -4,6 +4,7 @@
 #include <optional>
 #include <system_error>
 
+#include "aft/error.h"
 #include "image/png.h"
 
 namespace aft {
@@ -20,10 +21,19 @@ std::vector<Picture> first_pictures(const Images& images, int64_t count) {
   return pictures;
 }
 
-std::vector<Picture> read_originals(const std::filesystem::path& path, int64_t count) {
+std::vector<Picture> read_originals(const std::filesystem::path& path, const ImageShape& shape, int64_t count) {
   std::error_code error;
-  if (std::filesystem::is_directory(path, error)) return first_pictures(*load_image_folder(path), count);
-  return {read_png(path)};
+  std::vector<Picture> pictures;
+  if (std::filesystem::is_directory(path, error)) {
+    pictures = first_pictures(*load_image_folder(path), count);
+  } else {
+    pictures = {read_png(path)};
+  }
+  if (pictures.front().shape != shape) {
+    throw Error(path.string() + ": expected images of " + text_of(shape) + ", as the model draws, got " +
+                text_of(pictures.front().shape) + "; give images of its size and colours");
+  }
+  return pictures;
 }
 
 }  // namespace aft

@@ -63,7 +63,7 @@ class ProgramTest(unittest.TestCase):
             self.assertIn("Example:\n  aft ", text)
             for option in {"generate": ["--prompt", "--tokens", "--temperature", "--top-p", "--top-k", "--seed",
                                         "--threads"], "eval": ["--json", "FILE"], "bench": ["--json", "--threads"],
-                           "info": ["--json"]}.get("".join(command), ["info", "generate", "eval", "bench"]):
+                           "info": ["--json"]}.get("".join(command), ["info", "generate", "sample", "eval", "bench"]):
                 self.assertIn(option, text)
 
     def test_version(self):

@@ -40,17 +40,21 @@ TEST(Originals, AreThoseThatTheModelHasSeenLeast) {
 TEST(Originals, OfAFileOrAFolder) {
   const test::TemporaryFolder folder;
   write_png(folder / "one.png", {{1, 2, 3}, {1, 2, 3, 4, 5, 6}});
-  const std::vector<Picture> one = read_originals(folder / "one.png", 9);
+  const std::vector<Picture> one = read_originals(folder / "one.png", {1, 2, 3}, 9);
   ASSERT_EQ(one.size(), 1);
   EXPECT_EQ(one[0].values, (Values{1, 2, 3, 4, 5, 6}));
-  EXPECT_NE(message([&] { read_originals(folder.path(), 9); }).find("data_batch_1.bin"), std::string::npos);
-  EXPECT_NE(message([&] { read_originals(folder / "none", 9); }).find("none"), std::string::npos);
+  EXPECT_NE(message([&] { read_originals(folder.path(), {1, 2, 3}, 9); }).find("data_batch_1.bin"), std::string::npos);
+  EXPECT_NE(message([&] { read_originals(folder / "none", {1, 2, 3}, 9); }).find("none"), std::string::npos);
+  EXPECT_NE(message([&] {
+              read_originals(folder / "one.png", {2, 1, 3}, 9);
+            }).find("one.png: expected images of 2 x 1 pixels of 3 values, as the model draws, got 1 x 2"),
+            std::string::npos);
 
   // Two images of 2 x 1 in train, none in test.
   test::write_all(folder / "train-images-idx3-ubyte",
                   std::string("\0\0\x8\x3\0\0\0\x2\0\0\0\x2\0\0\0\x1\x1\x2\x3\x4", 20));
   test::write_all(folder / "train-labels-idx1-ubyte", std::string("\0\0\x8\x1\0\0\0\x2\0\0", 10));
-  const std::vector<Picture> two = read_originals(folder.path(), 9);
+  const std::vector<Picture> two = read_originals(folder.path(), {2, 1, 1}, 9);
   ASSERT_EQ(two.size(), 2);
   EXPECT_EQ(two[1].shape, (ImageShape{2, 1, 1}));
   EXPECT_EQ(two[1].values, (Values{3, 4}));
@@ -60,7 +64,7 @@ TEST(Originals, OfAFileOrAFolder) {
   const std::string record = '\x7' + std::string(1024, '\x1') + std::string(1024, '\x2') + std::string(1024, '\x3');
   test::write_all(cifar / "data_batch_1.bin", record + record);
   test::write_all(cifar / "test_batch.bin", record);
-  const std::vector<Picture> tested = read_originals(cifar.path(), 9);
+  const std::vector<Picture> tested = read_originals(cifar.path(), {32, 32, 3}, 9);
   ASSERT_EQ(tested.size(), 1);
   EXPECT_EQ(tested[0].shape, (ImageShape{32, 32, 3}));
   EXPECT_EQ(Values(tested[0].values.begin(), tested[0].values.begin() + 4), (Values{1, 2, 3, 1}));
