@@ -16,6 +16,7 @@
 #include "common/output.h"
 #include "common/program.h"
 #include "config/architecture.h"
+#include "figure.h"
 #include "progress.h"
 #include "train/train.h"
 
@@ -54,14 +55,12 @@ struct Arguments {
   std::string recipe;
   std::vector<std::string> set;
   aft::TrainOptions train;
-  bool force = false;  // of init and plot
+  bool force = false;  // of init
   bool dry_run = false;
   bool json = false;
   std::string checkpoint;
   aft::EvaluateOptions evaluate;
-  std::vector<std::string> runs;
   std::string out;
-  std::string x = "step";
 };
 
 std::string megabytes(int64_t bytes) {
@@ -164,20 +163,6 @@ int eval(const Arguments& arguments) {
   return kOk;
 }
 
-int plot(const Arguments& arguments) {
-  std::vector<std::filesystem::path> folders(arguments.runs.begin(), arguments.runs.end());
-  std::filesystem::path png = arguments.out;
-  if (png.empty() && folders.size() == 1) {
-    png = folders[0] / "loss.png";  // the run's own, which each drawing replaces
-  } else {
-    if (png.empty()) png = "loss.png";
-    require_new("--out", png, arguments.force);
-  }
-  aft::plot_runs(folders, png, arguments.x);
-  say_written(png);
-  return kOk;
-}
-
 int init(const Arguments& arguments) {
   const aft::Recipe recipe = aft::load_recipe(arguments.recipe, arguments.set);
   aft::validate(recipe, false);
@@ -223,17 +208,6 @@ CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
   aft::app::add_threads(*command, arguments.evaluate.threads);
   command->add_flag("--json", arguments.json, "print nothing but the JSON line");
   command->footer("Example: aft-train eval runs/quickstart --data book.txt\nThe last line of output is a JSON object.");
-  return command;
-}
-
-CLI::App* add_plot(CLI::App& app, Arguments& arguments) {
-  auto* command = app.add_subcommand("plot", "draw the curves of one or several runs");
-  aft::app::add_texts(*command, "RUN", arguments.runs, "run folders")->required();
-  aft::app::add_text(*command, "--out", arguments.out,
-                     "PNG file; default: loss.png in the run folder, or here for several");
-  command->add_flag("--force", arguments.force, "replace an existing file");
-  aft::app::add_choice(*command, "--x", arguments.x, {"step", "seconds", "tokens"}, "what to draw the curves over");
-  command->footer("Example: aft-train plot runs/a runs/b --x seconds --out both.png");
   return command;
 }
 
@@ -285,13 +259,14 @@ int main(int argc, char** argv) {
   arguments.program = argv[0];
   CLI::App* train_command = add_train(app, arguments);
   CLI::App* eval_command = add_eval(app, arguments);
-  CLI::App* plot_command = add_plot(app, arguments);
-  add_init(app, arguments);
+  CLI::App* init_command = add_init(app, arguments);
+  aft::app::add_plot(app);
+  aft::app::add_figure(app);
   return aft::app::run_program(app, argc, argv, [&] {
     if (train_command->parsed() || eval_command->parsed()) spin_briefly(argv);
     if (train_command->parsed()) return train(arguments);
     if (eval_command->parsed()) return eval(arguments);
-    if (plot_command->parsed()) return plot(arguments);
-    return init(arguments);
+    if (init_command->parsed()) return init(arguments);
+    return kOk;  // the others are callbacks
   });
 }

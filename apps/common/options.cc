@@ -81,6 +81,7 @@ std::vector<std::string> split_words(const CLI::App& app, int argc, char** argv)
   const CLI::App* command = nullptr;
   for (size_t i = 0; i < given.size(); ++i) {
     const std::string& word = given[i];
+    const CLI::App& scope = command == nullptr ? app : *command;
     if (word == "--") {
       words.insert(words.end(), given.begin() + static_cast<std::ptrdiff_t>(i), given.end());
       break;
@@ -88,7 +89,6 @@ std::vector<std::string> split_words(const CLI::App& app, int argc, char** argv)
     if (word.starts_with("--")) {
       const size_t equals = word.find('=');
       const std::string name = word.substr(0, equals);
-      const CLI::App& scope = command == nullptr ? app : *command;
       const CLI::Option* option = scope.get_option_no_throw(name);
       if (option == nullptr) {
         throw Error("unknown option " + name + "; did you mean " + nearest(name, names_in(scope, true)) + "?");
@@ -103,10 +103,10 @@ std::vector<std::string> split_words(const CLI::App& app, int argc, char** argv)
       }
       continue;
     }
-    if (command == nullptr && !word.starts_with('-')) {
-      const auto commands = app.get_subcommands([&](const CLI::App* known) { return known->get_name() == word; });
+    if (!scope.get_subcommands({}).empty() && !word.starts_with('-')) {
+      const auto commands = scope.get_subcommands([&](const CLI::App* known) { return known->get_name() == word; });
       if (commands.empty()) {
-        throw Error("unknown command " + word + "; did you mean " + nearest(word, names_in(app, false)) + "?");
+        throw Error("unknown command " + word + "; did you mean " + nearest(word, names_in(scope, false)) + "?");
       }
       command = commands.front();
     }
