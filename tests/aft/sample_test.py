@@ -1,5 +1,4 @@
-"""`aft sample` from outside: python3 sample_test.py AFT WRITE_MODEL. Standard library only; pictures are read by the
-standard's text, without libpng."""
+"""`aft sample` from outside: python3 sample_test.py AFT WRITE_MODEL. Standard library only."""
 
 import json
 import os
@@ -10,79 +9,17 @@ import subprocess
 import sys
 import tempfile
 import unittest
-import zlib
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "image"))
+import pictures
 
 AFT, WRITE_MODEL = map(os.path.abspath, sys.argv[1:3])
 HEIGHT, WIDTH = 5, 3  # of the models that WRITE_MODEL writes
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def chunk(name, data):
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png(width, height, channels, values):
-    """A PNG file, 8 bits a value, each row as it is."""
-    row = width * channels
-    rows = b"".join(b"\0" + values[y * row:(y + 1) * row] for y in range(height))
-    header = struct.pack(">IIBBBBB", width, height, 8, {1: 0, 3: 2}[channels], 0, 0, 0)
-    return SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def paeth(left, up, corner):
-    guess = left + up - corner
-    return min((left, up, corner), key=lambda value: abs(guess - value))
-
-
-def pixels(data):
-    """(width, height, channels, values) of a PNG file of 8 bits a value."""
-    assert data[:8] == SIGNATURE
-    at, packed, header, last = 8, b"", None, None
-    while at < len(data):
-        (size,) = struct.unpack(">I", data[at:at + 4])
-        last, body = data[at + 4:at + 8], data[at + 8:at + 8 + size]
-        assert data[at:at + 12 + size] == chunk(last, body)
-        if last == b"IHDR":
-            header = struct.unpack(">IIBBBBB", body)
-        packed += body if last == b"IDAT" else b""
-        at += 12 + size
-    assert last == b"IEND"
-    width, height, *rest = header
-    assert rest[0] == 8 and rest[2:] == [0, 0, 0]
-    channels = {0: 1, 2: 3}[rest[1]]
-    stride = width * channels
-    raw = zlib.decompress(packed)
-    assert len(raw) == height * (stride + 1)
-    above, values = bytearray(stride), b""
-    for y in range(height):
-        kind, row = raw[y * (stride + 1)], bytearray(raw[y * (stride + 1) + 1:(y + 1) * (stride + 1)])
-        for i in range(stride):
-            left, corner = (row[i - channels], above[i - channels]) if i >= channels else (0, 0)
-            guess = (0, left, above[i], (left + above[i]) // 2, paeth(left, above[i], corner))[kind]
-            row[i] = (row[i] + guess) % 256
-        above, values = row, values + bytes(row)
-    return width, height, channels, values
 
 
 def cells(data):
-    """The images of a grid, row by row, each as its values; every line between them must be white."""
-    width, height, channels, values = pixels(data)
-    across, down = (width - 1) // (WIDTH + 1), (height - 1) // (HEIGHT + 1)
-    assert (width, height) == (across * (WIDTH + 1) + 1, down * (HEIGHT + 1) + 1)
-    for y in range(height):
-        for x in range(width):
-            if x % (WIDTH + 1) == 0 or y % (HEIGHT + 1) == 0:
-                at = (y * width + x) * channels
-                assert values[at:at + channels] == b"\xff" * channels
-
-    def cell(row, column):
-        out = b""
-        for y in range(HEIGHT):
-            at = ((1 + row * (HEIGHT + 1) + y) * width + 1 + column * (WIDTH + 1)) * channels
-            out += values[at:at + WIDTH * channels]
-        return out
-
-    return [[cell(row, column) for column in range(across)] for row in range(down)]
+    """The images of a grid, row by row, each as its values."""
+    return pictures.cells(data, HEIGHT, WIDTH)
 
 
 class SampleTest(unittest.TestCase):
@@ -144,7 +81,7 @@ class SampleTest(unittest.TestCase):
 
     def test_completions_of_a_picture(self):
         values = bytes(range(0, 225, 5))
-        (self.folder / "in.png").write_bytes(png(WIDTH, HEIGHT, 3, values))
+        (self.folder / "in.png").write_bytes(pictures.png(WIDTH, HEIGHT, 3, values))
         (row,) = cells(self.sample("--complete", "in.png", "--count", 4))
         upper = values[:2 * WIDTH * 3]  # of five rows, two
         self.assertEqual(len(row), 6)
@@ -156,7 +93,7 @@ class SampleTest(unittest.TestCase):
         self.assertEqual(cells(self.sample("--complete", "in.png")), [[*row[:4], row[5]]])
         # The most likely completion of the most likely image is itself.
         ((best,),) = cells(self.sample("--temperature", 0, "--count", 1))
-        (self.folder / "in.png").write_bytes(png(WIDTH, HEIGHT, 3, best))
+        (self.folder / "in.png").write_bytes(pictures.png(WIDTH, HEIGHT, 3, best))
         (row,) = cells(self.sample("--temperature", 0, "--count", 1, "--complete", "in.png"))
         self.assertEqual(row[1:], [best, best])
 
@@ -244,9 +181,9 @@ class SampleTest(unittest.TestCase):
         bad = {
             "missing.png": None,
             "text.png": b"This is no picture.",
-            "wide.png": png(WIDTH + 1, HEIGHT, 3, bytes(60)),
-            "grey.png": png(WIDTH, HEIGHT, 1, bytes(15)),
-            "cut.png": png(WIDTH, HEIGHT, 3, bytes(45))[:-9],
+            "wide.png": pictures.png(WIDTH + 1, HEIGHT, 3, bytes(60)),
+            "grey.png": pictures.png(WIDTH, HEIGHT, 1, bytes(15)),
+            "cut.png": pictures.png(WIDTH, HEIGHT, 3, bytes(45))[:-9],
         }
         for name, data in bad.items():
             if data is not None:
