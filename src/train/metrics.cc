@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -44,7 +43,12 @@ std::string to_json_line(const Metric& metric) {
 
 std::optional<Metric> metric_from_json(const std::string& line) {
   try {
-    const auto json = nlohmann::json::parse(line);  // the kind that keeps an order copies, as deep as it nests
+    std::vector<std::string>
+        keys;  // in their order, which nlohmann::json forgets and its ordered kind keeps by copying
+    const auto json = nlohmann::json::parse(line, [&](int depth, auto event, const nlohmann::json& parsed) {
+      if (depth == 1 && event == nlohmann::json::parse_event_t::key) keys.push_back(parsed.get<std::string>());
+      return true;
+    });
     Metric metric;
     std::set<std::string> known = {"loss"};
     visit_line(metric, [&](const char* key, auto& value) {
@@ -53,12 +57,9 @@ std::optional<Metric> metric_from_json(const std::string& line) {
     });
     // Runs of earlier versions have no loss.
     if (json.contains("loss")) read_value(json, "loss", metric.loss);
-    for (const auto& [key, value] : json.items()) {
-      if (!known.contains(key) && value.is_number()) metric.values.emplace_back(key, value.get<double>());
+    for (const std::string& key : keys) {
+      if (known.insert(key).second && json.at(key).is_number()) metric.values.emplace_back(key, json.at(key));
     }
-    std::sort(metric.values.begin(), metric.values.end(), [&](const auto& a, const auto& b) {
-      return line.find('"' + a.first + '"') < line.find('"' + b.first + '"');
-    });
     return metric;
   } catch (const nlohmann::json::exception&) {
     return std::nullopt;

@@ -42,6 +42,16 @@ TEST(Metrics, ReadsTheValuesOfAnyTask) {
   EXPECT_EQ(old->values, (MetricValues{{"bits_per_byte", 2.5}}));
 }
 
+// Found by fuzzing: names with escapes, or that stand as a text before, in an order of their own.
+TEST(Metrics, ValuesKeepTheirOrderWhateverTheirNames) {
+  Metric metric = {1, "b", 0, {}, 0, 0, 0, 0};
+  for (const char* name : {"tr\\4", "b", "\"q\"", "\xc2\xa7", "z", "a", "", "\n"}) metric.values.emplace_back(name, 1);
+  for (int i = 30; i > 0; --i) metric.values.emplace_back(std::string("\\").append(std::to_string(i)), i);
+  const auto again = metric_from_json(to_json_line(metric));
+  ASSERT_TRUE(again);
+  EXPECT_EQ(again->values, metric.values);
+}
+
 // A number that does not fit is no number: casting it is undefined.
 TEST(Metrics, ValuesOfAnotherTypeOrOutOfRangeAreNoMetric) {
   const auto line = [](const std::string& step, const std::string& bits) {
