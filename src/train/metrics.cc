@@ -43,8 +43,8 @@ std::string to_json_line(const Metric& metric) {
 
 std::optional<Metric> metric_from_json(const std::string& line) {
   try {
-    std::vector<std::string>
-        keys;  // in their order, which nlohmann::json forgets and its ordered kind keeps by copying
+    // In their order, which nlohmann::json forgets, and its ordered kind keeps by copying as deep as values nest.
+    std::vector<std::string> keys;
     const auto json = nlohmann::json::parse(line, [&](int depth, auto event, const nlohmann::json& parsed) {
       if (depth == 1 && event == nlohmann::json::parse_event_t::key) keys.push_back(parsed.get<std::string>());
       return true;
