@@ -8,8 +8,8 @@
 #include "aft/error.h"
 #include "common/options.h"
 #include "common/output.h"
+#include "drawing/originals.h"
 #include "figure.h"
-#include "image/originals.h"
 #include "train/train.h"
 
 namespace aft::app {

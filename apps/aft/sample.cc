@@ -4,7 +4,7 @@
 #include "commands.h"
 #include "common/figure.h"
 #include "common/options.h"
-#include "image/originals.h"
+#include "drawing/originals.h"
 #include "output.h"
 
 namespace aft::app {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "image/draw.h"
+#include "drawing/draw.h"
 
 // Pictures drawn by models: both kinds of `aft sample`, and `aft-train figure samples` and `completions`.
 

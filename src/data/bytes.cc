@@ -8,7 +8,6 @@
 
 #include "aft/error.h"
 #include "data/data.h"
-#include "data/data_file.h"
 #include "io/file_descriptor.h"
 #include "io/packing.h"
 #include "io/read_bytes.h"
@@ -31,7 +30,7 @@ bool is_plain(const fs::path& path, int file) {
 }
 
 void append_file(const fs::path& path, std::vector<uint8_t>& out) {
-  const FileDescriptor file = open_data_file(path);
+  const FileDescriptor file = open_to_read(path);
   append_bytes(file.get(), path, out);
 }
 
@@ -80,7 +79,7 @@ Bytes Bytes::load(const fs::path& path) {
   if (fs::is_regular_file(status)) {
     auto source = std::make_shared<Source>();
     source->path = path;
-    source->file = open_data_file(path);
+    source->file = open_to_read(path);
     if (is_plain(path, source->file->get())) {
       struct stat info {};
       if (fstat(source->file->get(), &info) != 0) fail(path, std::strerror(errno));

@@ -7,6 +7,7 @@
 
 #include "aft/error.h"
 #include "data/data_file.h"
+#include "io/read_file.h"
 
 namespace aft {
 namespace {
@@ -21,7 +22,7 @@ constexpr size_t kPlane = 32 * 32;
 constexpr size_t kRecord = 1 + 3 * kPlane;
 constexpr const char* kFormat = "the binary version of CIFAR-10";
 
-void append_file(const fs::path& path, LabelledImages& out) { append_cifar10(open_data_file(path).get(), path, out); }
+void append_file(const fs::path& path, LabelledImages& out) { append_cifar10(open_to_read(path).get(), path, out); }
 
 std::string batch_name(int64_t number) { return "data_batch_" + std::to_string(number) + ".bin"; }
 

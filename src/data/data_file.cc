@@ -1,10 +1,7 @@
 #include "data/data_file.h"
 
-#include <fcntl.h>
 #include <zlib.h>
 
-#include <cerrno>
-#include <cstring>
 #include <system_error>
 
 #include "aft/error.h"
@@ -58,12 +55,6 @@ std::vector<uint8_t> read_gzip(int file, const std::string& name) {
 }
 
 }  // namespace
-
-FileDescriptor open_data_file(const fs::path& path) {
-  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.get() < 0) throw Error("data: cannot read " + path.string() + ": " + std::strerror(errno));
-  return file;
-}
 
 std::optional<fs::path> find_data_file(const fs::path& folder, const std::string& name) {
   for (const char* packing : {"", ".gz", ".xz"}) {

@@ -6,14 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "io/file_descriptor.h"
-
 // Files of data sets: plain, or packed as .gz or .xz.
 
 namespace aft {
-
-/// Opens a file to read. Throws aft::Error naming it.
-FileDescriptor open_data_file(const std::filesystem::path& path);
 
 /// `name` in `folder`: as it is, or else packed as name.gz, or else as name.xz; nothing if none of them is there. What
 /// is there but cannot be read, a dangling link too, is found.

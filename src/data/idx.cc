@@ -9,6 +9,7 @@
 
 #include "aft/error.h"
 #include "data/data_file.h"
+#include "io/read_file.h"
 
 namespace aft {
 namespace {
@@ -55,8 +56,8 @@ struct Part {
 Part load_part(const fs::path& folder, const std::string& prefix) {
   const fs::path images_file = require_data_file(folder, prefix + "-images-idx3-ubyte", kFormat);
   const fs::path labels_file = require_data_file(folder, prefix + "-labels-idx1-ubyte", kFormat);
-  IdxArray images = read_idx(open_data_file(images_file).get(), images_file, 3);
-  IdxArray labels = read_idx(open_data_file(labels_file).get(), labels_file, 1);
+  IdxArray images = read_idx(open_to_read(images_file).get(), images_file, 3);
+  IdxArray labels = read_idx(open_to_read(labels_file).get(), labels_file, 1);
   if (images.extents[0] != labels.extents[0]) {
     fail(labels_file, "expected a label for each of the " + std::to_string(images.extents[0]) + " images of " +
                           images_file.string() + ", got " + std::to_string(labels.extents[0]) +

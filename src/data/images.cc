@@ -52,11 +52,6 @@ void augment(const ImageShape& shape, const Augmentation& augmentation, uint64_t
 
 }  // namespace
 
-std::string text_of(const ImageShape& shape) {
-  return std::to_string(shape.height) + " x " + std::to_string(shape.width) + " pixels of " +
-         std::to_string(shape.channels) + (shape.channels == 1 ? " value" : " values");
-}
-
 Images::Images(ImageShape shape, int64_t classes, LabelledImages train, LabelledImages test, int64_t holdout,
                Augmentation augmentation)
     : shape_(shape),

@@ -5,25 +5,13 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
 #include <vector>
 
 #include "data/data.h"
 #include "data/data_set.h"
+#include "image/picture.h"
 
 namespace aft {
-
-struct ImageShape {
-  int64_t height = 0;
-  int64_t width = 0;
-  int64_t channels = 0;
-
-  [[nodiscard]] int64_t bytes() const { return height * width * channels; }
-  bool operator==(const ImageShape&) const = default;
-};
-
-/// "32 x 32 pixels of 3 values"
-std::string text_of(const ImageShape& shape);
 
 /// What is done to an image that is read with a draw: that of "An Attention Free Transformer" for CIFAR-10, which has
 /// both, with a jitter of 10.

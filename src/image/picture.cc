@@ -13,6 +13,11 @@ constexpr int64_t kLine = 1;  // pixels between two pictures
 
 }  // namespace
 
+std::string text_of(const ImageShape& shape) {
+  return std::to_string(shape.height) + " x " + std::to_string(shape.width) + " pixels of " +
+         std::to_string(shape.channels) + (shape.channels == 1 ? " value" : " values");
+}
+
 Picture plain_picture(const ImageShape& shape, uint8_t value) {
   return {shape, std::vector<uint8_t>(static_cast<size_t>(shape.bytes()), value)};
 }

@@ -2,11 +2,22 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
-#include "data/images.h"
-
 namespace aft {
+
+struct ImageShape {
+  int64_t height = 0;
+  int64_t width = 0;
+  int64_t channels = 0;
+
+  [[nodiscard]] int64_t bytes() const { return height * width * channels; }
+  bool operator==(const ImageShape&) const = default;
+};
+
+/// "32 x 32 pixels of 3 values"
+std::string text_of(const ImageShape& shape);
 
 /// An image of 8 bits a value. Channels: 1, grey, or 3, red, green and blue.
 struct Picture {

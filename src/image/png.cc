@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "aft/error.h"
-#include "data/data_file.h"
 #include "io/read_file.h"
 #include "io/write_file.h"
 
@@ -204,7 +203,7 @@ void write_png(const fs::path& path, const Picture& picture) {
 }
 
 Picture read_png(const fs::path& path) {
-  const FileDescriptor file = open_data_file(path);
+  const FileDescriptor file = open_to_read(path);
   Job job;
   job.file = file.get();
   job.name = path.string();

@@ -1,5 +1,6 @@
 #include "io/read_file.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -8,6 +9,12 @@
 #include "aft/error.h"
 
 namespace aft {
+
+FileDescriptor open_to_read(const std::filesystem::path& path) {
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.get() < 0) throw_errno(path.string() + ": cannot be read", errno);
+  return file;
+}
 
 size_t read_some(int file, const std::string& name, std::span<uint8_t> block) {
   while (true) {

@@ -4,10 +4,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <span>
 #include <string>
 
+#include "io/file_descriptor.h"
+
 namespace aft {
+
+/// Opens a file to read. Throws aft::Error naming it.
+FileDescriptor open_to_read(const std::filesystem::path& path);
 
 /// Reads into `block` what comes next, at least one byte; 0 at the end. Throws aft::Error, naming `name`.
 size_t read_some(int file, const std::string& name, std::span<uint8_t> block);

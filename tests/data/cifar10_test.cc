@@ -150,7 +150,7 @@ TEST(Cifar10, MissingFilesAreNamed) {
   EXPECT_EQ(refusal(scratch.path()), "");
   std::filesystem::create_symlink("nowhere", scratch.path() / "test_batch.bin");
   EXPECT_EQ(refusal(scratch.path()),
-            "data: cannot read " + (scratch.path() / "test_batch.bin").string() + ": No such file or directory");
+            (scratch.path() / "test_batch.bin").string() + ": cannot be read: No such file or directory");
 }
 
 TEST(Cifar10, TruncatedAndForeignFilesAreNamed) {

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "gzip.h"
+#include "io/read_file.h"
 #include "message.h"
 #include "scratch.h"
 #include "xz.h"
@@ -14,7 +15,7 @@ namespace aft {
 namespace {
 
 std::string read(const std::filesystem::path& path) {
-  const auto bytes = read_data_file(open_data_file(path).get(), path);
+  const auto bytes = read_data_file(open_to_read(path).get(), path);
   return {bytes.begin(), bytes.end()};
 }
 
@@ -64,7 +65,7 @@ TEST(DataFile, BrokenGzipIsRefusedByName) {
 TEST(DataFile, WhatCannotBeReadIsNamed) {
   const Scratch scratch;
   const auto none = scratch.path() / "none";
-  EXPECT_EQ(refusal(none), "data: cannot read " + none.string() + ": No such file or directory");
+  EXPECT_EQ(refusal(none), none.string() + ": cannot be read: No such file or directory");
   std::filesystem::create_directory(scratch.path() / "folder.gz");
   for (const char* name : {"", "folder.gz"}) {
     EXPECT_NE(refusal(scratch.path() / name).find(": cannot be read: Is a directory"), std::string::npos);

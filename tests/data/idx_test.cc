@@ -9,6 +9,7 @@
 #include "data/data_file.h"
 #include "examples.h"
 #include "gzip.h"
+#include "io/read_file.h"
 #include "message.h"
 #include "scratch.h"
 #include "xz.h"
@@ -148,7 +149,7 @@ TEST(Idx, FilesThatDoNotFitEachOtherAreNamed) {
 std::string read_refusal(const Scratch& scratch, const std::string& name, const std::string& bytes,
                          size_t dimensions = 3) {
   const auto path = scratch.write(name, bytes);
-  const std::string text = message([&] { read_idx(open_data_file(path).get(), path, dimensions); });
+  const std::string text = message([&] { read_idx(open_to_read(path).get(), path, dimensions); });
   const std::string begin = "data: " + path.string() + ": ";
   EXPECT_TRUE(text.empty() || text.starts_with(begin)) << text;
   return text.substr(std::min(begin.size(), text.size()));
@@ -161,7 +162,7 @@ TEST(ReadIdx, AnyNumberOfDimensions) {
     for (const uint32_t extent : extents) count *= extent;
     const std::string values = numbers(17, static_cast<int>(count));
     const auto path = scratch.write("a", idx(extents, values));
-    const IdxArray array = read_idx(open_data_file(path).get(), path, extents.size());
+    const IdxArray array = read_idx(open_to_read(path).get(), path, extents.size());
     EXPECT_EQ(array.extents, std::vector<int64_t>(extents.begin(), extents.end()));
     EXPECT_EQ(array.values, std::vector<uint8_t>(values.begin(), values.end()));
   }

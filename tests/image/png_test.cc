@@ -5,8 +5,8 @@
 #include <string>
 
 #include "../data/message.h"
+#include "../io/random_bytes.h"
 #include "../io/temporary_folder.h"
-#include "../runtime/random_model.h"
 #include "png_bytes.h"
 
 namespace aft {

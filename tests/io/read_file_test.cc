@@ -17,10 +17,6 @@ namespace {
 
 bool is_open(int file) { return ::fcntl(file, F_GETFD) >= 0; }
 
-FileDescriptor open_to_read(const std::filesystem::path& path) {
-  return FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-}
-
 TEST(FileDescriptor, IsClosedOnceAndByItsLastOwner) {
   const test::TemporaryFolder folder;
   test::write_all(folder / "a", "a");

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "../io/random_bytes.h"
 #include "../io/temporary_folder.h"
 #include "aft/error.h"
 #include "naive_model.h"

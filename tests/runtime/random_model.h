@@ -27,6 +27,4 @@ ModelConfig small_config(const std::string& mixer);
 /// The same for images of 5 x 3 pixels.
 ModelConfig small_pixel_config(const std::string& mixer, int64_t colors);
 
-std::vector<uint8_t> random_bytes(int64_t count, uint64_t seed);
-
 }  // namespace aft::test

@@ -1,4 +1,4 @@
-#include "image/draw.h"
+#include "drawing/draw.h"
 
 #include <algorithm>
 #include <cmath>

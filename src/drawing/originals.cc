@@ -1,4 +1,4 @@
-#include "image/originals.h"
+#include "drawing/originals.h"
 
 #include <algorithm>
 #include <optional>

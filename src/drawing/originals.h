@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "data/images.h"
 #include "image/picture.h"
 
 namespace aft {

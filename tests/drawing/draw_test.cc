@@ -1,4 +1,4 @@
-#include "image/draw.h"
+#include "drawing/draw.h"
 
 #include <gtest/gtest.h>
 
@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "../data/message.h"
+#include "../io/random_bytes.h"
 #include "../io/temporary_folder.h"
 #include "../runtime/naive_model.h"
 #include "../runtime/random_model.h"
