@@ -5,7 +5,7 @@
 #include <system_error>
 
 #include "aft/error.h"
-#include "image/png.h"
+#include "image/read_picture.h"
 
 namespace aft {
 
@@ -27,7 +27,7 @@ std::vector<Picture> read_originals(const std::filesystem::path& path, const Ima
   if (std::filesystem::is_directory(path, error)) {
     pictures = first_pictures(*load_image_folder(path), count);
   } else {
-    pictures = {read_png(path)};
+    pictures = {read_picture(path)};
   }
   if (pictures.front().shape != shape) {
     throw Error(path.string() + ": expected images of " + text_of(shape) + ", as the model draws, got " +

@@ -13,7 +13,7 @@ namespace aft {
 /// no more.
 std::vector<Picture> first_pictures(const Images& images, int64_t count);
 
-/// `path`: a PNG file, which is one image, or the folder of a data set (load_image_folder()), of which the first are
+/// `path`: a JPEG or PNG file, which is one image, or the folder of a data set (load_image_folder()), of which the first are
 /// taken. Throws aft::Error, naming it, if it is neither, cannot be read, or its images are not of `shape`.
 std::vector<Picture> read_originals(const std::filesystem::path& path, const ImageShape& shape, int64_t count);
 

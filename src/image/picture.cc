@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "aft/error.h"
 
@@ -9,6 +10,7 @@ namespace aft {
 namespace {
 
 constexpr uint8_t kWhite = 255;
+constexpr int64_t kMostPixels = int64_t{1} << 24;
 constexpr int64_t kLine = 1;  // pixels between two pictures
 
 }  // namespace
@@ -16,6 +18,31 @@ constexpr int64_t kLine = 1;  // pixels between two pictures
 std::string text_of(const ImageShape& shape) {
   return std::to_string(shape.height) + " x " + std::to_string(shape.width) + " pixels of " +
          std::to_string(shape.channels) + (shape.channels == 1 ? " value" : " values");
+}
+
+void require_few_pixels(const std::string& name, int64_t height, int64_t width) {
+  if (height <= kMostPixels / std::max<int64_t>(width, 1)) return;
+  throw Error(name + ": expected at most " + std::to_string(kMostPixels) + " pixels, got " + std::to_string(height) +
+              " x " + std::to_string(width) + "; make it smaller");
+}
+
+Picture with_channels(Picture picture, int64_t channels) {
+  const int64_t held = picture.shape.channels;
+  for (const int64_t number : {held, channels}) {
+    if (number != 1 && number != 3) throw Error("channels: expected 1 or 3, got " + std::to_string(number));
+  }
+  if (held == channels) return picture;
+  Picture out = plain_picture({picture.shape.height, picture.shape.width, channels}, 0);
+  const uint8_t* from = picture.values.data();
+  if (channels == 3) {
+    for (size_t i = 0; i < out.values.size(); ++i) out.values[i] = from[i / 3];
+  } else {
+    for (size_t i = 0; i < out.values.size(); ++i, from += 3) {
+      // 0.299, 0.587 and 0.114 in 2^16ths, to the nearest.
+      out.values[i] = static_cast<uint8_t>((from[0] * 19595 + from[1] * 38470 + from[2] * 7471 + 0x8000) >> 16);
+    }
+  }
+  return out;
 }
 
 Picture plain_picture(const ImageShape& shape, uint8_t value) {

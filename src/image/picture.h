@@ -19,11 +19,19 @@ struct ImageShape {
 /// "32 x 32 pixels of 3 values"
 std::string text_of(const ImageShape& shape);
 
+/// Throws aft::Error, naming the file `name`, if an image of it has more than 2^24 pixels: checked before memory is
+/// taken for them.
+void require_few_pixels(const std::string& name, int64_t height, int64_t width);
+
 /// An image of 8 bits a value. Channels: 1, grey, or 3, red, green and blue.
 struct Picture {
   ImageShape shape;
   std::vector<uint8_t> values;  // [height, width, channels]: the channels of a pixel beside each other
 };
+
+/// The picture with 1 or 3 channels: grey is the same in all three, and of three the luma of ITU-R BT.601 is taken, in
+/// the whole numbers of Pillow's mode L. Throws aft::Error for another number, wanted or there.
+Picture with_channels(Picture picture, int64_t channels);
 
 /// All pixels of one value, the same in all channels.
 Picture plain_picture(const ImageShape& shape, uint8_t value);

@@ -2,13 +2,14 @@
 
 #include <png.h>
 
+#include <algorithm>
 #include <csetjmp>
 #include <exception>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "aft/error.h"
-#include "io/read_file.h"
 #include "io/write_file.h"
 
 // libpng reports an error by a jump to where setjmp() was called. Between the two stands no object with a destructor:
@@ -19,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int64_t kMostPixels = int64_t{1} << 24;
 constexpr png_alloc_size_t kMostOfAChunk = 8 << 20;  // of what is no pixels: texts, profiles
 constexpr size_t kSignature = 8;
 
@@ -30,7 +30,7 @@ struct Job {
   char problem[256] = "";        // libpng's
   std::exception_ptr exception;  // of our own functions that libpng called
   // Reading.
-  int file = -1;
+  std::span<const uint8_t> in;
   std::string name;
   // Writing.
   std::vector<uint8_t> out;
@@ -58,12 +58,11 @@ void protect(png_structp png, Job& job, const Work& work) {
 void read_bytes(png_structp png, png_bytep to, size_t count) {
   Job& job = *static_cast<Job*>(png_get_io_ptr(png));
   protect(png, job, [&] {
-    while (count > 0) {
-      const size_t got = read_some(job.file, job.name, {to, count});
-      if (got == 0) throw Error(job.name + ": expected a whole PNG file, got a truncated one; get it again");
-      to += got;
-      count -= got;
+    if (count > job.in.size()) {
+      throw Error(job.name + ": expected a whole PNG file, got a truncated one; get it again");
     }
+    std::copy_n(job.in.data(), count, to);
+    job.in = job.in.subspan(count);
   });
 }
 
@@ -115,10 +114,11 @@ bool read_header(Job& job) {
   return true;
 }
 
-/// Asks for 8 bits a value, grey or three colours.
+/// Asks for 8 bits a value, grey or three colours, without alpha.
 bool choose_form(Job& job) {
   if (setjmp(png_jmpbuf(job.png)) != 0) return false;
   png_set_expand(job.png);
+  png_set_strip_alpha(job.png);
   png_set_scale_16(job.png);
   png_set_interlace_handling(job.png);
   png_read_update_info(job.png, job.info);
@@ -150,19 +150,6 @@ bool write_all(Job& job, const ImageShape& shape, const uint8_t* values) {
 [[noreturn]] void fail(const Job& job) {
   if (job.exception) std::rethrow_exception(job.exception);
   throw Error(job.name + ": expected a PNG file, got one that is corrupt (" + job.problem + "); get it again");
-}
-
-void require_signature(int file, const std::string& name) {
-  uint8_t head[kSignature] = {};
-  size_t held = 0;
-  while (held < kSignature) {
-    const size_t got = read_some(file, name, {head + held, kSignature - held});
-    if (got == 0) break;
-    held += got;
-  }
-  if (held < kSignature || png_sig_cmp(head, 0, kSignature) != 0) {
-    throw Error(name + ": expected a PNG file, got something else; convert it to PNG");
-  }
 }
 
 std::vector<png_bytep> rows_of(Picture& picture) {
@@ -202,27 +189,24 @@ void write_png(const fs::path& path, const Picture& picture) {
   write_file_atomically(path, bytes.data(), bytes.size());
 }
 
-Picture read_png(const fs::path& path) {
-  const FileDescriptor file = open_to_read(path);
+bool begins_like_png(std::span<const uint8_t> bytes) {
+  return bytes.size() >= kSignature && png_sig_cmp(bytes.data(), 0, kSignature) == 0;
+}
+
+Picture decode_png(std::span<const uint8_t> bytes, const std::string& name) {
+  if (!begins_like_png(bytes)) throw Error(name + ": expected a PNG file, got something else; convert it to PNG");
   Job job;
-  job.file = file.get();
-  job.name = path.string();
-  require_signature(job.file, job.name);
+  job.in = bytes.subspan(kSignature);
+  job.name = name;
   const Pointers pointers(job, false);
   if (!read_header(job)) fail(job);
   Picture picture;
   ImageShape& shape = picture.shape;
   shape.height = png_get_image_height(job.png, job.info);
   shape.width = png_get_image_width(job.png, job.info);
-  if (shape.height > kMostPixels / shape.width) {
-    throw Error(job.name + ": expected at most " + std::to_string(kMostPixels) + " pixels, got " +
-                std::to_string(shape.height) + " x " + std::to_string(shape.width));
-  }
+  require_few_pixels(name, shape.height, shape.width);
   if (!choose_form(job)) fail(job);
   shape.channels = png_get_channels(job.png, job.info);
-  if (shape.channels != 1 && shape.channels != 3) {
-    throw Error(job.name + ": expected an image without transparency, got one with; save it without alpha channel");
-  }
   picture.values.resize(static_cast<size_t>(shape.bytes()));
   std::vector<png_bytep> rows = rows_of(picture);
   if (!read_pixels(job, rows.data())) fail(job);

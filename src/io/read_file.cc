@@ -16,6 +16,21 @@ FileDescriptor open_to_read(const std::filesystem::path& path) {
   return file;
 }
 
+std::vector<uint8_t> read_file(const std::filesystem::path& path, size_t most) {
+  constexpr size_t kBlock = 1 << 16;
+  const FileDescriptor file = open_to_read(path);
+  const std::string name = path.string();
+  std::vector<uint8_t> bytes;
+  while (true) {
+    const size_t size = bytes.size();
+    bytes.resize(size + kBlock);
+    const size_t got = read_some(file.get(), name, std::span(bytes).subspan(size));
+    bytes.resize(size + got);
+    if (got == 0) return bytes;
+    if (bytes.size() > most) throw Error(name + ": expected a file of at most " + std::to_string(most) + " bytes");
+  }
+}
+
 size_t read_some(int file, const std::string& name, std::span<uint8_t> block) {
   while (true) {
     const ssize_t got = ::read(file, block.data(), block.size());

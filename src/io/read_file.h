@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "io/file_descriptor.h"
 
@@ -14,6 +15,9 @@ namespace aft {
 
 /// Opens a file to read. Throws aft::Error naming it.
 FileDescriptor open_to_read(const std::filesystem::path& path);
+
+/// All bytes of the file. Throws aft::Error, naming it, if it cannot be read or has more than `most`.
+std::vector<uint8_t> read_file(const std::filesystem::path& path, size_t most);
 
 /// Reads into `block` what comes next, at least one byte; 0 at the end. Throws aft::Error, naming `name`.
 size_t read_some(int file, const std::string& name, std::span<uint8_t> block);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <string>
+
 #include "../data/message.h"
 
 namespace aft {
@@ -38,6 +40,24 @@ TEST(Picture, GridRefuses) {
               }).find("1 x 2 pixels of 1 value"),
               std::string::npos);
   }
+}
+
+TEST(Picture, ChannelsAsPillowTurnsThem) {
+  const Picture grey = {{1, 2, 1}, {7, 250}};
+  EXPECT_EQ(with_channels(grey, 3).shape, (ImageShape{1, 2, 3}));
+  EXPECT_EQ(with_channels(grey, 3).values, (Values{7, 7, 7, 250, 250, 250}));
+  EXPECT_EQ(with_channels(grey, 1).values, grey.values);
+  // Of Pillow 13: Image.frombytes("RGB", (9, 1), ...).convert("L").
+  const Picture colors = {{1, 9, 3}, {255, 255, 255, 255, 0, 0, 0, 255, 0,   0,   0,  255, 1,  2,
+                                      3,   200, 100, 50,  0, 1, 0, 254, 255, 253, 12, 99,  201}};
+  EXPECT_EQ(with_channels(colors, 1).shape, (ImageShape{1, 9, 1}));
+  EXPECT_EQ(with_channels(colors, 1).values, (Values{255, 76, 150, 29, 2, 124, 1, 254, 85}));
+  EXPECT_EQ(with_channels(colors, 3).values, colors.values);
+  for (const int64_t number : {0, 2, 4}) {
+    EXPECT_EQ(message([&] { with_channels(grey, number); }),
+              "channels: expected 1 or 3, got " + std::to_string(number));
+  }
+  EXPECT_EQ(message([] { with_channels({{1, 1, 4}, {1, 2, 3, 4}}, 3); }), "channels: expected 1 or 3, got 4");
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 #include <cerrno>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "aft/error.h"
 #include "io/file_descriptor.h"
@@ -37,6 +39,24 @@ TEST(FileDescriptor, IsClosedOnceAndByItsLastOwner) {
   EXPECT_FALSE(is_open(other));
   third.reset();
   EXPECT_FALSE(is_open(file));
+}
+
+TEST(ReadFile, ReadsAllUpToTheMost) {
+  const test::TemporaryFolder folder;
+  const std::string text = std::string(100000, 'a') + "b";  // more than is read at a time
+  test::write_all(folder / "a", text);
+  const std::vector<uint8_t> bytes = read_file(folder / "a", text.size());
+  EXPECT_EQ(std::string(bytes.begin(), bytes.end()), text);
+  test::write_all(folder / "empty", "");
+  EXPECT_TRUE(read_file(folder / "empty", 0).empty());
+  for (const auto& [name, most] : {std::pair("a", size_t{100000}), std::pair("none", size_t{9})}) {
+    try {
+      read_file(folder / name, most);
+      FAIL() << name;
+    } catch (const Error& error) {
+      EXPECT_TRUE(std::string(error.what()).starts_with((folder / name).string() + ": ")) << error.what();
+    }
+  }
 }
 
 TEST(ReadAt, ReadsWhatThereIsFromTheOffsetOn) {
