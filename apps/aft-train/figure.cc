@@ -57,10 +57,10 @@ std::vector<Picture> originals_of(const DrawArguments& arguments, const ImageSha
   const fs::path recipe = fs::path(arguments.runs.front()) / "recipe.toml";
   std::error_code error;
   if (!fs::exists(recipe, error)) {
-    throw Error("--data: expected a PNG file or the folder of a data set, as " + arguments.runs.front() +
+    throw Error("--data: expected a JPEG or PNG file or the folder of a data set, as " + arguments.runs.front() +
                 " is not a run folder");
   }
-  return first_pictures(*load_images(load_data_config(recipe)), figure.originals);
+  return first_pictures(*load_images(load_data_config(recipe), shape), figure.originals);
 }
 
 void add_curves(CLI::App& figure) {
@@ -92,7 +92,8 @@ void add_completions(CLI::App& figure) {
   add_runs(*command, arguments->runs, "run folders or model files, of pixel_lm");
   add_out(*command, arguments->figure.out, arguments->figure.force, "PNG file to write");
   add_text(*command, "--data", arguments->figure.complete,
-           "PNG file, or folder of a data set (CIFAR-10 binary, IDX); default: the data of the first run");
+           "JPEG or PNG file, or folder of a data set (CIFAR-10 binary, IDX, a folder a class); default: the data of "
+           "the first run");
   add_originals(*command, arguments->figure, "--data");
   add_count(*command, arguments->figure, "completions of each image by each run; 0: " + std::to_string(kCompletions));
   add_drawing(*command, arguments->figure);

@@ -49,8 +49,8 @@ void add_sample(CLI::App& app) {
             "Images to draw; with --complete, completions of each image. 0: " + std::to_string(kSamples) + ", or " +
                 std::to_string(kCompletions));
   CLI::Option* complete = add_text(*command, "--complete", figure.complete,
-                                   "Complete upper halves: of a PNG file, or of the images in the folder of a data set "
-                                   "(CIFAR-10 binary, IDX)");
+                                   "Complete upper halves: of a JPEG or PNG file, or of the images in the folder of a "
+                                   "data set (CIFAR-10 binary, IDX, a folder a class)");
   add_columns(*command, figure)->excludes(complete);
   add_originals(*command, figure, "--complete")->needs(complete);
   add_drawing(*command, figure);

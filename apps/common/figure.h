@@ -14,7 +14,7 @@ namespace aft::app {
 struct FigureArguments {
   std::string out;
   bool force = false;
-  std::string complete;   // a PNG file or the folder of a data set
+  std::string complete;   // a JPEG or PNG file or the folder of a data set
   int64_t originals = 8;  // that are taken of a data set
   int64_t count = 0;      // 0: kSamples or kCompletions
   int64_t threads = 0;

@@ -4,6 +4,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "aft/error.h"
 #include "data/data_file.h"
@@ -21,6 +22,10 @@ constexpr ImageShape kShape{32, 32, 3};
 constexpr size_t kPlane = 32 * 32;
 constexpr size_t kRecord = 1 + 3 * kPlane;
 constexpr const char* kFormat = "the binary version of CIFAR-10";
+
+std::vector<std::string> class_names() {
+  return {"airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"};
+}
 
 void append_file(const fs::path& path, LabelledImages& out) { append_cifar10(open_to_read(path).get(), path, out); }
 
@@ -63,7 +68,7 @@ std::unique_ptr<Images> load_cifar10(const fs::path& folder, int64_t holdout, Au
   }
   LabelledImages test;
   if (const auto path = find_data_file(folder, "test_batch.bin")) append_file(*path, test);
-  return std::make_unique<Images>(kShape, kClasses, std::move(train), std::move(test),
+  return std::make_unique<Images>(kShape, class_names(), std::move(train), std::move(test),
                                   holdout == -1 ? kUsualHoldout : holdout, augmentation);
 }
 

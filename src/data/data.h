@@ -14,7 +14,7 @@ namespace aft {
 /// Where the data come from: for bytes, either `path` with `split`, or one file or folder for each split; for images,
 /// the folder `path`.
 struct DataConfig {
-  std::string format = "bytes";                   // bytes, cifar10 (data/cifar10.h), idx (data/idx.h)
+  std::string format = "bytes";                   // bytes, cifar10, idx, folder: data/<format>.h, image_folder.h
   std::string path;                               // bytes: a file, or a folder read in sorted order, .xz decoded
   std::vector<double> split = {0.9, 0.05, 0.05};  // fractions of `path` for train, valid, test, in this order; sum 1
   std::string train;                              // instead of path: the training bytes
@@ -23,6 +23,7 @@ struct DataConfig {
   int64_t holdout = -1;                           // images at the end of train that are valid; -1: as the format has it
   bool flip = false;                              // of training images: Augmentation (data/images.h)
   int64_t jitter = 0;                             // the same; 0 to 255
+  std::string broken = "stop";                    // folder: what a file does that cannot be read; or skip
 };
 
 /// Throws aft::Error naming the key, what was expected and what came. Does not touch the files.

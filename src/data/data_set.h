@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
+#include <vector>
 
 // What a trainer reads: numbered examples in three splits, each a pure function of (split, index, draw).
 
@@ -33,7 +35,12 @@ class DataSet {
   /// for an index or an `out` of the wrong size, and, naming the file, if a file can no longer be read.
   virtual int64_t read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const = 0;
 
+  /// What is wrong with each example for which read() has given another so far, naming its file, in the order in which
+  /// that was found; empty for sets that never do so.
+  [[nodiscard]] virtual std::vector<std::string> skipped() const { return {}; }
+
   /// CRC-64/XZ of all that the split holds, labels included, whatever the augmentation: tells one set from another.
+  /// Of a set in many files it is of their names and sizes.
   [[nodiscard]] virtual uint64_t checksum(Split split) const = 0;
 
  protected:

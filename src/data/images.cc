@@ -10,6 +10,7 @@
 #include "data/cifar10.h"
 #include "data/data_file.h"
 #include "data/idx.h"
+#include "data/image_folder.h"
 #include "data/mix.h"
 
 namespace aft {
@@ -39,6 +40,8 @@ void flip(const ImageShape& shape, std::span<uint8_t> image) {
   }
 }
 
+}  // namespace
+
 void augment(const ImageShape& shape, const Augmentation& augmentation, uint64_t draw, std::span<uint8_t> image) {
   // Each has a number of its own, used or not: what one draws does not depend on whether the other is on.
   if (augmentation.flip && (mix(draw) & 1) != 0) flip(shape, image);
@@ -50,16 +53,14 @@ void augment(const ImageShape& shape, const Augmentation& augmentation, uint64_t
   }
 }
 
-}  // namespace
-
 Images::Images(ImageShape shape, int64_t classes, LabelledImages train, LabelledImages test, int64_t holdout,
                Augmentation augmentation)
-    : shape_(shape),
-      classes_(classes),
+    : ImageSet(shape),
       train_(std::move(train)),
       test_(std::move(test)),
       holdout_(holdout),
       augmentation_(augmentation) {
+  set_classes(classes);
   if (shape.height < 1 || shape.width < 1 || shape.channels < 1) {
     throw Error("data: expected images of at least one pixel, got " + std::to_string(shape.height) + " x " +
                 std::to_string(shape.width) + " x " + std::to_string(shape.channels));
@@ -77,6 +78,12 @@ Images::Images(ImageShape shape, int64_t classes, LabelledImages train, Labelled
   }
 }
 
+Images::Images(ImageShape shape, std::vector<std::string> class_names, LabelledImages train, LabelledImages test,
+               int64_t holdout, Augmentation augmentation)
+    : Images(shape, std::ssize(class_names), std::move(train), std::move(test), holdout, augmentation) {
+  set_classes(std::move(class_names));
+}
+
 int64_t Images::size(Split split) const {
   if (split == Split::kValid) return holdout_;
   return static_cast<int64_t>(part(split).labels.size()) - (split == Split::kTrain ? holdout_ : 0);
@@ -84,34 +91,38 @@ int64_t Images::size(Split split) const {
 
 int64_t Images::bytes(Split split, int64_t index) const {
   require_index(split, index);
-  return shape_.bytes();
+  return shape().bytes();
 }
 
 int64_t Images::read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
   require_room(split, index, out.size());
   const int64_t image = first(split) + index;
-  std::copy_n(part(split).pixels.begin() + image * shape_.bytes(), out.size(), out.begin());
-  if (draw) augment(shape_, augmentation_, *draw, out);
+  std::copy_n(part(split).pixels.begin() + image * shape().bytes(), out.size(), out.begin());
+  if (draw) augment(shape(), augmentation_, *draw, out);
   return part(split).labels[static_cast<size_t>(image)];
 }
 
 uint64_t Images::checksum(Split split) const {
   const auto begin = static_cast<size_t>(first(split));
   const auto count = static_cast<size_t>(size(split));
-  const auto image = static_cast<size_t>(shape_.bytes());
+  const auto image = static_cast<size_t>(shape().bytes());
   const uint64_t pixels = lzma_crc64(part(split).pixels.data() + begin * image, count * image, 0);
   return lzma_crc64(part(split).labels.data() + begin, count, pixels);
 }
 
-std::unique_ptr<Images> load_images(const DataConfig& config) {
+std::unique_ptr<ImageSet> load_images(const DataConfig& config, const ImageShape& wanted) {
   validate(config);
   const Augmentation augmentation{config.flip, config.jitter};
   if (config.format == "cifar10") return load_cifar10(config.path, config.holdout, augmentation);
   if (config.format == "idx") return load_idx(config.path, config.holdout, augmentation);
-  throw Error("data.format: expected images (\"cifar10\" or \"idx\"), got \"" + config.format + "\"");
+  if (config.format == "folder") {
+    const Broken broken = config.broken == "skip" ? Broken::kSkip : Broken::kStop;
+    return std::make_unique<ImageFolder>(config.path, wanted, config.holdout, augmentation, broken);
+  }
+  throw Error("data.format: expected images (\"cifar10\", \"idx\" or \"folder\"), got \"" + config.format + "\"");
 }
 
-std::unique_ptr<Images> load_image_folder(const std::filesystem::path& folder) {
+std::unique_ptr<ImageSet> load_any_images(const std::filesystem::path& folder, const ImageShape& wanted) {
   DataConfig config;
   config.path = folder.string();
   config.holdout = 0;
@@ -119,12 +130,15 @@ std::unique_ptr<Images> load_image_folder(const std::filesystem::path& folder) {
     config.format = "cifar10";
   } else if (find_data_file(folder, "train-images-idx3-ubyte")) {
     config.format = "idx";
+  } else if (has_folders(folder)) {
+    config.format = "folder";
   } else {
     throw Error("data: " + folder.string() +
                 ": expected the folder of a data set, with data_batch_1.bin (CIFAR-10) or " +
-                "train-images-idx3-ubyte (IDX), plain, .gz or .xz, got one with neither");
+                "train-images-idx3-ubyte (IDX), plain, .gz or .xz, or a folder of images for each class, got one " +
+                "with none of them");
   }
-  return load_images(config);
+  return load_images(config, wanted);
 }
 
 }  // namespace aft

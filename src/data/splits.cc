@@ -26,6 +26,7 @@ void validate_bytes(const DataConfig& config) {
   if (config.holdout != -1) refuse("holdout", std::to_string(config.holdout));
   if (config.flip) refuse("flip", "true");
   if (config.jitter != 0) refuse("jitter", std::to_string(config.jitter));
+  if (config.broken != DataConfig{}.broken) refuse("broken", config.broken);
   const bool files = !config.train.empty() || !config.valid.empty() || !config.test.empty();
   if (config.path.empty() && config.train.empty()) {
     throw Error("data.path: expected a file or folder (or data.train for a split by files), got nothing");
@@ -69,14 +70,23 @@ void validate_images(const DataConfig& config) {
   if (config.jitter < 0 || config.jitter > 255) {
     throw Error("data.jitter: expected 0 to 255, got " + std::to_string(config.jitter));
   }
+  if (config.format != "folder" && config.broken != DataConfig{}.broken) {
+    throw Error("data.broken: expected nothing" + with + ", which is read before the run begins, got " + config.broken +
+                "; remove it");
+  }
+  if (config.broken != "stop" && config.broken != "skip") {
+    throw Error("data.broken: expected \"stop\" or \"skip\", got \"" + config.broken + "\"");
+  }
 }
 
 }  // namespace
 
 void validate(const DataConfig& config) {
   if (config.format == "bytes") return validate_bytes(config);
-  if (config.format == "cifar10" || config.format == "idx") return validate_images(config);
-  throw Error("data.format: expected \"bytes\", \"cifar10\" or \"idx\", got \"" + config.format + "\"");
+  for (const char* images : {"cifar10", "idx", "folder"}) {
+    if (config.format == images) return validate_images(config);
+  }
+  throw Error("data.format: expected \"bytes\", \"cifar10\", \"idx\" or \"folder\", got \"" + config.format + "\"");
 }
 
 DataSplits load_splits(const DataConfig& config) {

@@ -9,7 +9,7 @@
 
 namespace aft {
 
-std::vector<Picture> first_pictures(const Images& images, int64_t count) {
+std::vector<Picture> first_pictures(const ImageSet& images, int64_t count) {
   Split split = Split::kTest;
   if (images.size(split) == 0) split = Split::kValid;
   if (images.size(split) == 0) split = Split::kTrain;
@@ -25,7 +25,7 @@ std::vector<Picture> read_originals(const std::filesystem::path& path, const Ima
   std::error_code error;
   std::vector<Picture> pictures;
   if (std::filesystem::is_directory(path, error)) {
-    pictures = first_pictures(*load_image_folder(path), count);
+    pictures = first_pictures(*load_any_images(path, shape), count);
   } else {
     pictures = {read_picture(path)};
   }

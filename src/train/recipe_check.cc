@@ -47,7 +47,7 @@ void check_data(const Recipe& recipe) {
   validate(recipe.data);
   const bool text_wanted = recipe.model.model == "byte_lm";
   require(text_wanted == (recipe.data.format == "bytes"), "data.format",
-          text_wanted ? "bytes, which a byte_lm reads" : "cifar10 or idx, images for a " + recipe.model.model,
+          text_wanted ? "bytes, which a byte_lm reads" : "cifar10, idx or folder, images for a " + recipe.model.model,
           recipe.data.format);
   const bool has_valid = !text_wanted               ? recipe.data.holdout != 0
                          : recipe.data.path.empty() ? !recipe.data.valid.empty()

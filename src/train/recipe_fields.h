@@ -40,13 +40,15 @@ void visit_data_fields(Config& data, bool text, Visit&& visit) {
     visit("data.holdout", data.holdout);
     visit("data.flip", data.flip);
     visit("data.jitter", data.jitter);
+    if (data.format == "folder") visit("data.broken", data.broken);
   }
 }
 
 /// The one list of recipe keys: reading, writing, overriding and comparing all walk it. `visit(key, member)` is called
 /// in the order of the file, members being std::string, bool, int64_t, double or a vector of doubles or of text. What
 /// follows "model.model" and "mixer.name" depends on what these are when visit() returns: each model and mixer has
-/// options of its own, as the architecture table says, and images have another section [data] than text.
+/// options of its own, as the architecture table says, and images have another section [data] than text,
+/// with more keys where they are files.
 template <typename R, typename Visit>
 void visit_fields(R& recipe, Visit&& visit) {
   visit_model_fields(recipe.model, visit);

@@ -43,9 +43,9 @@ int64_t text_tokens(const ModelConfig& model) { return model.context; }
 // Images.
 
 std::unique_ptr<DataSet> load_pictures(const DataConfig& data, const ModelConfig& model) {
-  auto images = load_images(data);
-  const ImageShape& shape = images->shape();
   const ImageShape expected = {model.height, model.width, model.colors};
+  auto images = load_images(data, expected);
+  const ImageShape& shape = images->shape();
   if (shape != expected) {
     throw Error("data.path: expected images of " + text_of(expected) +
                 ", as model.height, model.width and model.colors " + "say, got " + text_of(shape) + " in " + data.path);

@@ -46,7 +46,7 @@ Example expected(int image) {
   return example;
 }
 
-void expect_images(const Images& images, Split split, int first, int count) {
+void expect_images(const ImageSet& images, Split split, int first, int count) {
   ASSERT_EQ(images.size(split), count);
   for (int i = 0; i < count; ++i) EXPECT_EQ(example(images, split, i), expected(first + i)) << i;
 }
@@ -97,7 +97,9 @@ TEST(Cifar10, UsuallyTheLastFiveThousandAreValid) {
   DataConfig config;
   config.format = "cifar10";
   config.path = scratch.path().string();
-  const auto images = load_images(config);
+  const auto images = load_images(config, {});
+  EXPECT_EQ(images->class_names().size(), 10U);
+  EXPECT_EQ(images->class_names()[3], "cat");
   EXPECT_EQ(images->size(Split::kTrain), 2);
   EXPECT_EQ(images->size(Split::kValid), 5000);
   EXPECT_EQ(example(*images, Split::kTrain, 0), expected(0));
@@ -118,7 +120,7 @@ TEST(Cifar10, LoadImagesHandsOnHoldoutAndAugmentation) {
   config.holdout = 1;
   config.flip = true;
   config.jitter = 10;
-  const auto images = load_images(config);
+  const auto images = load_images(config, {});
   expect_images(*images, Split::kTrain, 0, 2);
   expect_images(*images, Split::kValid, 2, 1);
   // Draw 0 flips and adds 5 (images_test.cc).

@@ -60,7 +60,8 @@ Example seen(int first, int64_t label) {
   return example;
 }
 
-void expect_set(const Images& images) {
+void expect_set(const ImageSet& images) {
+  EXPECT_TRUE(images.class_names().empty());
   EXPECT_EQ(images.shape(), (ImageShape{2, 3, 1}));
   EXPECT_EQ(images.classes(), 9);  // the largest label is of a test image
   ASSERT_EQ(images.size(Split::kTrain), 6);
@@ -87,7 +88,7 @@ TEST(Idx, FourFilesPackedAsTheyCome) {
   DataConfig config;
   config.format = "idx";
   config.path = scratch.path().string();
-  expect_set(*load_images(config));  // a sixth of seven is one
+  expect_set(*load_images(config, {}));  // a sixth of seven is one
 }
 
 TEST(Idx, UsuallyTheLastSixthIsValid) {

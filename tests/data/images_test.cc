@@ -150,11 +150,13 @@ TEST(Images, BadArgumentsAreErrors) {
 TEST(LoadImages, TextIsNone) {
   DataConfig config;
   config.path = "file";
-  EXPECT_EQ(message([&] { load_images(config); }),
-            "data.format: expected images (\"cifar10\" or \"idx\"), got \"bytes\"");
+  EXPECT_EQ(message([&] {
+              load_images(config, {1, 1, 1});
+            }),
+            "data.format: expected images (\"cifar10\", \"idx\" or \"folder\"), got \"bytes\"");
   config.jitter = 300;
   config.format = "idx";
-  EXPECT_EQ(message([&] { load_images(config); }), "data.jitter: expected 0 to 255, got 300");
+  EXPECT_EQ(message([&] { load_images(config, {1, 1, 1}); }), "data.jitter: expected 0 to 255, got 300");
 }
 
 }  // namespace

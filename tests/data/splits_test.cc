@@ -94,8 +94,9 @@ TEST(DataConfig, EachFormatTakesItsOwnKeys) {
 }
 
 TEST(DataConfig, KeysOfOtherFormatsAreRefusedByName) {
-  EXPECT_EQ(refusal(images("cifar")), "data.format: expected \"bytes\", \"cifar10\" or \"idx\", got \"cifar\"");
-  EXPECT_EQ(refusal(images("")), "data.format: expected \"bytes\", \"cifar10\" or \"idx\", got \"\"");
+  EXPECT_EQ(refusal(images("cifar")),
+            "data.format: expected \"bytes\", \"cifar10\", \"idx\" or \"folder\", got \"cifar\"");
+  EXPECT_EQ(refusal(images("")), "data.format: expected \"bytes\", \"cifar10\", \"idx\" or \"folder\", got \"\"");
 
   const std::string no_images = ": expected nothing with data.format = \"bytes\", which has no images, got ";
   DataConfig config = images("bytes");
