@@ -208,5 +208,16 @@ TEST(ReadIdx, LyingHeadersAreRefusedWithoutBelievingThem) {
   }
 }
 
+TEST(Idx, TheBundledFashionMnist) {
+  const auto images = load_idx(AFT_BUNDLED "/fashion", 500, {});
+  EXPECT_EQ(images->shape(), (ImageShape{28, 28, 1}));
+  EXPECT_EQ(images->classes(), 10);
+  EXPECT_EQ(images->size(Split::kTrain), 2500);
+  EXPECT_EQ(images->size(Split::kValid), 500);
+  // CRC-64/XZ of pixels and labels, worked out in another language.
+  EXPECT_EQ(images->checksum(Split::kTrain), 0xaf9a18feeee1ac71ULL);
+  EXPECT_EQ(images->checksum(Split::kTest), 0xdb4f28d6f3cfc0ceULL);
+}
+
 }  // namespace
 }  // namespace aft
