@@ -149,6 +149,7 @@ int train(const Arguments& arguments) {
 
 int eval(const Arguments& arguments) {
   const auto result = aft::evaluate_checkpoint(arguments.checkpoint, arguments.evaluate);
+  for (const std::string& text : result.skipped) std::fprintf(stderr, "skipped image: %s\n", text.c_str());
   if (!arguments.json) {
     std::printf("%s over %lld predicted %s in %.1f s\n", aft::values_text(result.values).c_str(),
                 static_cast<long long>(result.predicted), result.unit.c_str(), result.seconds);
@@ -201,7 +202,7 @@ CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
                      "file or folder, a text plain or .xz; default: the run's own data");
   aft::app::add_choice(*command, "--split", arguments.evaluate.split, {"train", "valid", "test"},
                        "which part, but of a text in --data, which is taken whole");
-  aft::app::add_choice(*command, "--format", arguments.evaluate.format, {"cifar10", "idx"},
+  aft::app::add_choice(*command, "--format", arguments.evaluate.format, {"cifar10", "idx", "folder"},
                        "of images in --data; default: as the run has them");
   aft::app::add_text(*command, "--device", arguments.evaluate.device,
                      "cpu, cuda or cuda:N, whatever trained the model");

@@ -92,7 +92,7 @@ std::pair<std::unique_ptr<DataSet>, Split> data_of(const std::filesystem::path& 
   if (!options.data.empty()) config.path = options.data;
   if (!options.format.empty()) config.format = options.format;
   if (model.model != "byte_lm" && config.format == "bytes") {
-    throw Error("--format: expected cifar10 or idx, the form of the images in --data");
+    throw Error("--format: expected cifar10, idx or folder, the form of the images in --data");
   }
   const Split split = split_named(options.split);
   auto data = task_of(model).load(config, model);
@@ -153,7 +153,9 @@ Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Ev
         const ModelPtr model = load_model(checkpoint);
         const auto [data, split] = data_of(checkpoint, model->config, options);
         model->module().to(device);
-        return *evaluate(*model, *data, split);
+        Evaluation result = *evaluate(*model, *data, split);
+        result.skipped = data->skipped();
+        return result;
       },
       [&] {
         return "eval: out of memory on " + device.str() + (device.is_cpu() ? "" : "; --device cpu may have more");

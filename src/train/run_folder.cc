@@ -74,7 +74,7 @@ void check_same_run(const Recipe& saved, const Recipe& now) {
                                               "train.log_every", "train.loaders",    "train.threads",
                                               "train.device",    "train.init",       "data.path",
                                               "data.split",      "data.train",       "data.valid",
-                                              "data.test",       "run.folder"};
+                                              "data.test",       "data.broken",      "run.folder"};
   const auto listed = recipe_values(saved);
   const std::map<std::string, std::string> before(listed.begin(), listed.end());
   for (const auto& [key, value] : recipe_values(now)) {

@@ -148,12 +148,13 @@ struct Evaluation {
   int64_t bytes = 0;    // of all examples
   int64_t predicted = 0;
   double seconds = 0;
+  std::vector<std::string> skipped;  // images in whose place others were taken, and what is wrong with each
 };
 
 struct EvaluateOptions {
   std::string split = "valid";  // train, valid, test
   std::string data;             // a file or folder instead of the run's own data; a text is evaluated whole
-  std::string format;           // of images in `data`: cifar10, idx; empty: as the run has it
+  std::string format;           // of images in `data`: cifar10, idx, folder; empty: as the run has it
   std::string device = "cpu";   // as train.device
   int64_t threads = 0;          // as train.threads
 };

@@ -50,6 +50,8 @@ struct Trainer::Run {
   void train_one_step(TrainObserver& observer);
   void read_steps(TrainObserver& observer);
   [[noreturn]] void fail(int64_t step, const NotFinite& what) const;
+  [[noreturn]] void stop_at_data(const Error& problem, TrainObserver& observer);
+  void note_skipped(TrainObserver& observer);
   bool validate_model(TrainObserver& observer);  // false: stopped before it was done
   void save(TrainObserver& observer);
   void finish(TrainObserver& observer, TrainOutcome& outcome);
@@ -103,6 +105,7 @@ struct Trainer::Run {
     torch::Tensor result;  // f64 [4]: loss, correct, correct among five, norm of the gradient
   };
   std::vector<Unread> unread;
+  size_t noted = 0;  // of the data's skipped()
 };
 
 Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
@@ -242,12 +245,15 @@ void Trainer::Run::train_one_step(TrainObserver& observer) {
   const int64_t step = state.step + 1;
   // What the CPU computed is there. A GPU goes on while the host prepares the next steps, until someone wants to know.
   const Look look = device.is_cpu() ? Look::kAtOnce : Look::kLater;
-  const auto drawn = look == Look::kLater ? generator.get_state() : torch::Tensor();
+  const auto drawn = generator.get_state();
   StepResult result;
   try {
     result = compute_gradient(*model, *optimizer, *loader, recipe, state.position, look);
   } catch (const NotFinite& what) {
     fail(step, what);
+  } catch (const Error& problem) {
+    generator.set_state(drawn);  // the parts of the step before the one that cannot be read may have drawn
+    stop_at_data(problem, observer);
   }
   if (look == Look::kAtOnce) {
     optimizer->update(recipe.train, step, result.gradient_norm.item<double>());
@@ -268,6 +274,7 @@ void Trainer::Run::train_one_step(TrainObserver& observer) {
   if (log) {
     const Score& score = state.logged;
     add_metric("train", score.nats / static_cast<double>(score.targets), metrics_of(task, score), rate(), observer);
+    note_skipped(observer);
     state.logged = {};
     logged_before = 0;
     logged_tokens = 0;
@@ -315,10 +322,34 @@ void Trainer::Run::fail(int64_t step, const NotFinite& what) const {
               "; a lower train.lr, a longer train.warmup or a smaller train.clip may help");
 }
 
+/// Data that can no longer be read end the run where it stands: once they are put right it goes on from there.
+void Trainer::Run::stop_at_data(const Error& problem, TrainObserver& observer) {
+  std::string text = problem.what();
+  try {
+    if (saved_step != state.step) save(observer);
+  } catch (const Error& failed) {
+    text.append("; and no checkpoint can be written: ").append(failed.what());
+  }
+  throw Error("train: step " + std::to_string(state.step + 1) + ": " + text + "; " + last_checkpoint());
+}
+
+void Trainer::Run::note_skipped(TrainObserver& observer) {
+  const std::vector<std::string> skipped = data->skipped();
+  for (; noted < skipped.size(); ++noted) {
+    observer.note("skipped image " + std::to_string(noted + 1) + ": " + skipped[noted]);
+  }
+}
+
 bool Trainer::Run::validate_model(TrainObserver& observer) {
   state.evaluated = false;
   if (saved_step < 0) save(observer);  // a trained model never stands without a checkpoint to go on from
-  const auto result = evaluate(*model, *data, Split::kValid, options.stop);
+  std::optional<Evaluation> result;
+  try {
+    result = evaluate(*model, *data, Split::kValid, options.stop);
+  } catch (const Error& problem) {
+    stop_at_data(problem, observer);
+  }
+  note_skipped(observer);
   if (!result) return false;
   state.evaluated = true;
   if (!std::isfinite(result->loss)) {
@@ -356,6 +387,7 @@ void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
       outcome.finished = false;
       return;
     }
+    note_skipped(observer);
     outcome.test = result->values;
     add_metric("test", *result, observer);
   }

@@ -112,7 +112,7 @@ TEST(Recipe, ImagesHaveAnotherDataSection) {
   EXPECT_NE(error_of([] { parse("[model]\nmodel = 'pixel_lm'\n[data]\nflip = 1"); }).find("expected true or false"),
             std::string::npos);
   const Recipe bytes = parse("[model]\nmodel = 'pixel_lm'\n[data]\npath = 'x'");
-  EXPECT_NE(error_of([&] { validate(bytes, true); }).find("data.format: expected cifar10 or idx"), std::string::npos);
+  EXPECT_NE(error_of([&] { validate(bytes, true); }).find("data.format: expected cifar10, idx or folder"), std::string::npos);
 }
 
 TEST(Recipe, EditDistanceByHand) {
