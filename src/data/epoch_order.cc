@@ -4,7 +4,7 @@
 #include <string>
 
 #include "aft/error.h"
-#include "data/mix.h"
+#include "numbers/mix.h"
 
 namespace aft {
 namespace {

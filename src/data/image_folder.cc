@@ -10,8 +10,8 @@
 #include <utility>
 
 #include "aft/error.h"
-#include "data/mix.h"
 #include "image/read_picture.h"
+#include "numbers/mix.h"
 
 namespace aft {
 namespace {

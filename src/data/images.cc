@@ -11,7 +11,7 @@
 #include "data/data_file.h"
 #include "data/idx.h"
 #include "data/image_folder.h"
-#include "data/mix.h"
+#include "numbers/mix.h"
 
 namespace aft {
 namespace {

@@ -7,7 +7,7 @@
 #include "aft/error.h"
 #include "aft/runtime/session.h"
 #include "config/architecture.h"
-#include "data/mix.h"
+#include "numbers/mix.h"
 
 namespace aft {
 namespace {

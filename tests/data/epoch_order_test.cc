@@ -6,8 +6,8 @@
 #include <set>
 #include <vector>
 
-#include "data/mix.h"
 #include "message.h"
+#include "numbers/mix.h"
 
 namespace aft {
 namespace {
