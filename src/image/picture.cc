@@ -20,6 +20,14 @@ std::string text_of(const ImageShape& shape) {
          std::to_string(shape.channels) + (shape.channels == 1 ? " value" : " values");
 }
 
+void require_picture(const Picture& picture) {
+  const ImageShape& shape = picture.shape;
+  const bool good = shape.height >= 1 && shape.width >= 1 && (shape.channels == 1 || shape.channels == 3);
+  if (good && std::ssize(picture.values) == shape.bytes()) return;
+  throw Error("picture: expected at least one pixel, of 1 or 3 values, got " + text_of(shape) + ", in " +
+              std::to_string(picture.values.size()) + " values");
+}
+
 void require_few_pixels(const std::string& name, int64_t height, int64_t width) {
   if (height <= kMostPixels / std::max<int64_t>(width, 1)) return;
   throw Error(name + ": expected at most " + std::to_string(kMostPixels) + " pixels, got " + std::to_string(height) +
@@ -37,10 +45,7 @@ Picture with_channels(Picture picture, int64_t channels) {
   if (channels == 3) {
     for (size_t i = 0; i < out.values.size(); ++i) out.values[i] = from[i / 3];
   } else {
-    for (size_t i = 0; i < out.values.size(); ++i, from += 3) {
-      // 0.299, 0.587 and 0.114 in 2^16ths, to the nearest.
-      out.values[i] = static_cast<uint8_t>((from[0] * 19595 + from[1] * 38470 + from[2] * 7471 + 0x8000) >> 16);
-    }
+    for (size_t i = 0; i < out.values.size(); ++i, from += 3) out.values[i] = grey_of(from[0], from[1], from[2]);
   }
   return out;
 }

@@ -29,8 +29,17 @@ struct Picture {
   std::vector<uint8_t> values;  // [height, width, channels]: the channels of a pixel beside each other
 };
 
-/// The picture with 1 or 3 channels: grey is the same in all three, and of three the luma of ITU-R BT.601 is taken, in
-/// the whole numbers of Pillow's mode L. Throws aft::Error for another number, wanted or there.
+/// Throws aft::Error unless it has 1 or 3 channels, a pixel at least, and as many values as its shape says.
+void require_picture(const Picture& picture);
+
+/// The grey of a colour: 0.299 red + 0.587 green + 0.114 blue (ITU-R BT.601) to the nearest, in 2^16ths, which gives
+/// the values of Pillow's mode L.
+constexpr uint8_t grey_of(int red, int green, int blue) {
+  return static_cast<uint8_t>((red * 19595 + green * 38470 + blue * 7471 + 0x8000) >> 16);
+}
+
+/// The picture with 1 or 3 channels: grey is the same in all three, and of three the grey_of() is taken. Throws
+/// aft::Error for another number, wanted or there.
 Picture with_channels(Picture picture, int64_t channels);
 
 /// All pixels of one value, the same in all channels.
