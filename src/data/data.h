@@ -21,8 +21,13 @@ struct DataConfig {
   std::string valid;                              // may stay empty: no validation
   std::string test;                               // may stay empty
   int64_t holdout = -1;                           // images at the end of train that are valid; -1: as the format has it
-  bool flip = false;                              // of training images: Augmentation (data/images.h)
+  bool flip = false;                              // of training images: Augmentation (data/augmentation.h)
   int64_t jitter = 0;                             // the same; 0 to 255
+  std::vector<double> crop_scale;                 // the same: CropScale (image/augment/random_crop.h); empty: none
+  int64_t rand_augment = 0;                       // the same: operations of RandAugment (image/augment/rand_augment.h)
+  double magnitude = 9;                           // of those
+  double magnitude_deviation = 0.5;               // the same
+  double erase = 0;                               // the same: probability of erase() (image/augment/erase.h)
   std::string broken = "stop";                    // folder: what a file does that cannot be read; or skip
 };
 

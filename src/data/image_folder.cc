@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "aft/error.h"
+#include "image/crop.h"
 #include "image/read_picture.h"
 #include "numbers/mix.h"
 
@@ -45,50 +46,6 @@ bool is_named_as_image(const fs::path& path) {
   std::string ending = path.extension().string();
   std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
   return ending == ".jpg" || ending == ".jpeg" || ending == ".png";
-}
-
-/// The whole number nearest to a * b / c.
-int64_t nearest_share(int64_t a, int64_t b, int64_t c) { return (2 * a * b + c) / (2 * c); }
-
-/// The largest part of the picture, at its centre, that has the shape's aspect ratio.
-Picture crop_to_aspect(const Picture& picture, const ImageShape& shape) {
-  const ImageShape& from = picture.shape;
-  ImageShape cut = from;
-  if (from.width * shape.height > from.height * shape.width) {
-    cut.width = std::max<int64_t>(1, nearest_share(from.height, shape.width, shape.height));
-  } else {
-    cut.height = std::max<int64_t>(1, nearest_share(from.width, shape.height, shape.width));
-  }
-  Picture out = plain_picture(cut, 0);
-  const int64_t top = (from.height - cut.height) / 2;
-  const int64_t left = (from.width - cut.width) / 2;
-  for (int64_t y = 0; y < cut.height; ++y) {
-    std::copy_n(picture.values.begin() + ((top + y) * from.width + left) * from.channels, cut.width * cut.channels,
-                out.values.begin() + y * cut.width * cut.channels);
-  }
-  return out;
-}
-
-/// The pixel nearest to each centre.
-Picture resize(const Picture& picture, int64_t height, int64_t width) {
-  const ImageShape& from = picture.shape;
-  Picture out = plain_picture({height, width, from.channels}, 0);
-  for (int64_t y = 0; y < height; ++y) {
-    for (int64_t x = 0; x < width; ++x) {
-      const int64_t pixel =
-          (2 * y + 1) * from.height / (2 * height) * from.width + (2 * x + 1) * from.width / (2 * width);
-      std::copy_n(picture.values.begin() + pixel * from.channels, from.channels,
-                  out.values.begin() + (y * width + x) * from.channels);
-    }
-  }
-  return out;
-}
-
-/// The picture as a model of such images reads it.
-Picture fit(Picture picture, const ImageShape& shape) {
-  picture = with_channels(std::move(picture), shape.channels);
-  if (picture.shape == shape) return picture;
-  return resize(crop_to_aspect(picture, shape), shape.height, shape.width);
 }
 
 uint64_t hash_of(const std::string& text) {
@@ -129,6 +86,7 @@ bool has_folders(const fs::path& folder) { return is_folder(folder) && !folders_
 ImageFolder::ImageFolder(const fs::path& folder, const ImageShape& shape, int64_t holdout, Augmentation augmentation,
                          Broken broken)
     : ImageSet(shape), folder_(folder), augmentation_(augmentation), broken_(broken) {
+  require_augmentation(augmentation);
   const std::string of = folder.string();
   if (!is_folder(folder)) throw Error("data.path: expected a folder of images, a folder a class, got " + of);
   const bool has_train = is_folder(folder / "train");
@@ -225,8 +183,11 @@ int64_t ImageFolder::bytes(Split split, int64_t index) const {
   return shape().bytes();
 }
 
-void ImageFolder::load(const File& file, std::span<uint8_t> out) const {
-  const Picture picture = fit(read_picture(folder_ / file.name), shape());
+void ImageFolder::load(const File& file, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
+  Picture picture = with_channels(read_picture(folder_ / file.name), shape().channels);
+  const bool whole = draw && augmentation_.crop;  // then the crop is of all that is there
+  if (!whole) picture = fit_for_evaluation(picture, shape().height, shape().width, 1, kResampling);
+  if (draw) picture = augmented(std::move(picture), shape(), augmentation_, *draw);
   std::copy(picture.values.begin(), picture.values.end(), out.begin());
 }
 
@@ -241,8 +202,7 @@ int64_t ImageFolder::read(Split split, int64_t index, std::optional<uint64_t> dr
   for (int64_t next = index;;) {
     const File& file = all[static_cast<size_t>(next)];
     try {
-      load(file, out);
-      if (draw) augment(shape(), augmentation_, *draw, out);
+      load(file, draw, out);
       return file.label;
     } catch (const SystemError&) {
       throw;  // no fault of the file's

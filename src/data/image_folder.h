@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -17,7 +18,8 @@ namespace aft {
 /// What is done about a file that cannot be read while a run goes on.
 enum class Broken { kStop, kSkip };
 
-/// Images in files, decoded each time they are read, cropped at the centre to the aspect ratio of `shape`, and resized.
+/// Images in files, decoded each time they are read, and resized so that the centre fills `shape`
+/// (fit_for_evaluation(), crop_fraction 1); or, where they are augmented by a random crop, that of the whole picture.
 /// Files are those named .jpg, .jpeg or .png, in either case, anywhere below the folder of their class; names that
 /// begin with a dot are skipped.
 class ImageFolder : public ImageSet {
@@ -50,7 +52,7 @@ class ImageFolder : public ImageSet {
   [[nodiscard]] Files files_of(const std::filesystem::path& root) const;
   void hold_out(int64_t holdout);
   [[nodiscard]] const Files& files(Split split) const { return files_[static_cast<size_t>(split)]; }
-  void load(const File& file, std::span<uint8_t> out) const;
+  void load(const File& file, std::optional<uint64_t> draw, std::span<uint8_t> out) const;
   void note(const File& file, const std::string& problem) const;
 
   std::filesystem::path folder_;

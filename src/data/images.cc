@@ -11,7 +11,6 @@
 #include "data/data_file.h"
 #include "data/idx.h"
 #include "data/image_folder.h"
-#include "numbers/mix.h"
 
 namespace aft {
 namespace {
@@ -30,28 +29,7 @@ void require_images(const std::string& name, const ImageShape& shape, int64_t cl
   }
 }
 
-void flip(const ImageShape& shape, std::span<uint8_t> image) {
-  const int64_t row = shape.width * shape.channels;
-  for (auto begin = image.begin(); begin != image.end(); begin += row) {
-    for (int64_t left = 0, right = row - shape.channels; left < right;
-         left += shape.channels, right -= shape.channels) {
-      std::swap_ranges(begin + left, begin + left + shape.channels, begin + right);
-    }
-  }
-}
-
 }  // namespace
-
-void augment(const ImageShape& shape, const Augmentation& augmentation, uint64_t draw, std::span<uint8_t> image) {
-  // Each has a number of its own, used or not: what one draws does not depend on whether the other is on.
-  if (augmentation.flip && (mix(draw) & 1) != 0) flip(shape, image);
-  if (augmentation.jitter > 0) {
-    // The remainder favours some values by less than one in 10^16.
-    const uint64_t number = mix(draw + kMixStep) % static_cast<uint64_t>(2 * augmentation.jitter + 1);
-    const int shift = static_cast<int>(number) - static_cast<int>(augmentation.jitter);
-    for (uint8_t& value : image) value = static_cast<uint8_t>(std::clamp(value + shift, 0, 255));
-  }
-}
 
 Images::Images(ImageShape shape, int64_t classes, LabelledImages train, LabelledImages test, int64_t holdout,
                Augmentation augmentation)
@@ -65,9 +43,7 @@ Images::Images(ImageShape shape, int64_t classes, LabelledImages train, Labelled
     throw Error("data: expected images of at least one pixel, got " + std::to_string(shape.height) + " x " +
                 std::to_string(shape.width) + " x " + std::to_string(shape.channels));
   }
-  if (augmentation.jitter < 0 || augmentation.jitter > 255) {
-    throw Error("data.jitter: expected 0 to 255, got " + std::to_string(augmentation.jitter));
-  }
+  require_augmentation(augmentation);
   require_images("train", shape, classes, train_);
   require_images("test", shape, classes, test_);
   const auto count = static_cast<int64_t>(train_.labels.size());
@@ -97,8 +73,13 @@ int64_t Images::bytes(Split split, int64_t index) const {
 int64_t Images::read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
   require_room(split, index, out.size());
   const int64_t image = first(split) + index;
-  std::copy_n(part(split).pixels.begin() + image * shape().bytes(), out.size(), out.begin());
-  if (draw) augment(shape(), augmentation_, *draw, out);
+  const auto pixels = part(split).pixels.begin() + image * shape().bytes();
+  if (draw) {
+    const Picture picture = augmented({shape(), {pixels, pixels + shape().bytes()}}, shape(), augmentation_, *draw);
+    std::copy(picture.values.begin(), picture.values.end(), out.begin());
+  } else {
+    std::copy_n(pixels, out.size(), out.begin());
+  }
   return part(split).labels[static_cast<size_t>(image)];
 }
 
@@ -112,7 +93,7 @@ uint64_t Images::checksum(Split split) const {
 
 std::unique_ptr<ImageSet> load_images(const DataConfig& config, const ImageShape& wanted) {
   validate(config);
-  const Augmentation augmentation{config.flip, config.jitter};
+  const Augmentation augmentation = augmentation_of(config);
   if (config.format == "cifar10") return load_cifar10(config.path, config.holdout, augmentation);
   if (config.format == "idx") return load_idx(config.path, config.holdout, augmentation);
   if (config.format == "folder") {

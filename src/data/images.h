@@ -9,30 +9,18 @@
 #include <utility>
 #include <vector>
 
+#include "data/augmentation.h"
 #include "data/data.h"
 #include "data/data_set.h"
 #include "image/picture.h"
 
 namespace aft {
 
-/// What is done to an image that is read with a draw: that of "An Attention Free Transformer" for CIFAR-10, which has
-/// both, with a jitter of 10.
-struct Augmentation {
-  bool flip = false;  // left to right, with probability one half
-  /// One whole number, drawn uniformly from [-jitter, jitter], is added to every value of the image, and the sums are
-  /// clipped to [0, 255]. In [0, 255]; 0: none. One number for the whole image is how we read the paper, which leaves
-  /// open whether each value has one of its own.
-  int64_t jitter = 0;
-};
-
 /// Images and their labels, one after the other.
 struct LabelledImages {
   std::vector<uint8_t> pixels;  // [count, height, width, channels]: the channels of a pixel beside each other
   std::vector<uint8_t> labels;  // [count]
 };
-
-/// What Augmentation says of the draw, done to the values of an image.
-void augment(const ImageShape& shape, const Augmentation& augmentation, uint64_t draw, std::span<uint8_t> image);
 
 /// Images of one shape, in classes. An example is uint8 [height, width, channels] and has a label.
 class ImageSet : public DataSet {

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "aft/error.h"
+#include "data/augmentation.h"
 #include "data/data.h"
 
 namespace aft {
@@ -14,8 +15,10 @@ void require_bytes(const Bytes& bytes, const std::string& key, const std::string
 
 std::string joined(const std::vector<double>& fractions) {
   std::ostringstream text;
+  text << "[";
   for (size_t i = 0; i < fractions.size(); ++i) text << (i ? ", " : "") << fractions[i];
-  return "[" + text.str() + "]";
+  text << "]";
+  return text.str();
 }
 
 void validate_bytes(const DataConfig& config) {
@@ -26,6 +29,13 @@ void validate_bytes(const DataConfig& config) {
   if (config.holdout != -1) refuse("holdout", std::to_string(config.holdout));
   if (config.flip) refuse("flip", "true");
   if (config.jitter != 0) refuse("jitter", std::to_string(config.jitter));
+  if (!config.crop_scale.empty()) refuse("crop_scale", joined(config.crop_scale));
+  if (config.rand_augment != 0) refuse("rand_augment", std::to_string(config.rand_augment));
+  if (config.magnitude != DataConfig{}.magnitude) refuse("magnitude", std::to_string(config.magnitude));
+  if (config.magnitude_deviation != DataConfig{}.magnitude_deviation) {
+    refuse("magnitude_deviation", std::to_string(config.magnitude_deviation));
+  }
+  if (config.erase != 0) refuse("erase", std::to_string(config.erase));
   if (config.broken != DataConfig{}.broken) refuse("broken", config.broken);
   const bool files = !config.train.empty() || !config.valid.empty() || !config.test.empty();
   if (config.path.empty() && config.train.empty()) {
@@ -67,9 +77,7 @@ void validate_images(const DataConfig& config) {
     throw Error("data.holdout: expected a number of images, or -1 for that of the format, got " +
                 std::to_string(config.holdout));
   }
-  if (config.jitter < 0 || config.jitter > 255) {
-    throw Error("data.jitter: expected 0 to 255, got " + std::to_string(config.jitter));
-  }
+  require_augmentation(augmentation_of(config));
   if (config.format != "folder" && config.broken != DataConfig{}.broken) {
     throw Error("data.broken: expected nothing" + with + ", which is read before the run begins, got " + config.broken +
                 "; remove it");

@@ -63,8 +63,10 @@ Picture fit_for_evaluation(const Picture& picture, int64_t height, int64_t width
     to_height = rounded(static_cast<double>(from_height) / ratio);
     to_width = rounded(static_cast<double>(from_width) / ratio);
   }
+  const Window centre = centre_of(to_height, to_width, height, width);
+  if (to_height == from_height && to_width == from_width) return crop(picture, centre);
   // Not crop(resize()): what is long and narrow would be huge in between.
-  return resize_within(picture, to_height, to_width, resampling, centre_of(to_height, to_width, height, width));
+  return resize_within(picture, to_height, to_width, resampling, centre);
 }
 
 }  // namespace aft

@@ -40,6 +40,11 @@ void visit_data_fields(Config& data, bool text, Visit&& visit) {
     visit("data.holdout", data.holdout);
     visit("data.flip", data.flip);
     visit("data.jitter", data.jitter);
+    visit("data.crop_scale", data.crop_scale);
+    visit("data.rand_augment", data.rand_augment);
+    visit("data.magnitude", data.magnitude);
+    visit("data.magnitude_deviation", data.magnitude_deviation);
+    visit("data.erase", data.erase);
     if (data.format == "folder") visit("data.broken", data.broken);
   }
 }

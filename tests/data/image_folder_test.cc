@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "examples.h"
+#include "image/crop.h"
 #include "image/png.h"
 #include "message.h"
 #include "scratch.h"
@@ -139,6 +140,26 @@ TEST_F(ImageFolderTest, TrainingImagesAreAugmented) {
     EXPECT_EQ(example(set, Split::kTrain, 1, draw).first, example(images, Split::kTrain, 0, draw).first);
   }
   EXPECT_EQ(example(set, Split::kTrain, 0).first, (Values{10, 20, 30}));
+}
+
+TEST_F(ImageFolderTest, RandomCropsAreOfTheWholePicture) {
+  Picture wide = plain_picture({8, 30, 1}, 0);
+  for (size_t i = 0; i < wide.values.size(); ++i) wide.values[i] = static_cast<uint8_t>(i % 30 * 8);
+  scratch_.write("set/a/1.png", png(wide));
+  scratch_.write("set/b/1.png", png(wide));
+  const ImageFolder set(path(), {4, 4, 1}, 0, {.crop = CropScale{0.1, 0.2}}, Broken::kStop);
+  EXPECT_EQ(example(set, Split::kTrain, 0).first, fit_for_evaluation(wide, 4, 4, 1, Resampling::kBicubic).values);
+  int least = 255;
+  int most = 0;
+  for (uint64_t draw = 0; draw < 50; ++draw) {
+    const Values values = example(set, Split::kTrain, 1, draw).first;
+    EXPECT_EQ(values, augmented(wide, {4, 4, 1}, {.crop = CropScale{0.1, 0.2}}, draw).values);
+    least = std::min<int>(least, values.front());
+    most = std::max<int>(most, values.back());
+  }
+  // The middle is of values 88 to 144.
+  EXPECT_LT(least, 40);
+  EXPECT_GT(most, 200);
 }
 
 TEST_F(ImageFolderTest, ChecksumIsOfNamesSizesAndLabels) {

@@ -120,6 +120,7 @@ TEST(Images, BadArgumentsAreErrors) {
     return message([&] { Images(of, classes, train, test, holdout, augmentation); });
   };
   EXPECT_EQ(refusal(shape, 2, two, two, 1, {true, 255}), "");
+  EXPECT_EQ(refusal(shape, 2, two, two, 1, {.erase = 2}), "data.erase: expected a probability, 0 to 1, got 2.000000");
   EXPECT_EQ(refusal({0, 2, 1}, 2, two, two, 0, {}), "data: expected images of at least one pixel, got 0 x 2 x 1");
   EXPECT_EQ(refusal(shape, 2, {{1, 2, 3}, {0, 1}}, {}, 0, {}),
             "data: expected 2 images of 2 bytes in train, one a label, got 3 bytes");

@@ -99,10 +99,16 @@ TEST(Recipe, AnotherMixerBeginsWithItsOwnOptions) {
 TEST(Recipe, ImagesHaveAnotherDataSection) {
   const Recipe recipe = parse(
       "[model]\nmodel = 'pixel_lm'\nheight = 28\nwidth = 28\ncolors = 1\n"
-      "[data]\nformat = 'idx'\npath = 'x'\nflip = true\njitter = 10\nholdout = 500\n");
+      "[data]\nformat = 'idx'\npath = 'x'\nflip = true\njitter = 10\nholdout = 500\ncrop_scale = [0.08, 1.0]\n"
+      "rand_augment = 2\nmagnitude = 8\nmagnitude_deviation = 0.25\nerase = 0.25\n");
   EXPECT_EQ(recipe.model.height, 28);
   EXPECT_EQ(recipe.data.format, "idx");
   EXPECT_TRUE(recipe.data.flip);
+  EXPECT_EQ(recipe.data.crop_scale, (std::vector<double>{0.08, 1}));
+  EXPECT_EQ(recipe.data.rand_augment, 2);
+  EXPECT_EQ(recipe.data.magnitude, 8);
+  EXPECT_EQ(recipe.data.magnitude_deviation, 0.25);
+  EXPECT_EQ(recipe.data.erase, 0.25);
   EXPECT_EQ(recipe.data.holdout, 500);
   EXPECT_EQ(error_of([&] { validate(recipe, true); }), "no error");
   EXPECT_EQ(to_toml(parse(to_toml(recipe))), to_toml(recipe));
@@ -112,7 +118,8 @@ TEST(Recipe, ImagesHaveAnotherDataSection) {
   EXPECT_NE(error_of([] { parse("[model]\nmodel = 'pixel_lm'\n[data]\nflip = 1"); }).find("expected true or false"),
             std::string::npos);
   const Recipe bytes = parse("[model]\nmodel = 'pixel_lm'\n[data]\npath = 'x'");
-  EXPECT_NE(error_of([&] { validate(bytes, true); }).find("data.format: expected cifar10, idx or folder"), std::string::npos);
+  EXPECT_NE(error_of([&] { validate(bytes, true); }).find("data.format: expected cifar10, idx or folder"),
+            std::string::npos);
 }
 
 TEST(Recipe, EditDistanceByHand) {

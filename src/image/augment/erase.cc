@@ -40,11 +40,14 @@ void fill(Picture& picture, int64_t top, int64_t left, int64_t height, int64_t w
 
 }  // namespace
 
+void require_probability(double erase) {
+  if (erase >= 0 && erase <= 1) return;
+  throw Error("data.erase: expected a probability, 0 to 1, got " + std::to_string(erase));
+}
+
 void erase(Picture& picture, double probability, uint64_t draw) {
   require_picture(picture);
-  if (!(probability >= 0 && probability <= 1)) {
-    throw Error("data.erase: expected a probability, 0 to 1, got " + std::to_string(probability));
-  }
+  require_probability(probability);
   RandomNumbers numbers(draw);
   if (!numbers.chance(probability)) return;
   const ImageShape& shape = picture.shape;

@@ -6,6 +6,9 @@
 
 namespace aft {
 
+/// Throws aft::Error, naming the key, unless it is one.
+void require_probability(double erase);
+
 /// Random erasing (Zhong et al. 2017) as timm's of mode "pixel": with probability `probability` a box is filled by
 /// noise, each value by its own. The box's part of the area is uniform in [0.02, 1/3], the logarithm of its height over
 /// its width in [log 0.3, -log 0.3], its place among those inside. The first of ten tries that is lower and narrower
