@@ -20,7 +20,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr png_alloc_size_t kMostOfAChunk = 8 << 20;  // of what is no pixels: texts, profiles
 constexpr size_t kSignature = 8;
 
 /// A file that is read or written.
@@ -109,7 +108,8 @@ bool read_header(Job& job) {
   if (setjmp(png_jmpbuf(job.png)) != 0) return false;
   png_set_read_fn(job.png, &job, read_bytes);
   png_set_sig_bytes(job.png, kSignature);
-  png_set_chunk_malloc_max(job.png, kMostOfAChunk);
+  // Only what decides the pixels is read. Else memory of whatever size a text or a profile says would be taken.
+  png_set_keep_unknown_chunks(job.png, PNG_HANDLE_CHUNK_NEVER, nullptr, -1);
   png_read_info(job.png, job.info);
   return true;
 }
