@@ -1,4 +1,5 @@
-// write_seeds FOLDER: in a folder for each fuzzer, a valid model file of each mixer, recipes, a metric, files of data.
+// write_seeds FOLDER: in a folder for each fuzzer, a valid model file of each mixer, recipes, a metric, files of data,
+// pictures.
 
 #include <lzma.h>
 
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "../data/gzip.h"
+#include "../image/png_bytes.h"
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
 #include "config/architecture.h"
@@ -80,6 +82,32 @@ void write_cifar10(const fs::path& folder) {
   write_text(folder / "packed", xz(record, LZMA_CHECK_CRC32));
 }
 
+/// A row or two of each kind, and one of seven passes.
+void write_png(const fs::path& folder) {
+  using aft::test::chunk;
+  const auto zeros = [](size_t count) { return std::string(count, '\0'); };
+  write_text(folder / "grey", aft::test::png({3, 2}, zeros(8)));
+  write_text(folder / "bits", aft::test::png({9, 1, 1}, zeros(3)));
+  write_text(folder / "wide", aft::test::png({2, 1, 16, 2}, zeros(13)));
+  write_text(folder / "alpha", aft::test::png({2, 1, 8, 6}, zeros(9)));
+  write_text(folder / "grey_alpha", aft::test::png({2, 1, 16, 4}, zeros(9)));
+  write_text(folder / "palette",
+             aft::test::png({5, 1, 2, 3}, zeros(3), chunk("PLTE", "abcdefghi") + chunk("tRNS", "xy")));
+  // A text that says to have 512 MiB: no memory is taken for it.
+  write_text(folder / "text", aft::test::png({1, 1}, zeros(2), aft::test::big_endian(1 << 29) + "zTXt" + zeros(9)));
+  write_text(folder / "passes", aft::test::png({3, 3, 8, 0, true}, zeros(15)));
+  write_text(folder / "key",
+             aft::test::png({1, 1, 8, 2}, zeros(4), chunk("tRNS", zeros(6)) + chunk("gAMA", "\1\2\3\4")));
+}
+
+void write_jpeg(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(AFT_PICTURES)) {
+    if (entry.path().extension() == ".jpg") {
+      fs::copy_file(entry, folder / entry.path().filename(), fs::copy_options::overwrite_existing);
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -90,7 +118,10 @@ int main(int argc, char** argv) {
   const fs::path xz_files = fs::path(argv[1]) / "xz";
   const fs::path idx = fs::path(argv[1]) / "idx";
   const fs::path cifar10 = fs::path(argv[1]) / "cifar10";
-  for (const auto& folder : {models, recipes, metrics, xz_files, idx, cifar10}) fs::create_directories(folder);
+  const fs::path png = fs::path(argv[1]) / "png";
+  const fs::path jpeg = fs::path(argv[1]) / "jpeg";
+  for (const auto& folder : {models, recipes, metrics, xz_files, idx, cifar10, png, jpeg})
+    fs::create_directories(folder);
   aft::Recipe recipe;
   recipe.data.path = "text.xz";
   for (const char* mixer : {"aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"}) {
@@ -111,4 +142,6 @@ int main(int argc, char** argv) {
   write_xz(xz_files);
   write_idx(idx);
   write_cifar10(cifar10);
+  write_png(png);
+  write_jpeg(jpeg);
 }
