@@ -16,6 +16,14 @@ enum class Split { kTrain, kValid, kTest };
 /// "train", "valid", "test".
 const char* name_of(Split split);
 
+/// What an example shows. Training may mix two examples into one.
+struct Label {
+  int64_t first = -1;   // -1: the set has none
+  int64_t second = -1;  // -1: not mixed
+  float share = 1;      // of `first` in the loss, in [0, 1]; the rest is the share of `second`
+  bool operator==(const Label&) const = default;
+};
+
 /// Examples of bytes with labels. What read() gives depends on its arguments alone, so any number of threads, in any
 /// order, read the same; const methods are safe from several threads at once. EpochOrder says which example is whose
 /// turn, and gives the draw.
@@ -30,10 +38,10 @@ class DataSet {
   /// fewer.
   [[nodiscard]] virtual int64_t bytes(Split split, int64_t index) const = 0;
 
-  /// Writes the example into `out`, uint8 [bytes(split, index)], and returns its label, or -1 where the set has none.
-  /// `draw` seeds the random numbers of the augmentation; without it the example is given as it is. Throws aft::Error
-  /// for an index or an `out` of the wrong size, and, naming the file, if a file can no longer be read.
-  virtual int64_t read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const = 0;
+  /// Writes the example into `out`, uint8 [bytes(split, index)], and returns its label. `draw` seeds the random
+  /// numbers of the augmentation; without it the example is given as it is. Throws aft::Error for an index or an `out`
+  /// of the wrong size, and, naming the file, if a file can no longer be read.
+  virtual Label read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const = 0;
 
   /// What is wrong with each example for which read() has given another so far, naming its file, in the order in which
   /// that was found; empty for sets that never do so.

@@ -196,14 +196,14 @@ void ImageFolder::note(const File& file, const std::string& problem) const {
   if (broken_names_.insert(file.name).second) skipped_.push_back(problem);
 }
 
-int64_t ImageFolder::read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
+Label ImageFolder::read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
   require_room(split, index, out.size());
   const Files& all = files(split);
   for (int64_t next = index;;) {
     const File& file = all[static_cast<size_t>(next)];
     try {
       load(file, draw, out);
-      return file.label;
+      return {.first = file.label};
     } catch (const SystemError&) {
       throw;  // no fault of the file's
     } catch (const Error& error) {

@@ -36,7 +36,7 @@ class ImageFolder : public ImageSet {
   [[nodiscard]] int64_t size(Split split) const override;
   [[nodiscard]] int64_t bytes(Split split, int64_t index) const override;
   /// With Broken::kSkip, in place of a file that cannot be read comes the next of the split that can, with its label.
-  int64_t read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override;
+  Label read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override;
   [[nodiscard]] std::vector<std::string> skipped() const override;
   /// Of names, sizes and labels of the files, not of what is in them.
   [[nodiscard]] uint64_t checksum(Split split) const override;

@@ -70,7 +70,7 @@ int64_t Images::bytes(Split split, int64_t index) const {
   return shape().bytes();
 }
 
-int64_t Images::read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
+Label Images::read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
   require_room(split, index, out.size());
   const int64_t image = first(split) + index;
   const auto pixels = part(split).pixels.begin() + image * shape().bytes();
@@ -80,7 +80,7 @@ int64_t Images::read(Split split, int64_t index, std::optional<uint64_t> draw, s
   } else {
     std::copy_n(pixels, out.size(), out.begin());
   }
-  return part(split).labels[static_cast<size_t>(image)];
+  return {.first = part(split).labels[static_cast<size_t>(image)]};
 }
 
 uint64_t Images::checksum(Split split) const {

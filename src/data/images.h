@@ -60,7 +60,7 @@ class Images : public ImageSet {
 
   [[nodiscard]] int64_t size(Split split) const override;
   [[nodiscard]] int64_t bytes(Split split, int64_t index) const override;
-  int64_t read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override;
+  Label read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override;
   /// Of all pixels as they are kept, then all labels, one byte each.
   [[nodiscard]] uint64_t checksum(Split split) const override;
 

@@ -24,10 +24,10 @@ int64_t TextData::bytes(Split split, int64_t index) const {
   return split == Split::kTrain ? train_.length() : std::min(context_, text(split).size() - index * context_);
 }
 
-int64_t TextData::read(Split split, int64_t index, std::optional<uint64_t> /*draw*/, std::span<uint8_t> out) const {
+Label TextData::read(Split split, int64_t index, std::optional<uint64_t> /*draw*/, std::span<uint8_t> out) const {
   require_room(split, index, out.size());
   text(split).read(split == Split::kTrain ? train_.start(index) : index * context_, out);
-  return -1;
+  return {};
 }
 
 uint64_t TextData::checksum(Split split) const { return aft::checksum(text(split)); }

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <utility>
+#include <vector>
 
 #include "aft/error.h"
 #include "aft/runtime/evaluate.h"
@@ -46,24 +47,14 @@ torch::Tensor score_of(Model& model, const Task& task, const Sample& sample) {
   return sum;
 }
 
-/// `count` examples of one length from `begin` on, on the device.
-Batch read_batch(const DataSet& data, Split split, int64_t begin, int64_t count, c10::Device device) {
-  const int64_t length = data.bytes(split, begin);
-  Batch batch = {torch::empty({count, length}, torch::kUInt8), torch::empty({count}, torch::kInt64)};
-  auto* bytes = batch.bytes.mutable_data_ptr<uint8_t>();
-  auto* labels = batch.labels.mutable_data_ptr<int64_t>();
-  for (int64_t i = 0; i < count; ++i) {
-    labels[i] = data.read(split, begin + i, std::nullopt, {bytes + i * length, static_cast<size_t>(length)});
-  }
-  return {batch.bytes.to(device), batch.labels.to(device)};
-}
-
-/// Examples from `begin` on that have one length, at most `most`.
-int64_t alike(const DataSet& data, Split split, int64_t begin, int64_t most) {
+/// The examples from `begin` on that have one length, at most `most`, as they are.
+std::vector<Visit> alike(const DataSet& data, Split split, int64_t begin, int64_t most) {
   const int64_t end = std::min(data.size(split), begin + most);
-  int64_t next = begin + 1;
-  while (next < end && data.bytes(split, next) == data.bytes(split, begin)) ++next;
-  return next - begin;
+  std::vector<Visit> visits;
+  for (int64_t next = begin; next < end && data.bytes(split, next) == data.bytes(split, begin); ++next) {
+    visits.push_back({next, std::nullopt});
+  }
+  return visits;
 }
 
 Split split_named(const std::string& name) {
@@ -121,8 +112,9 @@ std::optional<Evaluation> evaluate(Model& model, const DataSet& data, Split spli
       model.module().train(was_training);
       return std::nullopt;
     }
-    const int64_t count = alike(data, split, begin, batch);
-    const Sample sample = task.sample(model.config, read_batch(data, split, begin, count, device));
+    const std::vector<Visit> visits = alike(data, split, begin, batch);
+    const auto count = static_cast<int64_t>(visits.size());
+    const Sample sample = task.sample(model.config, read_batch(data, split, visits, !device.is_cpu()).to(device));
     if (sample.targets.numel() > 0) sum += score_of(model, task, sample);
     score.targets += sample.targets.numel();
     result.bytes += count * data.bytes(split, begin);

@@ -48,24 +48,14 @@ Batch Loader::send(int64_t position) {
     if (node.mapped().failure) std::rethrow_exception(node.mapped().failure);
     batch = node.mapped().batch;
   }
-  // From pinned memory, and so without waiting; LibTorch uses the memory again only once it is copied. A batch is a
-  // tenth of a megabyte: a stream of its own for the copy would win nothing.
-  return {batch.bytes.to(device_, /*non_blocking=*/true), batch.labels.to(device_, /*non_blocking=*/true)};
+  // A batch is a tenth of a megabyte: a stream of its own for the copy would win nothing.
+  return batch.to(device_);
 }
 
 Batch Loader::read(int64_t position) const {
-  const int64_t length = data_.bytes(Split::kTrain, 0);
-  const bool pinned = !device_.is_cpu();
-  Batch batch = {torch::empty({size_, length}, torch::TensorOptions(torch::kUInt8).pinned_memory(pinned)),
-                 torch::empty({size_}, torch::TensorOptions(torch::kInt64).pinned_memory(pinned))};
-  auto* bytes = batch.bytes.mutable_data_ptr<uint8_t>();
-  auto* labels = batch.labels.mutable_data_ptr<int64_t>();
-  for (int64_t row = 0; row < size_; ++row) {
-    const int64_t index = order_.at(position + row).index;
-    labels[row] = data_.read(Split::kTrain, index, order_.draw(position + row),
-                             {bytes + row * length, static_cast<size_t>(length)});
-  }
-  return batch;
+  std::vector<Visit> visits;
+  for (int64_t i = position; i < position + size_; ++i) visits.push_back({order_.at(i).index, order_.draw(i)});
+  return read_batch(data_, Split::kTrain, visits, !device_.is_cpu());
 }
 
 /// The mutex is held. A step that is computed once more asks for what was taken before.

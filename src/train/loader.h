@@ -12,7 +12,7 @@
 
 #include "data/data_set.h"
 #include "data/epoch_order.h"
-#include "train/task.h"
+#include "train/batch.h"
 
 namespace aft {
 

@@ -1,6 +1,7 @@
 #include "train/task.h"
 
 #include <numbers>
+#include <utility>
 
 #include "aft/error.h"
 #include "aft/runtime/evaluate.h"
@@ -35,7 +36,7 @@ std::unique_ptr<DataSet> load_text(const DataConfig& data, const ModelConfig& mo
 Sample text_sample(const ModelConfig& /*model*/, const Batch& batch) {
   const auto windows = batch.bytes.to(torch::kInt64);
   const int64_t time = windows.size(1) - 1;
-  return {windows.narrow(1, 0, time), windows.narrow(1, 1, time)};
+  return {windows.narrow(1, 0, time), windows.narrow(1, 1, time), {}};
 }
 
 int64_t text_tokens(const ModelConfig& model) { return model.context; }
@@ -61,13 +62,13 @@ std::unique_ptr<DataSet> load_pictures(const DataConfig& data, const ModelConfig
 Sample pixel_sample(const ModelConfig& model, const Batch& batch) {
   const auto values = batch.bytes.to(torch::kInt64);
   const auto start = torch::full({values.size(0), 1}, model.vocabulary, values.options());
-  return {torch::cat({start, values.narrow(1, 0, values.size(1) - 1)}, 1), values};
+  return {torch::cat({start, values.narrow(1, 0, values.size(1) - 1)}, 1), values, {}};
 }
 
 /// Values in [-1, 1].
 Sample picture_sample(const ModelConfig& model, const Batch& batch) {
   const auto images = batch.bytes.view({batch.bytes.size(0), model.height, model.width, model.colors});
-  return {images.to(torch::kFloat32) / 127.5 - 1, batch.labels};
+  return {images.to(torch::kFloat32) / 127.5 - 1, batch.labels, batch.mixed};
 }
 
 int64_t one(const ModelConfig& /*model*/) { return 1; }
@@ -95,6 +96,14 @@ const std::vector<OfModel>& tasks() {
 }
 
 }  // namespace
+
+Score& Score::operator+=(const Score& other) {
+  nats += other.nats;
+  targets += other.targets;
+  correct += other.correct;
+  correct_5 += other.correct_5;
+  return *this;
+}
 
 const Task& task_of(const ModelConfig& model) {
   for (const OfModel& entry : tasks()) {

@@ -8,6 +8,7 @@
 
 #include "data/data_set.h"
 #include "models/model.h"
+#include "train/batch.h"
 #include "train/train.h"
 
 namespace aft {
@@ -18,6 +19,8 @@ struct Score {
   int64_t targets = 0;
   int64_t correct = 0;    // the target has the largest logit; counted for tasks that ask for it
   int64_t correct_5 = 0;  // one of the five largest
+
+  Score& operator+=(const Score& other);
 };
 
 struct MetricKind {
@@ -26,16 +29,11 @@ struct MetricKind {
   bool lower_is_better;
 };
 
-/// Examples on a device.
-struct Batch {
-  torch::Tensor bytes;   // uint8 [B, n]
-  torch::Tensor labels;  // int64 [B], -1 where the set has none
-};
-
 /// What a model reads and what it should say.
 struct Sample {
   torch::Tensor input;    // Model::forward()'s
   torch::Tensor targets;  // int64, of the shape of the logits without their last dimension
+  Mixed mixed;            // of classes in training, where images are mixed
 };
 
 /// What is learned: names its data, its input and targets, and its metrics. All tasks are cross-entropy over logits, so

@@ -305,10 +305,7 @@ void Trainer::Run::read_steps(TrainObserver& observer) {
       }
       fail(one.step, {"the loss or the gradient is not finite"});
     }
-    state.logged.nats += score.nats;
-    state.logged.targets += score.targets;
-    state.logged.correct += score.correct;
-    state.logged.correct_5 += score.correct_5;
+    state.logged += score;
     const int64_t tokens_then = tokens_at(one.position + recipe.train.batch * recipe.train.accumulate);
     observer.step({one.step, "train", loss, metrics_of(task, score), tokens_then, rate(),
                    learning_rate(recipe.train, one.step), seconds()},

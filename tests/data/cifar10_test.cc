@@ -42,7 +42,7 @@ Example expected(int image) {
       for (int channel = 0; channel < 3; ++channel) example.first.push_back(value(image, row, column, channel));
     }
   }
-  example.second = image % 10;
+  example.second.first = image % 10;
   return example;
 }
 
@@ -125,7 +125,7 @@ TEST(Cifar10, LoadImagesHandsOnHoldoutAndAugmentation) {
   expect_images(*images, Split::kValid, 2, 1);
   // Draw 0 flips and adds 5 (images_test.cc).
   const auto [bytes, label] = example(*images, Split::kTrain, 1, 0);
-  EXPECT_EQ(label, 1);
+  EXPECT_EQ(label, Label{1});
   for (int column = 0; column < 32; ++column) {
     const int sum = value(1, 2, 31 - column, 1) + 5;
     EXPECT_EQ(bytes[static_cast<size_t>((2 * 32 + column) * 3 + 1)], sum > 255 ? 255 : sum);

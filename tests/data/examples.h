@@ -9,7 +9,7 @@
 namespace aft {
 
 /// Bytes and label of one example.
-using Example = std::pair<std::vector<uint8_t>, int64_t>;
+using Example = std::pair<std::vector<uint8_t>, Label>;
 
 inline Example example(const DataSet& set, Split split, int64_t index, std::optional<uint64_t> draw = {}) {
   Example read;

@@ -56,7 +56,7 @@ std::string refusal(const Scratch& scratch, int64_t holdout = 0) {
 Example seen(int first, int64_t label) {
   Example example;
   for (int i = 0; i < 6; ++i) example.first.push_back(static_cast<uint8_t>(first + i));
-  example.second = label;
+  example.second.first = label;
   return example;
 }
 

@@ -57,7 +57,7 @@ std::vector<std::pair<int, int64_t>> all(const ImageFolder& set, Split split) {
   std::vector<std::pair<int, int64_t>> out;
   for (int64_t i = 0; i < set.size(split); ++i) {
     const Example read = example(set, split, i);
-    out.emplace_back(read.first[0], read.second);
+    out.emplace_back(read.first[0], read.second.first);
   }
   return out;
 }
@@ -230,7 +230,7 @@ TEST_F(ImageFolderTest, ABrokenFileIsNamed) {
                    remedy));
   EXPECT_EQ(message([&] { example(set, Split::kTrain, 2); }),
             of("b/100.png", ": expected a whole PNG file, got a truncated one; get it again" + remedy));
-  EXPECT_EQ(example(set, Split::kTrain, 3).second, 1);
+  EXPECT_EQ(example(set, Split::kTrain, 3).second, Label{1});
 }
 
 TEST_F(ImageFolderTest, BrokenFilesAreSkippedTheSameWayByAnyThread) {

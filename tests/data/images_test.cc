@@ -33,11 +33,11 @@ TEST(Images, TheEndOfTrainIsValid) {
   EXPECT_EQ(images.size(Split::kValid), 2);
   EXPECT_EQ(images.size(Split::kTest), 1);
   EXPECT_EQ(images.bytes(Split::kValid, 1), 2);
-  EXPECT_EQ(example(images, Split::kTrain, 0), (Example{{0, 1}, 0}));
-  EXPECT_EQ(example(images, Split::kTrain, 2), (Example{{4, 5}, 2}));
-  EXPECT_EQ(example(images, Split::kValid, 0), (Example{{6, 7}, 3}));
-  EXPECT_EQ(example(images, Split::kValid, 1), (Example{{8, 9}, 4}));
-  EXPECT_EQ(example(images, Split::kTest, 0), (Example{{20, 21}, 6}));
+  EXPECT_EQ(example(images, Split::kTrain, 0), (Example{{0, 1}, {0}}));
+  EXPECT_EQ(example(images, Split::kTrain, 2), (Example{{4, 5}, {2}}));
+  EXPECT_EQ(example(images, Split::kValid, 0), (Example{{6, 7}, {3}}));
+  EXPECT_EQ(example(images, Split::kValid, 1), (Example{{8, 9}, {4}}));
+  EXPECT_EQ(example(images, Split::kTest, 0), (Example{{20, 21}, {6}}));
 }
 
 TEST(Images, WithoutHoldoutOrTestThereAreNoSuchSplits) {

@@ -21,7 +21,7 @@ std::vector<std::string> all(const DataSet& set, Split split) {
   std::vector<std::string> examples;
   for (int64_t i = 0; i < set.size(split); ++i) {
     const auto [bytes, label] = example(set, split, i);
-    EXPECT_EQ(label, -1);
+    EXPECT_EQ(label, Label{});
     examples.emplace_back(bytes.begin(), bytes.end());
   }
   return examples;

@@ -17,12 +17,12 @@ class Counted : public DataSet {
   explicit Counted(int64_t count, int64_t broken = -1) : count_(count), broken_(broken) {}
   [[nodiscard]] int64_t size(Split split) const override { return split == Split::kTrain ? count_ : 0; }
   [[nodiscard]] int64_t bytes(Split /*split*/, int64_t /*index*/) const override { return 3; }
-  int64_t read(Split /*split*/, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override {
+  Label read(Split /*split*/, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override {
     ++reads;
     std::this_thread::sleep_for(std::chrono::microseconds(index % 7 * 100));  // threads overtake each other
     if (index == broken_) throw Error("example " + std::to_string(index) + " is gone");
     for (uint8_t& byte : out) byte = static_cast<uint8_t>(static_cast<uint64_t>(index) + draw.value() % 100);
-    return index;
+    return {.first = index};
   }
   [[nodiscard]] uint64_t checksum(Split /*split*/) const override { return 0; }
   mutable std::atomic<int64_t> reads = 0;
