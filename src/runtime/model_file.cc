@@ -26,7 +26,12 @@ const std::string& metadata(const SafetensorsFile& file, const char* key, const 
   return found->second;
 }
 
-constexpr std::string_view kCheckpointPrefix = "weights.";  // of the weights in a trainer's checkpoint
+/// What the names of the model's tensors begin with in a trainer's checkpoint: those of the averages of the weights
+/// where the run keeps them, as they are what it validates and saves.
+std::string_view checkpoint_prefix(const SafetensorsFile& file) {
+  const auto first = file.tensors().lower_bound("average.");
+  return first != file.tensors().end() && first->first.starts_with("average.") ? "average." : "weights.";
+}
 
 /// Lists of names in errors stop here: a foreign file may hold thousands of tensors.
 constexpr int kMostNamed = 8;
@@ -69,7 +74,7 @@ ModelFile::ModelFile(const std::filesystem::path& path) : path_(find_model(path)
     throw Error(where + ": " + e.what());
   }
 
-  const std::string_view prefix = is_checkpoint_ ? kCheckpointPrefix : "";
+  const std::string_view prefix = is_checkpoint_ ? checkpoint_prefix(file_) : "";
   for (const auto& [name, tensor] : file_.tensors()) {
     if (name.starts_with(prefix)) tensors_.emplace(name.substr(prefix.size()), tensor);
   }

@@ -13,13 +13,15 @@ namespace {
 constexpr const char* kFormat = "aft-checkpoint";
 constexpr const char* kFormatVersion = "2";
 
+/// Where a flat tensor of the optimizer stands in a checkpoint, if there is one.
 struct Part {
   const char* prefix;
   const torch::Tensor& (Optimizer::*flat)() const;
 };
 constexpr Part kParts[] = {{"weights.", &Optimizer::weight},
                            {"first_moment.", &Optimizer::first_moment},
-                           {"second_moment.", &Optimizer::second_moment}};
+                           {"second_moment.", &Optimizer::second_moment},
+                           {"average.", &Optimizer::average}};
 
 TensorView view_of(const torch::Tensor& tensor, const char* dtype) {
   return {dtype, tensor.sizes().vec(), static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
@@ -73,6 +75,7 @@ void save_checkpoint(const std::filesystem::path& path, const ModelConfig& confi
   std::map<std::string, TensorView> views;
   std::vector<torch::Tensor> owners;
   for (const Part& part : kParts) {
+    if (!(optimizer.*part.flat)().defined()) continue;
     const torch::Tensor& flat = owners.emplace_back((optimizer.*part.flat)().cpu());
     for (const FlatEntry& entry : optimizer.entries()) {
       views[part.prefix + entry.name] = view_of(Optimizer::slice(flat, entry), "F32");
@@ -122,6 +125,7 @@ void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer,
   }
   for (const Part& part : kParts) {
     const torch::Tensor& flat = (optimizer.*part.flat)();
+    if (!flat.defined()) continue;
     const torch::Tensor host = flat.cpu();  // the same tensor if it is there already
     for (const FlatEntry& entry : optimizer.entries()) {
       const auto into = Optimizer::slice(host, entry);

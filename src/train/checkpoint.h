@@ -25,7 +25,8 @@ struct RunState {
   uint64_t test_checksum = 0;
 };
 
-/// One file holds everything that must agree: weights, moments, generator and state. Written whole or not at all.
+/// One file holds everything that must agree: weights, moments, average, generator and state. Written whole or not at
+/// all.
 void save_checkpoint(const std::filesystem::path& path, const ModelConfig& config, const std::string& recipe_toml,
                      const RunState& state, const Optimizer& optimizer, const torch::Generator& generator);
 
@@ -37,8 +38,8 @@ struct CheckpointHeader {
 };
 CheckpointHeader read_checkpoint_header(const std::filesystem::path& path);
 
-/// Restores weights and moments, on whatever device they are, and the generator if there is one; the model must be the
-/// one of the checkpoint's recipe, and the generator of the same kind of device.
+/// Restores weights, moments and the average if it is kept, on whatever device they are, and the generator if there is
+/// one; the model must be the one of the checkpoint's recipe, and the generator of the same kind of device.
 void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer, torch::Generator* generator);
 
 }  // namespace aft

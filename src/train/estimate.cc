@@ -9,7 +9,8 @@ MemoryEstimate estimate_memory(const Recipe& recipe) {
   const ModelConfig& m = recipe.model;
   MemoryEstimate estimate;
   estimate.parameters = parameter_count(m);
-  estimate.state_bytes = estimate.parameters * 4 * static_cast<int64_t>(sizeof(float));  // weight, gradient, 2 moments
+  const int64_t copies = recipe.train.ema > 0 ? 5 : 4;  // weight, gradient, 2 moments, average
+  estimate.state_bytes = estimate.parameters * copies * static_cast<int64_t>(sizeof(float));
   // What one position of one layer leaves for the backward, in floats: two norms in and out, qkv, mixer out, two
   // branches, and the MLP before and after GELU; twice the logits for the loss. Dropout keeps three masks' worth more.
   // In bf16 the residual branch before either norm, what is outside the layers, and the weights themselves stay f32;

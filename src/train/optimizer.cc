@@ -1,5 +1,6 @@
 #include "train/optimizer.h"
 
+#include <algorithm>
 #include <set>
 
 #include "config/architecture.h"
@@ -19,7 +20,7 @@ void update_range(const AdamWStep& step, int64_t begin, int64_t end, const torch
 
 }  // namespace
 
-Optimizer::Optimizer(ModelPtr model) : model_(std::move(model)) {
+Optimizer::Optimizer(ModelPtr model, bool averages) : model_(std::move(model)) {
   const torch::NoGradGuard no_grad;
   const auto parameters = model_->module().named_parameters();
   std::set<std::string> decaying;
@@ -50,6 +51,7 @@ Optimizer::Optimizer(ModelPtr model) : model_(std::move(model)) {
     parameter.set_data(view);
     parameter.mutable_grad() = slice(gradient_, entry);
   }
+  if (averages) average_ = weight_.clone();
 }
 
 torch::Tensor Optimizer::slice(const torch::Tensor& flat, const FlatEntry& entry) {
@@ -78,6 +80,23 @@ void Optimizer::update(const TrainConfig& config, int64_t step, double norm) {
       update_range<double>(adamw, begin, end, gradient_, weight_, first_moment_, second_moment_);
     }
   }
+  update_average(config, step);
+}
+
+void Optimizer::update_average(const TrainConfig& config, int64_t step) {
+  if (!average_.defined()) return;
+  const auto steps = static_cast<double>(step);
+  const double decay = std::min(config.ema, (1 + steps) / (10 + steps));
+  average_.lerp_(weight_, ((1 - stopped_) * (1 - decay)).to(average_.scalar_type()));
+}
+
+void Optimizer::show_average(Model& model) const {
+  const torch::NoGradGuard no_grad;
+  const auto parameters = model.module().named_parameters();
+  for (const FlatEntry& entry : entries_) {
+    torch::Tensor parameter = parameters[entry.name];
+    parameter.set_data(slice(average_, entry));
+  }
 }
 
 void Optimizer::update_unread(const TrainConfig& config, int64_t step, const torch::Tensor& loss,
@@ -97,6 +116,7 @@ void Optimizer::update_unread(const TrainConfig& config, int64_t step, const tor
                       decays ? config.weight_decay : 0, config.eps, /*amsgrad=*/false, /*maximize=*/false, scale,
                       stopped_);
   }
+  update_average(config, step);
 }
 
 }  // namespace aft

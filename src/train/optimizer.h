@@ -22,7 +22,8 @@ struct FlatEntry {
 /// and the update are one pass each, and a checkpoint is a list of slices.
 class Optimizer {
  public:
-  explicit Optimizer(ModelPtr model);
+  /// `averages`: keeps average() too.
+  explicit Optimizer(ModelPtr model, bool averages = false);
 
   /// Sets all gradients to zero.
   void clear_gradient();
@@ -30,11 +31,12 @@ class Optimizer {
   /// Norm of the whole gradient: a scalar on the model's device.
   [[nodiscard]] torch::Tensor gradient_norm() const;
 
-  /// Clips to config.clip, given the norm, and updates. `step` counts from 1. On the CPU alone.
+  /// Clips to config.clip, given the norm, and updates weights, moments and average. `step` counts from 1. On the CPU
+  /// alone.
   void update(const TrainConfig& config, int64_t step, double norm);
 
   /// The same on any device, and without reading `loss` and `norm` from it, both scalars: where one of them is not
-  /// finite, neither this step nor any later one changes weights or moments.
+  /// finite, neither this step nor any later one changes weights, moments or average.
   void update_unread(const TrainConfig& config, int64_t step, const torch::Tensor& loss, const torch::Tensor& norm);
 
   /// In the order of the model.
@@ -46,8 +48,17 @@ class Optimizer {
   [[nodiscard]] const torch::Tensor& gradient() const { return gradient_; }
   [[nodiscard]] const torch::Tensor& first_moment() const { return first_moment_; }
   [[nodiscard]] const torch::Tensor& second_moment() const { return second_moment_; }
+  /// Exponential moving average of the weights, undefined unless kept: those of the beginning, and after each update
+  /// d times the average and 1 - d times the new weights, d = min(config.ema, (1 + step) / (10 + step)), so that it
+  /// leaves the beginning behind at first.
+  [[nodiscard]] const torch::Tensor& average() const { return average_; }
+  /// Makes the parameters of `model`, of the same configuration, views of average().
+  void show_average(Model& model) const;
 
  private:
+  /// After the weights of `step`; nothing where stopped_ is 1.
+  void update_average(const TrainConfig& config, int64_t step);
+
   ModelPtr model_;
   std::vector<FlatEntry> entries_;
   int64_t decayed_ = 0;  // the first elements of the flat tensors, where weight decay applies
@@ -55,6 +66,7 @@ class Optimizer {
   torch::Tensor gradient_;
   torch::Tensor first_moment_;
   torch::Tensor second_moment_;
+  torch::Tensor average_;
   torch::Tensor stopped_;  // f32 scalar: 1 once a step of update_unread() was not finite, else 0
 };
 

@@ -85,6 +85,7 @@ void validate(const Recipe& recipe, bool with_data) {
   require_momentum(t.beta2, "train.beta2");
   require_above_zero(t.eps, "train.eps");
   if (t.clip != 0) require_above_zero(t.clip, "train.clip");
+  require(t.ema >= 0 && t.ema < 1, "train.ema", "0 (none), or a decay below 1", t.ema);
   require(t.seed >= 0, "train.seed", "0 or more", t.seed);
   require(t.eval_every >= 0, "train.eval_every", "0 or more", t.eval_every);
   require(t.checkpoint_every >= 0, "train.checkpoint_every", "0 or more", t.checkpoint_every);

@@ -74,6 +74,7 @@ void visit_fields(R& recipe, Visit&& visit) {
   visit("train.beta2", train.beta2);
   visit("train.eps", train.eps);
   visit("train.clip", train.clip);
+  visit("train.ema", train.ema);
   visit("train.seed", train.seed);
   visit("train.eval_every", train.eval_every);
   visit("train.checkpoint_every", train.checkpoint_every);

@@ -33,6 +33,7 @@ struct TrainConfig {
   double beta2 = 0.95;
   double eps = 1e-8;
   double clip = 1.0;  // largest norm of the whole gradient; 0: no clipping
+  double ema = 0;  // > 0: validated and saved are averages of the weights, Optimizer::average(), which decay so; < 1
   int64_t seed = 1;
   int64_t eval_every = 0;          // steps between validations; 0: at the end only
   int64_t checkpoint_every = 100;  // 0: at the end only
@@ -73,7 +74,7 @@ Recipe with_absolute_paths(Recipe recipe);
 /// Cross-checks the values; `data` is only checked if `with_data`. Nothing is read. Throws aft::Error naming the key.
 void validate(const Recipe& recipe, bool with_data);
 
-/// Bytes that a run needs at its peak: parameters with gradient and two moments exactly, activations roughly.
+/// Bytes that a run needs at its peak: parameters with gradient, two moments and average exactly, activations roughly.
 struct MemoryEstimate {
   int64_t parameters = 0;  // numbers, not bytes
   int64_t state_bytes = 0;
@@ -128,8 +129,8 @@ struct TrainOutcome {
 /// One run. The constructor checks recipe, device, folder, data and checkpoint and throws aft::Error for bad input;
 /// run() throws when the run itself fails (a full disk, a loss that is not finite) and leaves the last good checkpoint.
 ///
-/// The folder holds recipe.toml, metrics.jsonl, checkpoint.safetensors (weights, moments, generator, position: one
-/// file, so it is always consistent), model.safetensors (the best by validation, else the last) and loss.png.
+/// The folder holds recipe.toml, metrics.jsonl, checkpoint.safetensors (weights, moments, average, generator, position:
+/// one file, so it is always consistent), model.safetensors (the best by validation, else the last) and loss.png.
 class Trainer {
  public:
   Trainer(Recipe recipe, TrainOptions options);

@@ -87,6 +87,7 @@ struct Trainer::Run {
   int64_t saved_step = -1;  // of the checkpoint on disk
 
   ModelPtr model;
+  ModelPtr measured;  // what is validated and saved: `model`, or one of its averages
   std::unique_ptr<Optimizer> optimizer;
   torch::Generator generator;  // LibTorch's own of the device: dropout draws from it
   std::unique_ptr<MetricsFile> metrics;
@@ -177,7 +178,11 @@ void Trainer::Run::begin(TrainObserver& observer) {
   loader =
       std::make_unique<Loader>(*data, EpochOrder(data->size(Split::kTrain), static_cast<uint64_t>(recipe.train.seed)),
                                recipe.train.batch, device, recipe.train.loaders);
-  optimizer = std::make_unique<Optimizer>(model);
+  const bool averages = recipe.train.ema > 0;
+  optimizer = std::make_unique<Optimizer>(model, averages);
+  measured = averages ? make_model(recipe.model) : model;
+  measured->module().to(device);
+  if (averages) optimizer->show_average(*measured);
   if (options.force) folder.clear();
   const std::string toml = to_toml(with_absolute_paths(recipe));
   write_file_atomically(folder.recipe(), toml.data(), toml.size());
@@ -190,7 +195,7 @@ void Trainer::Run::begin(TrainObserver& observer) {
     restore_checkpoint(folder.checkpoint(), *optimizer, moved ? nullptr : &generator);
     saved_step = state.step;
     // Without validation the model is the checkpoint's, also if the run was killed between the two.
-    if (!validates()) save_model(*model, folder.model());
+    if (!validates()) save_model(*measured, folder.model());
     observer.note("resumed at step " + std::to_string(state.step));
     if (moved && recipe.model.dropout > 0) {
       observer.note("the run was on another kind of device before: dropout draws other numbers from here on");
@@ -342,7 +347,7 @@ bool Trainer::Run::validate_model(TrainObserver& observer) {
   if (saved_step < 0) save(observer);  // a trained model never stands without a checkpoint to go on from
   std::optional<Evaluation> result;
   try {
-    result = evaluate(*model, *data, Split::kValid, options.stop);
+    result = evaluate(*measured, *data, Split::kValid, options.stop);
   } catch (const Error& problem) {
     stop_at_data(problem, observer);
   }
@@ -359,7 +364,7 @@ bool Trainer::Run::validate_model(TrainObserver& observer) {
   if (!state.best || is_better(task, value, *state.best)) {
     // The model first: a run killed in between finds a best model that is newer than it knows, never one too old.
     require_finite_weights();
-    save_model(*model, folder.model());
+    save_model(*measured, folder.model());
     state.best = value;
   }
   return true;
@@ -372,7 +377,7 @@ void Trainer::Run::save(TrainObserver& observer) {
   const std::string toml = to_toml(with_absolute_paths(recipe));
   save_checkpoint(folder.checkpoint(), recipe.model, toml, state, *optimizer, generator);
   saved_step = state.step;
-  if (!validates()) save_model(*model, folder.model());
+  if (!validates()) save_model(*measured, folder.model());
 }
 
 void Trainer::Run::finish(TrainObserver& observer, TrainOutcome& outcome) {
@@ -433,7 +438,9 @@ std::string Trainer::Run::last_checkpoint() const {
 }
 
 void Trainer::Run::require_finite_weights() const {
-  if (const auto name = first_non_finite(*optimizer, optimizer->weight())) {
+  for (const torch::Tensor& flat : {optimizer->weight(), optimizer->average()}) {
+    const auto name = flat.defined() ? first_non_finite(*optimizer, flat) : std::nullopt;
+    if (!name) continue;
     throw Error("train: step " + std::to_string(state.step) + ": the weights are not finite, first in " + *name + "; " +
                 last_checkpoint() + "; a lower train.lr may help");
   }

@@ -189,6 +189,18 @@ TEST_F(ModelFileTest, ACheckpointIsAModelToo) {
   file.read("head.weight", 7, 1, &value);
   EXPECT_EQ(value, tensors.at("head.weight")[7]);
 
+  // Of a run that averages its weights the averages are the model.
+  const test::Tensors averages = test::random_tensors(config, 2);
+  auto both = views;
+  for (const auto& [name, values] : averages) {
+    both["average." + name] = views.at("weights." + name);
+    both["average." + name].data = reinterpret_cast<const std::byte*>(values.data());
+  }
+  write_safetensors(folder_ / "checkpoint.safetensors", both, metadata);
+  ModelFile(folder_.path()).read("head.weight", 7, 1, &value);
+  EXPECT_EQ(value, averages.at("head.weight")[7]);
+  EXPECT_NE(value, tensors.at("head.weight")[7]);
+
   views.erase("weights.norm.bias");
   write_safetensors(folder_ / "checkpoint.safetensors", views, metadata);
   expect_part(refusal(folder_.path()), "norm.bias is missing");

@@ -2,10 +2,11 @@
 
 import json
 import math
+import struct
 import unittest
 
 import images
-from program import ProgramTest
+from program import ProgramTest, read_safetensors
 
 
 class Images(ProgramTest):
@@ -74,6 +75,43 @@ class Images(ProgramTest):
                 for until in (13, 20):
                     self.train("parts", "--resume", "--until", str(until), sets=[*sets, f"train.loaders={3 - loaders}"])
                 self.assert_same_run("whole", "parts")
+
+    def test_the_average_is_that_of_every_step_and_what_is_measured_and_saved(self):
+        self.use(images.CLASSES)
+        steps, decay = 12, 0.6
+        sets = [f"train.ema={decay}", "train.steps=12", "train.eval_every=6", "train.warmup=0"]
+
+        def numbers(tensors, prefix):
+            values = []
+            for name in sorted(tensors):
+                if name.startswith(prefix):
+                    values += struct.unpack(f"<{len(tensors[name][2]) // 4}f", tensors[name][2])
+            return values
+
+        self.call([self.command("x")[0], "init", "recipe.toml", "--out", "fresh"])
+        average = numbers(read_safetensors(self.folder / "fresh")[0], "")
+        for step in range(1, steps + 1):
+            self.train("run", "--resume", "--until", str(step), sets=sets)
+            tensors, _ = self.checkpoint("run")
+            weights = numbers(tensors, "weights.")
+            share = min(decay, (1 + step) / (10 + step))
+            average = [share * a + (1 - share) * w for a, w in zip(average, weights, strict=True)]
+            largest = max(map(abs, weights + average))
+            for got, expected in zip(numbers(tensors, "average."), average, strict=True):
+                self.assertAlmostEqual(got, expected, delta=step * 4 * largest * 2**-23)
+        self.assertGreater(max(abs(a - w) for a, w in zip(average, weights, strict=True)), 1e-3)
+        # Validation is of the averages, and so is a checkpoint that is read as a model.
+        valid = self.lines("run", "valid")
+        self.assertEqual([line["step"] for line in valid], [6, 12])
+        best = max(valid, key=lambda line: line["top_1"])  # the first of equals
+        self.assertAlmostEqual(self.eval("run")["loss"], best["loss"], places=6)
+        (self.folder / "run/model.safetensors").unlink()
+        self.assertAlmostEqual(self.eval("run")["loss"], valid[-1]["loss"], places=6)
+        # Without validation the last averages are the model.
+        self.train("last", sets=[*sets[:2], "data.holdout=0", "train.eval_every=0"])
+        model, _ = read_safetensors(self.folder / "last/model.safetensors")
+        self.assertEqual(numbers(model, ""), numbers(self.checkpoint("last")[0], "average."))
+        self.assertNotEqual(numbers(model, ""), numbers(self.checkpoint("last")[0], "weights."))
 
     def test_augmentation_is_of_training_alone(self):
         self.train("with", sets=["train.steps=1", "train.warmup=0", "train.lr=1e-30"])

@@ -264,6 +264,7 @@ TEST(Recipe, CrossChecksNameTheKey) {
   refused("train.chunk=257", "train.chunk");
   refused("train.log_every=0", "train.log_every");
   refused("train.precision=f16", "train.precision");
+  for (const char* value : {"-0.1", "1.0", "nan"}) refused(std::string("train.ema=") + value, "train.ema");
   for (const char* device :
        {"auto", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:128", "cuda:1x", "cpu:0", ""}) {
     refused(std::string("train.device='") + device + "'", "train.device");
@@ -295,6 +296,9 @@ TEST(Recipe, MemoryIsEstimatedInThePrecision) {
   EXPECT_EQ(narrow.state_bytes, wide.state_bytes);
   EXPECT_LT(narrow.activation_bytes, 0.7 * static_cast<double>(wide.activation_bytes));
   EXPECT_GT(narrow.activation_bytes, 0.5 * static_cast<double>(wide.activation_bytes));
+  EXPECT_EQ(wide.state_bytes, 16 * wide.parameters);
+  recipe.train.ema = 0.9;
+  EXPECT_EQ(estimate_memory(recipe).state_bytes, 20 * wide.parameters);
 }
 
 TEST(Recipe, ListsOfTextReadBackTheSame) {

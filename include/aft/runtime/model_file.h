@@ -18,8 +18,9 @@ std::filesystem::path find_model(const std::filesystem::path& path);
 /// Whether the name matches one of the patterns, in which * stands for any characters.
 bool matches_any(const std::string& name, const std::vector<std::string>& patterns);
 
-/// The weights of a model file or of a trainer's checkpoint, checked: format, version, config, and every tensor's name,
-/// type and shape. Missing, extra and mis-shaped tensors are reported together. No weight is read before read().
+/// The weights of a model file or of a trainer's checkpoint, of which it is their averages if the run keeps them.
+/// Checked: format, version, config, and every tensor's name, type and shape. Missing, extra and mis-shaped tensors are
+/// reported together. No weight is read before read().
 class ModelFile {
  public:
   /// `path`: a model file, a checkpoint or a run folder.
