@@ -28,6 +28,9 @@ struct DataConfig {
   double magnitude = 9;                           // of those
   double magnitude_deviation = 0.5;               // the same
   double erase = 0;                               // the same: probability of erase() (image/augment/erase.h)
+  double mixup = 0;                               // of training images that are classified: Mixing (data/mixing.h)
+  double cutmix = 0;                              // the same
+  double mix_probability = 1;                     // the same
   std::string broken = "stop";                    // folder: what a file does that cannot be read; or skip
 };
 

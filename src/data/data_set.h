@@ -16,7 +16,7 @@ enum class Split { kTrain, kValid, kTest };
 /// "train", "valid", "test".
 const char* name_of(Split split);
 
-/// What an example shows. Training may mix two examples into one.
+/// What an example shows. Training may mix two examples into one: data/mixing.h.
 struct Label {
   int64_t first = -1;   // -1: the set has none
   int64_t second = -1;  // -1: not mixed

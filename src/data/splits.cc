@@ -5,6 +5,7 @@
 #include "aft/error.h"
 #include "data/augmentation.h"
 #include "data/data.h"
+#include "data/mixing.h"
 
 namespace aft {
 namespace {
@@ -22,21 +23,28 @@ std::string joined(const std::vector<double>& fractions) {
 }
 
 void validate_bytes(const DataConfig& config) {
-  const auto refuse = [](const char* key, const std::string& got) {
+  const DataConfig none;
+  const auto refuse = [](const char* key, const auto& got) {
+    std::ostringstream text;
+    text << std::boolalpha << got;
     throw Error(std::string("data.") + key +
-                ": expected nothing with data.format = \"bytes\", which has no images, got " + got + "; remove it");
+                ": expected nothing with data.format = \"bytes\", which has no images, got " + text.str() +
+                "; remove it");
   };
-  if (config.holdout != -1) refuse("holdout", std::to_string(config.holdout));
-  if (config.flip) refuse("flip", "true");
-  if (config.jitter != 0) refuse("jitter", std::to_string(config.jitter));
+  if (config.holdout != none.holdout) refuse("holdout", config.holdout);
+  if (config.flip != none.flip) refuse("flip", config.flip);
+  if (config.jitter != none.jitter) refuse("jitter", config.jitter);
   if (!config.crop_scale.empty()) refuse("crop_scale", joined(config.crop_scale));
-  if (config.rand_augment != 0) refuse("rand_augment", std::to_string(config.rand_augment));
-  if (config.magnitude != DataConfig{}.magnitude) refuse("magnitude", std::to_string(config.magnitude));
-  if (config.magnitude_deviation != DataConfig{}.magnitude_deviation) {
-    refuse("magnitude_deviation", std::to_string(config.magnitude_deviation));
+  if (config.rand_augment != none.rand_augment) refuse("rand_augment", config.rand_augment);
+  if (config.magnitude != none.magnitude) refuse("magnitude", config.magnitude);
+  if (config.magnitude_deviation != none.magnitude_deviation) {
+    refuse("magnitude_deviation", config.magnitude_deviation);
   }
-  if (config.erase != 0) refuse("erase", std::to_string(config.erase));
-  if (config.broken != DataConfig{}.broken) refuse("broken", config.broken);
+  if (config.erase != none.erase) refuse("erase", config.erase);
+  if (config.mixup != none.mixup) refuse("mixup", config.mixup);
+  if (config.cutmix != none.cutmix) refuse("cutmix", config.cutmix);
+  if (config.mix_probability != none.mix_probability) refuse("mix_probability", config.mix_probability);
+  if (config.broken != none.broken) refuse("broken", config.broken);
   const bool files = !config.train.empty() || !config.valid.empty() || !config.test.empty();
   if (config.path.empty() && config.train.empty()) {
     throw Error("data.path: expected a file or folder (or data.train for a split by files), got nothing");
@@ -78,6 +86,7 @@ void validate_images(const DataConfig& config) {
                 std::to_string(config.holdout));
   }
   require_augmentation(augmentation_of(config));
+  validate(Mixing{config.mixup, config.cutmix, config.mix_probability});
   if (config.format != "folder" && config.broken != DataConfig{}.broken) {
     throw Error("data.broken: expected nothing" + with + ", which is read before the run begins, got " + config.broken +
                 "; remove it");

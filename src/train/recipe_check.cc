@@ -43,8 +43,16 @@ void check_names(const Recipe& recipe) {
   });
 }
 
+/// For what changes the loss that is minimised: of a language model it is the measure too, in bits.
+void require_classifier(const Recipe& recipe, double value, const char* key) {
+  require(value == 0 || !is_causal(recipe.model), key,
+          "0 with model.model = \"" + recipe.model.model + "\", whose bits are those of the loss", value);
+}
+
 void check_data(const Recipe& recipe) {
   validate(recipe.data);
+  require_classifier(recipe, recipe.data.mixup, "data.mixup");
+  require_classifier(recipe, recipe.data.cutmix, "data.cutmix");
   const bool text_wanted = recipe.model.model == "byte_lm";
   require(text_wanted == (recipe.data.format == "bytes"), "data.format",
           text_wanted ? "bytes, which a byte_lm reads" : "cifar10, idx or folder, images for a " + recipe.model.model,
@@ -85,6 +93,9 @@ void validate(const Recipe& recipe, bool with_data) {
   require_momentum(t.beta2, "train.beta2");
   require_above_zero(t.eps, "train.eps");
   if (t.clip != 0) require_above_zero(t.clip, "train.clip");
+  require(t.label_smoothing >= 0 && t.label_smoothing < 1, "train.label_smoothing", "a number in [0, 1)",
+          t.label_smoothing);
+  require_classifier(recipe, t.label_smoothing, "train.label_smoothing");
   require(t.ema >= 0 && t.ema < 1, "train.ema", "0 (none), or a decay below 1", t.ema);
   require(t.seed >= 0, "train.seed", "0 or more", t.seed);
   require(t.eval_every >= 0, "train.eval_every", "0 or more", t.eval_every);

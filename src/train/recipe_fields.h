@@ -45,6 +45,9 @@ void visit_data_fields(Config& data, bool text, Visit&& visit) {
     visit("data.magnitude", data.magnitude);
     visit("data.magnitude_deviation", data.magnitude_deviation);
     visit("data.erase", data.erase);
+    visit("data.mixup", data.mixup);
+    visit("data.cutmix", data.cutmix);
+    visit("data.mix_probability", data.mix_probability);
     if (data.format == "folder") visit("data.broken", data.broken);
   }
 }
@@ -74,6 +77,7 @@ void visit_fields(R& recipe, Visit&& visit) {
   visit("train.beta2", train.beta2);
   visit("train.eps", train.eps);
   visit("train.clip", train.clip);
+  visit("train.label_smoothing", train.label_smoothing);
   visit("train.ema", train.ema);
   visit("train.seed", train.seed);
   visit("train.eval_every", train.eval_every);

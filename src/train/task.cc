@@ -7,6 +7,7 @@
 #include "aft/runtime/evaluate.h"
 #include "config/architecture.h"
 #include "data/images.h"
+#include "data/mixing.h"
 #include "data/text.h"
 
 namespace aft {
@@ -55,7 +56,8 @@ std::unique_ptr<DataSet> load_pictures(const DataConfig& data, const ModelConfig
     throw Error("model.classes: expected at least the " + std::to_string(images->classes()) + " classes of " +
                 data.path + ", got " + std::to_string(model.classes));
   }
-  return images;
+  if (data.mixup == 0 && data.cutmix == 0) return images;
+  return std::make_unique<MixedImages>(std::move(images), Mixing{data.mixup, data.cutmix, data.mix_probability});
 }
 
 /// Every value from those before it; the start token stands before the first.

@@ -32,7 +32,8 @@ struct TrainConfig {
   double beta1 = 0.9;
   double beta2 = 0.95;
   double eps = 1e-8;
-  double clip = 1.0;  // largest norm of the whole gradient; 0: no clipping
+  double clip = 1.0;           // largest norm of the whole gradient; 0: no clipping
+  double label_smoothing = 0;  // of the training loss where classes are learned: its share goes to all alike; [0, 1)
   double ema = 0;  // > 0: validated and saved are averages of the weights, Optimizer::average(), which decay so; < 1
   int64_t seed = 1;
   int64_t eval_every = 0;          // steps between validations; 0: at the end only
@@ -92,7 +93,8 @@ using MetricValues = std::vector<std::pair<std::string, double>>;
 struct Metric {
   int64_t step = 0;
   std::string split;             // train, valid, test
-  double loss = 0;               // cross-entropy in nats a target; train: mean over the steps since the last train line
+  double loss = 0;               // cross-entropy in nats a target; train: what is minimised, of mixed images and with
+                                 // smoothed labels too, mean over the steps since the last train line
   MetricValues values;           // of the task
   int64_t tokens = 0;            // trained on so far: bytes, values of images; images, where they are classified
   double tokens_per_second = 0;  // of training, or of the evaluation that gave this line

@@ -38,6 +38,17 @@ std::string find_in_backward(const Optimizer& optimizer) {
 
 }  // namespace
 
+torch::Tensor mean_loss(const torch::Tensor& logits, const torch::Tensor& targets, const Mixed& mixed,
+                        double label_smoothing) {
+  const auto loss = [&](const torch::Tensor& wanted, at::Reduction::Reduction reduction) {
+    return at::cross_entropy_loss(logits, wanted, /*weight=*/{}, reduction, /*ignore_index=*/-100, label_smoothing);
+  };
+  if (!mixed.second.defined()) return loss(targets, at::Reduction::Mean);
+  const auto first = loss(targets, at::Reduction::None);
+  const auto second = loss(mixed.second, at::Reduction::None);
+  return (mixed.share * first + (1 - mixed.share) * second).mean();
+}
+
 torch::Tensor count_correct(const torch::Tensor& logits, const torch::Tensor& targets, int64_t most) {
   const auto own = logits.gather(1, targets.unsqueeze(1));
   const auto before = torch::arange(logits.size(1), targets.options()).unsqueeze(0) < targets.unsqueeze(1);
@@ -79,7 +90,7 @@ StepResult compute_gradient(Model& model, Optimizer& optimizer, Loader& loader, 
           state = state.detach();
         }
         const auto wide = logits.to(at::toOpMathType(logits.scalar_type())).view({targets.size(0), -1});
-        mean = at::cross_entropy_loss(wide, targets);
+        mean = mean_loss(wide, targets, sample.mixed, recipe.train.label_smoothing);
         if (task.counts_correct) {
           result.correct += count_correct(wide.detach(), targets, 1);
           result.correct_5 += count_correct(wide.detach(), targets, 5);

@@ -36,6 +36,12 @@ enum class Look {
 StepResult compute_gradient(Model& model, Optimizer& optimizer, Loader& loader, const Recipe& recipe, int64_t position,
                             Look look);
 
+/// The training loss: mean over the targets [N] of -ln p in nats, p the softmax of their logits [N, classes]. Of a
+/// mixed example it is share times that of the first target and 1 - share times that of the second. Smoothed by s in
+/// [0, 1) (Szegedy et al. 2016): 1 - s times this, and s times the mean over all classes.
+torch::Tensor mean_loss(const torch::Tensor& logits, const torch::Tensor& targets, const Mixed& mixed,
+                        double label_smoothing);
+
 /// How many of the targets [N] have the largest of their logits [N, classes] (`most` 1), or one of the `most` largest:
 /// an f64 scalar. Of equal logits, those at smaller indices count as larger.
 torch::Tensor count_correct(const torch::Tensor& logits, const torch::Tensor& targets, int64_t most);

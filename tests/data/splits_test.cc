@@ -108,6 +108,15 @@ TEST(DataConfig, KeysOfOtherFormatsAreRefusedByName) {
   config = images("bytes");
   config.jitter = 10;
   EXPECT_EQ(refusal(config), "data.jitter" + no_images + "10; remove it");
+  config = images("bytes");
+  config.mixup = 0.8;
+  EXPECT_EQ(refusal(config), "data.mixup" + no_images + "0.8; remove it");
+  config = images("bytes");
+  config.cutmix = 1;
+  EXPECT_EQ(refusal(config), "data.cutmix" + no_images + "1; remove it");
+  config = images("bytes");
+  config.mix_probability = 0.5;
+  EXPECT_EQ(refusal(config), "data.mix_probability" + no_images + "0.5; remove it");
 
   for (const char* key : {"train", "valid", "test"}) {
     config = images("idx");

@@ -76,6 +76,23 @@ class Images(ProgramTest):
                     self.train("parts", "--resume", "--until", str(until), sets=[*sets, f"train.loaders={3 - loaders}"])
                 self.assert_same_run("whole", "parts")
 
+    def test_resume_with_mixing_and_averages_is_bit_for_bit(self):
+        self.use(images.CLASSES)
+        sets = ["model.dropout=0.1", "train.batch=7", "data.mixup=0.8", "data.cutmix=1.0", "data.mix_probability=0.9",
+                "train.label_smoothing=0.1", "train.ema=0.9"]
+        for more in ([], ["data.holdout=0", "train.eval_every=0"]):  # the best model, the last
+            self.train("whole", "--force", sets=[*sets, *more, "train.loaders=1"])
+            for loaders in (0, 3):
+                self.train("parts", "--force", "--until", "7", sets=[*sets, *more, f"train.loaders={loaders}"])
+                for until in (13, 20):
+                    self.train("parts", "--resume", "--until", str(until),
+                               sets=[*sets, *more, f"train.loaders={3 - loaders}"])
+                self.assert_same_run("whole", "parts")
+        failed = self.train("parts", "--resume", sets=[*sets[:-1], "train.ema=0.8", *more], code=2)
+        self.assertIn("train.ema: the run to resume has 0.9", failed.stderr)
+        failed = self.train("parts", "--resume", sets=[*sets[1:], "data.mixup=0.7", "model.dropout=0.1", *more], code=2)
+        self.assertIn("data.mixup: the run to resume has 0.8", failed.stderr)
+
     def test_the_average_is_that_of_every_step_and_what_is_measured_and_saved(self):
         self.use(images.CLASSES)
         steps, decay = 12, 0.6
@@ -113,6 +130,15 @@ class Images(ProgramTest):
         self.assertEqual(numbers(model, ""), numbers(self.checkpoint("last")[0], "average."))
         self.assertNotEqual(numbers(model, ""), numbers(self.checkpoint("last")[0], "weights."))
 
+    def test_what_the_train_loss_is_with_smoothed_labels(self):
+        self.use(images.CLASSES)
+        once = ["train.steps=1", "train.warmup=0", "train.lr=1e-30"]
+        self.train("plain", sets=once)
+        self.train("smoothed", sets=[*once, "train.label_smoothing=0.5"])
+        self.assertNotEqual(*[self.lines(run, "train")[0]["loss"] for run in ("plain", "smoothed")])
+        for split in ("valid", "test"):  # are not smoothed
+            self.assertEqual(*[self.lines(run, split)[0]["loss"] for run in ("plain", "smoothed")])
+
     def test_augmentation_is_of_training_alone(self):
         self.train("with", sets=["train.steps=1", "train.warmup=0", "train.lr=1e-30"])
         self.train("without", sets=["train.steps=1", "train.warmup=0", "train.lr=1e-30", "data.flip=false",
@@ -133,10 +159,15 @@ class Images(ProgramTest):
     def test_broken_and_foreign_data_are_refused_by_name(self):
         self.assertIn("data.path: expected images of 4 x 6 pixels of 3",
                       self.train("run", sets=["model.colors=3"], code=2).stderr)
+        for key in ("data.mixup", "data.cutmix", "train.label_smoothing"):
+            self.assertIn(f'{key}: expected 0 with model.model = "pixel_lm"',
+                          self.train("run", sets=[f"{key}=0.5"], code=2).stderr)
         for mixer in ("linformer", "mlp_mixer"):
             self.assertIn("mixer.name: expected a causal mixer, as pixel_lm predicts the next token",
                           self.train("run", sets=[f"mixer.name={mixer}"], code=2).stderr)
         self.use(images.CLASSES)
+        self.assertIn("data.mixup: expected 0 (off) or 0.001 to 1000, got -1",
+                      self.train("run", sets=["data.mixup=-1"], code=2).stderr)
         self.assertIn("model.classes: expected at least the 3",
                       self.train("run", sets=["model.classes=2"], code=2).stderr)
         file = self.folder / "images" / "train-images-idx3-ubyte"

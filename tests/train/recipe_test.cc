@@ -122,6 +122,33 @@ TEST(Recipe, ImagesHaveAnotherDataSection) {
             std::string::npos);
 }
 
+// The loss of a language model is its measure too.
+TEST(Recipe, MixingAndSmoothingAreOfClasses) {
+  const auto check = [](const std::string& model, const std::vector<std::string>& overrides) {
+    const Recipe recipe = parse("[model]\nmodel = '" + model + "'\n[mixer]\nname = 'aft_simple'\n[data]\npath = 'x'\n" +
+                                    (model == "byte_lm" ? "" : "format = 'idx'\n"),
+                                overrides);
+    EXPECT_EQ(to_toml(parse(to_toml(recipe))), to_toml(recipe));
+    return error_of([&] { validate(recipe, true); });
+  };
+  EXPECT_EQ(check("classifier", {"data.mixup=0.8", "data.cutmix=1", "data.mix_probability=0.5", "train.ema=0.99996",
+                                 "train.label_smoothing=0.1"}),
+            "no error");
+  EXPECT_EQ(check("pixel_lm", {"train.ema=0.9"}), "no error");
+  EXPECT_EQ(check("pixel_lm", {"data.mixup=0.8"}),
+            "data.mixup: expected 0 with model.model = \"pixel_lm\", whose bits are those of the loss, got 0.8");
+  EXPECT_EQ(check("pixel_lm", {"data.cutmix=1"}),
+            "data.cutmix: expected 0 with model.model = \"pixel_lm\", whose bits are those of the loss, got 1");
+  for (const char* model : {"pixel_lm", "byte_lm"}) {
+    EXPECT_EQ(check(model, {"train.label_smoothing=0.1"}),
+              std::string("train.label_smoothing: expected 0 with model.model = \"") + model +
+                  "\", whose bits are those of the loss, got 0.1");
+  }
+  EXPECT_EQ(check("classifier", {"data.cutmix=1e-5"}), "data.cutmix: expected 0 (off) or 0.001 to 1000, got 1e-05");
+  EXPECT_EQ(check("classifier", {"data.mix_probability=2"}), "data.mix_probability: expected 0 to 1, got 2");
+  EXPECT_NE(error_of([] { parse("[data]\nmixup = 1"); }).find("unknown key data.mixup"), std::string::npos);
+}
+
 TEST(Recipe, EditDistanceByHand) {
   EXPECT_EQ(edit_distance("", "abc"), 3U);
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3U);
@@ -264,7 +291,10 @@ TEST(Recipe, CrossChecksNameTheKey) {
   refused("train.chunk=257", "train.chunk");
   refused("train.log_every=0", "train.log_every");
   refused("train.precision=f16", "train.precision");
-  for (const char* value : {"-0.1", "1.0", "nan"}) refused(std::string("train.ema=") + value, "train.ema");
+  for (const char* value : {"-0.1", "1.0", "nan"}) {
+    refused(std::string("train.ema=") + value, "train.ema");
+    refused(std::string("train.label_smoothing=") + value, "train.label_smoothing");
+  }
   for (const char* device :
        {"auto", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:01", "cuda:128", "cuda:1x", "cpu:0", ""}) {
     refused(std::string("train.device='") + device + "'", "train.device");
