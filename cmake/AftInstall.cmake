@@ -20,7 +20,7 @@ function(aft_install_component component target)
 endfunction()
 
 aft_install_component(ops aft_ops aft_compile)
-aft_install_component(runtime aft_runtime aft_config aft_io)
+aft_install_component(runtime aft_runtime aft_config aft_image aft_io)
 install(FILES cmake/FindAftOpenBLAS.cmake DESTINATION ${AFT_CMAKE_DIR})
 install(TARGETS aft RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 if(AFT_TORCH)

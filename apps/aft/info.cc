@@ -26,7 +26,7 @@ std::string options_of(std::span<const Field<Owner>> fields, const Owner& owner)
           if constexpr (std::is_same_v<decltype(member), std::string Owner::*>) {
             text += owner.*member;
           } else {
-            text += std::to_string(owner.*member);
+            text += nlohmann::json(owner.*member).dump();
           }
         },
         field.member);

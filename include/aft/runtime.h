@@ -11,6 +11,7 @@
 #include "aft/config/model_config.h"  // IWYU pragma: export
 #include "aft/error.h"                // IWYU pragma: export
 #include "aft/io/safetensors.h"       // IWYU pragma: export
+#include "aft/runtime/classifier.h"   // IWYU pragma: export
 #include "aft/runtime/evaluate.h"     // IWYU pragma: export
 #include "aft/runtime/model.h"        // IWYU pragma: export
 #include "aft/runtime/model_file.h"   // IWYU pragma: export

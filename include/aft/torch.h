@@ -286,11 +286,14 @@ struct AFTConv2dOptions {
   bool key_per_head = true;  // one key channel a head, as in the paper; false: one a channel
   Gate gate = Gate::kSigmoid;
   std::array<int64_t, 2> grid = {0, 0};  // [height, width] of calls that do not say theirs
+  bool reparameterised = true;           // false: weight is w itself, 0 at the start, and there is no gamma or beta
+  bool global = true;                    // false: w = -inf outside the kernel, computed by `full` in O(T^2 d)
 };
 
 /// AFT-conv between projections, 2-D, over images (section 3.2 of the paper). The kernel is normalised and scaled per
 /// head as that of AFTConv1d, over its s x s weights. Parameters: those of AFTSimple (qkv of 2 d + H rows with one key
-/// a head), weight [H, s, s] ~ N(0, 1), gamma and beta [H], 0: it starts as AFT-simple.
+/// a head), weight [H, s, s] ~ N(0, 1), gamma and beta [H], 0: it starts as AFT-simple. The last two options are the
+/// paper's ablations.
 class AFTConv2dImpl : public torch::nn::Cloneable<AFTConv2dImpl> {
  public:
   explicit AFTConv2dImpl(const AFTConv2dOptions& options_);
@@ -307,7 +310,7 @@ class AFTConv2dImpl : public torch::nn::Cloneable<AFTConv2dImpl> {
   torch::nn::Linear qkv{nullptr};
   torch::nn::Linear output{nullptr};
   torch::Tensor weight;
-  torch::Tensor gamma;
+  torch::Tensor gamma;  // with reparameterised alone
   torch::Tensor beta;
 
  protected:

@@ -13,6 +13,17 @@ std::vector<TensorSpec> linear(const std::string& name, int64_t outputs, int64_t
           {.name = name + ".bias", .shape = {outputs}, .init = Init::kZeros}};
 }
 
+std::vector<TensorSpec> qkv(const ModelConfig& config) {
+  auto list = linear("qkv", qkv_channels(config), config.channels);
+  for (TensorSpec& spec : list) {
+    const std::string end = spec.name.substr(spec.name.find('.'));
+    if (query_channels(config) > 0) spec.parts.push_back({"query" + end, query_channels(config)});
+    spec.parts.push_back({"key" + end, key_channels(config)});
+    spec.parts.push_back({"value" + end, config.channels});
+  }
+  return list;
+}
+
 std::vector<TensorSpec> branch_end(const std::string& name, int64_t outputs, int64_t inputs,
                                    const ModelConfig& config) {
   auto list = linear(name, outputs, inputs);
@@ -31,7 +42,10 @@ std::vector<TensorSpec> join(std::vector<TensorSpec> first, const std::vector<Te
 }
 
 std::vector<TensorSpec> under(const std::string& prefix, std::vector<TensorSpec> list) {
-  for (TensorSpec& spec : list) spec.name.insert(0, prefix);
+  for (TensorSpec& spec : list) {
+    spec.name.insert(0, prefix);
+    for (Part& part : spec.parts) part.name.insert(0, prefix);
+  }
   return list;
 }
 
@@ -50,14 +64,23 @@ const Entry& find(std::span<const Entry> entries, const char* what, std::string_
               '"');
 }
 
+/// LayerScale's factors of one branch (Touvron et al. 2021), where the model has them.
+std::vector<TensorSpec> scale(const char* name, const ModelConfig& config) {
+  if (config.layer_scale == 0) return {};
+  return {{.name = name, .shape = {config.channels}, .init = Init::kConstant, .spread = config.layer_scale}};
+}
+
 /// The tensors of one layer, whatever the model.
 std::vector<TensorSpec> layer_tensors(const ModelConfig& config) {
   const int64_t d = config.channels;
-  return specs::join(
-      specs::join(specs::norm("mixer_norm", d), specs::under("mixer.", mixer_entry(config.mixer.name).tensors(config))),
-      specs::join(specs::norm("mlp_norm", d),
-                  specs::join(specs::linear("mlp.up", config.mlp_channels, d),
-                              specs::branch_end("mlp.down", d, config.mlp_channels, config))));
+  std::vector<TensorSpec> list;
+  for (const auto& part :
+       {specs::norm("mixer_norm", d), specs::under("mixer.", mixer_entry(config.mixer.name).tensors(config)),
+        scale("mixer_scale", config), specs::norm("mlp_norm", d), specs::linear("mlp.up", config.mlp_channels, d),
+        specs::branch_end("mlp.down", d, config.mlp_channels, config), scale("mlp_scale", config)}) {
+    list = specs::join(std::move(list), part);
+  }
+  return list;
 }
 
 double numbers_in(const std::vector<TensorSpec>& list) {
@@ -86,6 +109,10 @@ std::vector<std::string> mixers_of(const ModelEntry& model) {
 bool is_causal(const ModelConfig& config) { return model_entry(config.model).causal; }
 int64_t positions(const ModelConfig& config) { return model_entry(config.model).positions(config); }
 
+int64_t qkv_channels(const ModelConfig& config) {
+  return query_channels(config) + key_channels(config) + config.channels;
+}
+
 std::vector<TensorSpec> model_tensors(const ModelConfig& config) {
   std::vector<TensorSpec> list = model_entry(config.model).tensors(config);
   const std::vector<TensorSpec> layer = layer_tensors(config);
@@ -93,6 +120,25 @@ std::vector<TensorSpec> model_tensors(const ModelConfig& config) {
     list = specs::join(std::move(list), specs::under("blocks." + std::to_string(i) + ".", layer));
   }
   return list;
+}
+
+std::map<std::string, std::string> model_metadata(const ModelConfig& config) {
+  return {{"format", "aft"}, {"format_version", "2"}, {"library_version", AFT_VERSION}, {"config", to_json(config)}};
+}
+
+std::vector<TensorPiece> model_pieces(const ModelConfig& config) {
+  std::vector<TensorPiece> pieces;
+  for (const TensorSpec& spec : model_tensors(config)) {
+    TensorPiece piece = {spec.name, spec.name, 0, spec.shape, spec.rows_of};
+    if (spec.parts.empty()) pieces.push_back(piece);
+    for (const Part& part : spec.parts) {
+      piece.name = part.name;
+      piece.shape[0] = part.rows;
+      pieces.push_back(piece);
+      piece.row += part.rows;
+    }
+  }
+  return pieces;
 }
 
 int64_t parameter_count(const ModelConfig& config) {

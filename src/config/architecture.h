@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
@@ -17,25 +18,42 @@
 
 namespace aft {
 
-/// One number or word of a ModelConfig or MixerConfig: its name in recipes and model files, and what it may be.
+/// One value of a ModelConfig or MixerConfig: its name in recipes and model files, and what it may be.
 template <typename Owner>
 struct Field {
   const char* name;
-  std::variant<int64_t Owner::*, double Owner::*, std::string Owner::*> member;
+  std::variant<int64_t Owner::*, double Owner::*, std::string Owner::*, bool Owner::*, std::vector<double> Owner::*,
+               std::vector<std::string> Owner::*>
+      member;
   int64_t smallest = 1;                 // of an integer
   std::vector<const char*> words = {};  // that a text may be
+  bool includes_1 = false;              // a number may be in [0, 1], else in [0, 1)
 };
 
 /// Where a tensor's values begin.
-enum class Init { kZeros, kOnes, kNormal };
+enum class Init { kZeros, kOnes, kNormal, kConstant };
+
+/// What the rows of a tensor stand for.
+enum class RowsOf {
+  kAnything,   // a model of another size has other ones
+  kPositions,  // of a sequence: a longer one has the same rows and more
+  kPlaces,     // of a grid of patches, after the class token's: another grid has interpolated ones
+};
+
+/// Rows of a tensor that have a meaning, and a name, of their own.
+struct Part {
+  std::string name;
+  int64_t rows = 0;
+};
 
 struct TensorSpec {
   std::string name;
   std::vector<int64_t> shape;
   Init init = Init::kNormal;
-  double spread = 0;                // standard deviation of kNormal
-  bool decays = false;              // whether weight decay applies: to the weights of linear layers alone
-  bool rows_are_positions = false;  // a longer sequence has the same rows and more
+  double spread = 0;    // standard deviation of kNormal; the value of kConstant
+  bool decays = false;  // whether weight decay applies: to the weights of linear layers alone
+  RowsOf rows_of = RowsOf::kAnything;
+  std::vector<Part> parts = {};  // that the rows consist of, in this order; none: the tensor is one
 };
 
 struct MixerEntry {
@@ -81,11 +99,35 @@ bool is_causal(const ModelConfig& config);
 /// Rows of the token table: the vocabulary, and for pixel_lm one more, the start, which stands before the first value.
 int64_t token_rows(const ModelConfig& config);
 
-/// Channels of the keys of AFT mixers: d, or one a head for aft_conv1d. Their qkv projection has 2 d and these rows.
+/// Channels of the queries: d, or 0 where AFT has no gate.
+int64_t query_channels(const ModelConfig& config);
+
+/// Channels of the keys: d, or one a head for AFT-conv.
 int64_t key_channels(const ModelConfig& config);
+
+/// Rows of the qkv projection: queries, keys and values, in this order.
+int64_t qkv_channels(const ModelConfig& config);
+
+/// Rows and columns of a classifier's grid of patches.
+std::array<int64_t, 2> patch_grid(const ModelConfig& config);
 
 /// Every tensor of a model: part of the file format (docs/model-file.md).
 std::vector<TensorSpec> model_tensors(const ModelConfig& config);
+
+/// The metadata of a model file.
+std::map<std::string, std::string> model_metadata(const ModelConfig& config);
+
+/// A tensor, or one of its parts: what two models of different mixers may have in common.
+struct TensorPiece {
+  std::string name;    // the part's, else the tensor's
+  std::string tensor;  // whose rows [row, row + shape[0]) it is
+  int64_t row = 0;
+  std::vector<int64_t> shape;
+  RowsOf rows_of = RowsOf::kAnything;
+};
+
+/// Every tensor of a model, those with parts cut into them.
+std::vector<TensorPiece> model_pieces(const ModelConfig& config);
 
 /// Numbers in the model's tensors, whatever their count of layers. Throws aft::Error if there are more than 2^53.
 int64_t parameter_count(const ModelConfig& config);

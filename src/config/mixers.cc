@@ -15,6 +15,7 @@ using Specs = std::vector<TensorSpec>;
 
 const Field<M> kHeads = {"heads", &M::heads};
 const Field<M> kFactorChannels = {"factor_channels", &M::factor_channels};
+const Field<M> kGate = {.name = "gate", .member = &M::gate, .words = {"sigmoid", "relu", "none"}};
 
 [[noreturn]] void fail(const std::string& option, const std::string& expected, const std::string& got) {
   throw Error("model config: mixer." + option + ": expected " + expected + ", got " + got);
@@ -32,29 +33,45 @@ void check_conv1d(const ModelConfig& config) {
   fail("window", "an odd number where the model is not causal", std::to_string(config.mixer.window));
 }
 
-/// Of the projections that AFT and attention have in common; `rows` of query, key and value together.
-Specs projections(const ModelConfig& config, int64_t rows) {
-  return specs::join(specs::linear("qkv", rows, config.channels),
-                     specs::branch_end("output", config.channels, config.channels, config));
+/// A kernel is centred on its position of the image, so the positions must be places of it and no others.
+void check_conv2d(const ModelConfig& config) {
+  heads_divide(config);
+  if (config.mixer.window % 2 == 0) fail("window", "an odd number", std::to_string(config.mixer.window));
+  if (config.class_token) fail("name", "another mixer where model.class_token is true", "aft_conv2d");
 }
 
-Specs plain(const ModelConfig& config) { return projections(config, 2 * config.channels + key_channels(config)); }
+/// The projections that AFT and attention have in common.
+Specs plain(const ModelConfig& config) {
+  return specs::join(specs::qkv(config), specs::branch_end("output", config.channels, config.channels, config));
+}
+
+/// What the rows of a table of positions are.
+RowsOf rows_of_table(const ModelConfig& config) { return is_causal(config) ? RowsOf::kPositions : RowsOf::kPlaces; }
 
 /// N(0, 0.01^2): the paper's u, v ~ N(0, 1e-2) read as a spread.
 Specs with_factors(const ModelConfig& config) {
   const std::vector<int64_t> shape = {positions(config), config.mixer.factor_channels};
-  Specs list = {{.name = "u", .shape = shape, .spread = 0.01, .rows_are_positions = true},
-                {.name = "v", .shape = shape, .spread = 0.01, .rows_are_positions = true}};
+  Specs list = {{.name = "u", .shape = shape, .spread = 0.01, .rows_of = rows_of_table(config)},
+                {.name = "v", .shape = shape, .spread = 0.01, .rows_of = rows_of_table(config)}};
   return specs::join(std::move(list), plain(config));
 }
 
 /// Of the kernels only the direction matters, so they do not decay; gamma and beta at 0 begin as AFT-simple.
-Specs with_kernels(const ModelConfig& config) {
-  const int64_t heads = config.mixer.heads;
-  Specs list = {{.name = "weight", .shape = {heads, config.mixer.window}, .spread = 1},
+Specs with_kernels(const ModelConfig& config, const std::vector<int64_t>& shape) {
+  const int64_t heads = shape[0];
+  Specs list = {{.name = "weight", .shape = shape, .spread = 1},
                 {.name = "gamma", .shape = {heads}, .init = Init::kZeros},
                 {.name = "beta", .shape = {heads}, .init = Init::kZeros}};
   return specs::join(std::move(list), plain(config));
+}
+
+Specs conv1d(const ModelConfig& config) { return with_kernels(config, {config.mixer.heads, config.mixer.window}); }
+
+/// Kernels that are w itself begin as AFT-simple too.
+Specs conv2d(const ModelConfig& config) {
+  const std::vector<int64_t> shape = {config.mixer.heads, config.mixer.window, config.mixer.window};
+  if (config.mixer.reparameterised) return with_kernels(config, shape);
+  return specs::join({{.name = "weight", .shape = shape, .init = Init::kZeros}}, plain(config));
 }
 
 /// E and F of linformer: N(0, 1 / rank), so that a projected key or value is as large as one.
@@ -105,10 +122,17 @@ double kept_by_hidden(const ModelConfig& config) {
 
 const std::vector<MixerEntry>& table() {
   static const std::vector<MixerEntry> entries = {
-      {"aft_simple", true, true, {}, nullptr, plain, nothing},
-      {"aft_local", true, true, {{"window", &M::window, 0}, kFactorChannels}, nullptr, with_factors, nothing},
-      {"aft_conv1d", true, true, {kHeads, {"window", &M::window}}, check_conv1d, with_kernels, nothing},
-      {"aft_full", true, true, {kFactorChannels}, nullptr, with_factors, nothing},
+      {"aft_simple", true, true, {kGate}, nullptr, plain, nothing},
+      {"aft_local", true, true, {{"window", &M::window, 0}, kFactorChannels, kGate}, nullptr, with_factors, nothing},
+      {"aft_conv1d", true, true, {kHeads, {"window", &M::window}, kGate}, check_conv1d, conv1d, nothing},
+      {"aft_conv2d",
+       false,
+       true,
+       {kHeads, {"window", &M::window}, kGate, {"global", &M::global}, {"reparameterised", &M::reparameterised}},
+       check_conv2d,
+       conv2d,
+       nothing},
+      {"aft_full", true, true, {kFactorChannels, kGate}, nullptr, with_factors, nothing},
       {"attention", true, true, {kHeads}, heads_divide, plain, nothing},
       {"linear_attention", true, true, {kHeads}, heads_divide, plain, kept_by_features},
       {"sliding_window", true, true, {kHeads, {"window", &M::window}}, heads_divide, plain, kept_by_window},
@@ -129,8 +153,12 @@ const std::vector<MixerEntry>& table() {
 
 std::span<const MixerEntry> mixer_entries() { return table(); }
 
+int64_t query_channels(const ModelConfig& config) {
+  return config.mixer.name.starts_with("aft_") && config.mixer.gate == "none" ? 0 : config.channels;
+}
+
 int64_t key_channels(const ModelConfig& config) {
-  return config.mixer.name == "aft_conv1d" ? config.mixer.heads : config.channels;
+  return config.mixer.name.starts_with("aft_conv") ? config.mixer.heads : config.channels;
 }
 
 }  // namespace aft

@@ -35,9 +35,12 @@ void check(const Field<Owner>& field, const Owner& owner, const std::string& pre
          std::to_string(value));
   } else if (const auto* number = std::get_if<double Owner::*>(&field.member)) {
     const double value = owner.**number;
-    if (!(value >= 0 && value < 1)) fail(name, "a number in [0, 1)", std::to_string(value));
-  } else {
-    const std::string& word = owner.*std::get<std::string Owner::*>(field.member);
+    const bool below = field.includes_1 ? value <= 1 : value < 1;
+    if (!(value >= 0 && below)) {
+      fail(name, std::string("a number in [0, 1") + (field.includes_1 ? "]" : ")"), std::to_string(value));
+    }
+  } else if (const auto* text = std::get_if<std::string Owner::*>(&field.member)) {
+    const std::string& word = owner.**text;
     const auto same = [&](const char* known) { return word == known; };
     if (std::none_of(field.words.begin(), field.words.end(), same)) fail(name, one_of(field.words), '"' + word + '"');
   }
@@ -48,22 +51,39 @@ void write(const Field<Owner>& field, const Owner& owner, Json& json) {
   std::visit([&](auto member) { json[field.name] = owner.*member; }, field.member);
 }
 
+void read_value(const std::string& name, const Json& value, int64_t& to) {
+  if (!value.is_number_integer()) fail(name, "an integer", value.type_name());
+  if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kLargest)) {
+    fail(name, "at most " + std::to_string(kLargest), value.dump());
+  }
+  to = value.get<int64_t>();
+}
+
+void read_value(const std::string& name, const Json& value, double& to) {
+  if (!value.is_number()) fail(name, "a number", value.type_name());
+  to = value.get<double>();
+}
+
+void read_value(const std::string& name, const Json& value, bool& to) {
+  if (!value.is_boolean()) fail(name, "true or false", value.type_name());
+  to = value.get<bool>();
+}
+
+void read_value(const std::string& name, const Json& value, std::string& to) {
+  if (!value.is_string()) fail(name, "a string", value.type_name());
+  to = value.get<std::string>();
+}
+
+template <typename T>
+void read_value(const std::string& name, const Json& value, std::vector<T>& to) {
+  if (!value.is_array()) fail(name, "an array", value.type_name());
+  to.clear();
+  for (const Json& element : value) read_value(name, element, to.emplace_back());
+}
+
 template <typename Owner>
 void read(const Field<Owner>& field, const std::string& prefix, const Json& value, Owner& owner) {
-  const std::string name = prefix + field.name;
-  if (const auto* integer = std::get_if<int64_t Owner::*>(&field.member)) {
-    if (!value.is_number_integer()) fail(name, "an integer", value.type_name());
-    if (value.is_number_unsigned() && value.get<uint64_t>() > static_cast<uint64_t>(kLargest)) {
-      fail(name, "at most " + std::to_string(kLargest), value.dump());
-    }
-    owner.** integer = value.get<int64_t>();
-  } else if (const auto* number = std::get_if<double Owner::*>(&field.member)) {
-    if (!value.is_number()) fail(name, "a number", value.type_name());
-    owner.** number = value.get<double>();
-  } else {
-    if (!value.is_string()) fail(name, "a string", value.type_name());
-    owner.*std::get<std::string Owner::*>(field.member) = value.get<std::string>();
-  }
+  std::visit([&](auto member) { read_value(prefix + field.name, value, owner.*member); }, field.member);
 }
 
 /// Gives the value to the field of its name, in one of the lists. False: none has it.
@@ -129,6 +149,15 @@ void validate(const ModelConfig& config) {
          config.mixer.name);
   }
   if (mixer.check != nullptr) mixer.check(config);
+}
+
+ModelConfig with_side(ModelConfig config, int64_t side) {
+  if (side == 0) return config;
+  if (config.model != "classifier")
+    throw Error("size: expected a classifier, which alone has one, got a " + config.model);
+  config.height = config.width = side;
+  validate(config);
+  return config;
 }
 
 std::string to_json(const ModelConfig& config) {

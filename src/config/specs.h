@@ -15,6 +15,9 @@ std::vector<TensorSpec> linear(const std::string& name, int64_t outputs, int64_t
 /// A linear layer that ends a residual branch: its weights are divided by sqrt(2 layers).
 std::vector<TensorSpec> branch_end(const std::string& name, int64_t outputs, int64_t inputs, const ModelConfig& config);
 
+/// The projection to queries, keys and values: a linear layer whose rows are these three parts.
+std::vector<TensorSpec> qkv(const ModelConfig& config);
+
 /// weight [channels], 1; bias [channels], 0.
 std::vector<TensorSpec> norm(const std::string& name, int64_t channels);
 

@@ -52,11 +52,12 @@ void require_augmentation(const Augmentation& augmentation) {
   require_probability(augmentation.erase);
 }
 
-Picture augmented(Picture picture, const ImageShape& shape, const Augmentation& augmentation, uint64_t draw) {
+Picture augmented(Picture picture, const ImageView& view, const Augmentation& augmentation, uint64_t draw) {
   // Each has a number of its own, used or not: what one draws does not depend on whether the others are on.
   const auto number = [&](uint64_t n) { return mix(draw + n * kMixStep); };
   if (augmentation.crop) {
-    picture = random_resized_crop(picture, shape.height, shape.width, *augmentation.crop, kResampling, number(2));
+    picture = random_resized_crop(picture, view.shape.height, view.shape.width, *augmentation.crop, view.resampling,
+                                  number(2));
   }
   if (augmentation.flip && (number(0) & 1) != 0) flip(picture);
   if (augmentation.jitter > 0) shift_values(picture, augmentation.jitter, number(1));

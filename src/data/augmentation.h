@@ -11,8 +11,12 @@
 
 namespace aft {
 
-/// By what pictures are resized, for training and evaluation alike: as DeiT.
-constexpr auto kResampling = Resampling::kBicubic;
+/// How a model sees pictures, in training and evaluation alike.
+struct ImageView {
+  ImageShape shape;
+  Resampling resampling = Resampling::kBicubic;  // by which they are brought to the shape
+  double crop = 1;                               // fit_for_evaluation()'s crop_fraction
+};
 
 /// What is done to an image that is read with a draw, in this order. `flip` and `jitter` are those of "An Attention
 /// Free Transformer" for CIFAR-10, which has both, with a jitter of 10; the others, with `flip`, those of DeiT.
@@ -33,9 +37,9 @@ Augmentation augmentation_of(const DataConfig& config);
 /// Throws aft::Error, naming the key, for what is out of its range.
 void require_augmentation(const Augmentation& augmentation);
 
-/// The picture as an example of training. It is cropped and resized to `shape` where `crop` says so; otherwise it has
-/// that shape. A pure function of its arguments. Throws aft::Error for a picture of other than 1 or 3 channels, where
-/// more than `flip` and `jitter` is on.
-Picture augmented(Picture picture, const ImageShape& shape, const Augmentation& augmentation, uint64_t draw);
+/// The picture as an example of training. It is cropped and resized to the view's shape where `crop` says so; otherwise
+/// it has that shape. A pure function of its arguments. Throws aft::Error for a picture of other than 1 or 3 channels,
+/// where more than `flip` and `jitter` is on.
+Picture augmented(Picture picture, const ImageView& view, const Augmentation& augmentation, uint64_t draw);
 
 }  // namespace aft

@@ -47,6 +47,9 @@ class DataSet {
   /// that was found; empty for sets that never do so.
   [[nodiscard]] virtual std::vector<std::string> skipped() const { return {}; }
 
+  /// The names of the classes that labels stand for, one a label; none where the set does not say.
+  [[nodiscard]] virtual std::span<const std::string> class_names() const { return {}; }
+
   /// CRC-64/XZ of all that the split holds, labels included, whatever the augmentation: tells one set from another.
   /// Of a set in many files it is of their names and sizes.
   [[nodiscard]] virtual uint64_t checksum(Split split) const = 0;

@@ -83,9 +83,9 @@ std::vector<int64_t> shares(const std::vector<int64_t>& counts, int64_t holdout)
 
 bool has_folders(const fs::path& folder) { return is_folder(folder) && !folders_in(folder).empty(); }
 
-ImageFolder::ImageFolder(const fs::path& folder, const ImageShape& shape, int64_t holdout, Augmentation augmentation,
+ImageFolder::ImageFolder(const fs::path& folder, const ImageView& view, int64_t holdout, Augmentation augmentation,
                          Broken broken)
-    : ImageSet(shape), folder_(folder), augmentation_(augmentation), broken_(broken) {
+    : ImageSet(view.shape), folder_(folder), view_(view), augmentation_(augmentation), broken_(broken) {
   require_augmentation(augmentation);
   const std::string of = folder.string();
   if (!is_folder(folder)) throw Error("data.path: expected a folder of images, a folder a class, got " + of);
@@ -186,8 +186,8 @@ int64_t ImageFolder::bytes(Split split, int64_t index) const {
 void ImageFolder::load(const File& file, std::optional<uint64_t> draw, std::span<uint8_t> out) const {
   Picture picture = with_channels(read_picture(folder_ / file.name), shape().channels);
   const bool whole = draw && augmentation_.crop;  // then the crop is of all that is there
-  if (!whole) picture = fit_for_evaluation(picture, shape().height, shape().width, 1, kResampling);
-  if (draw) picture = augmented(std::move(picture), shape(), augmentation_, *draw);
+  if (!whole) picture = fit_for_evaluation(picture, shape().height, shape().width, view_.crop, view_.resampling);
+  if (draw) picture = augmented(std::move(picture), view_, augmentation_, *draw);
   std::copy(picture.values.begin(), picture.values.end(), out.begin());
 }
 

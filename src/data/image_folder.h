@@ -30,7 +30,7 @@ class ImageFolder : public ImageSet {
   /// files' names, and keeps at least one for train. Throws aft::Error, naming the folder, if it is none, has fewer
   /// than two classes, a class without images, or one in val or test that train lacks; and for a `holdout` that leaves
   /// a class without, or beside a folder val.
-  ImageFolder(const std::filesystem::path& folder, const ImageShape& shape, int64_t holdout, Augmentation augmentation,
+  ImageFolder(const std::filesystem::path& folder, const ImageView& view, int64_t holdout, Augmentation augmentation,
               Broken broken);
 
   [[nodiscard]] int64_t size(Split split) const override;
@@ -56,6 +56,7 @@ class ImageFolder : public ImageSet {
   void note(const File& file, const std::string& problem) const;
 
   std::filesystem::path folder_;
+  ImageView view_;
   Augmentation augmentation_;
   Broken broken_;
   Files files_[3];  // by Split

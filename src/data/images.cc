@@ -75,7 +75,7 @@ Label Images::read(Split split, int64_t index, std::optional<uint64_t> draw, std
   const int64_t image = first(split) + index;
   const auto pixels = part(split).pixels.begin() + image * shape().bytes();
   if (draw) {
-    const Picture picture = augmented({shape(), {pixels, pixels + shape().bytes()}}, shape(), augmentation_, *draw);
+    const Picture picture = augmented({shape(), {pixels, pixels + shape().bytes()}}, {shape()}, augmentation_, *draw);
     std::copy(picture.values.begin(), picture.values.end(), out.begin());
   } else {
     std::copy_n(pixels, out.size(), out.begin());
@@ -91,19 +91,23 @@ uint64_t Images::checksum(Split split) const {
   return lzma_crc64(part(split).labels.data() + begin, count, pixels);
 }
 
-std::unique_ptr<ImageSet> load_images(const DataConfig& config, const ImageShape& wanted) {
+std::unique_ptr<ImageSet> load_images(const DataConfig& config, const ImageView& view) {
   validate(config);
   const Augmentation augmentation = augmentation_of(config);
   if (config.format == "cifar10") return load_cifar10(config.path, config.holdout, augmentation);
   if (config.format == "idx") return load_idx(config.path, config.holdout, augmentation);
   if (config.format == "folder") {
     const Broken broken = config.broken == "skip" ? Broken::kSkip : Broken::kStop;
-    return std::make_unique<ImageFolder>(config.path, wanted, config.holdout, augmentation, broken);
+    return std::make_unique<ImageFolder>(config.path, view, config.holdout, augmentation, broken);
   }
   throw Error("data.format: expected images (\"cifar10\", \"idx\" or \"folder\"), got \"" + config.format + "\"");
 }
 
-std::unique_ptr<ImageSet> load_any_images(const std::filesystem::path& folder, const ImageShape& wanted) {
+bool is_data_set(const std::filesystem::path& folder) {
+  return find_data_file(folder, "data_batch_1.bin") || find_data_file(folder, "train-images-idx3-ubyte");
+}
+
+std::unique_ptr<ImageSet> load_any_images(const std::filesystem::path& folder, const ImageView& view) {
   DataConfig config;
   config.path = folder.string();
   config.holdout = 0;
@@ -119,7 +123,7 @@ std::unique_ptr<ImageSet> load_any_images(const std::filesystem::path& folder, c
                 "train-images-idx3-ubyte (IDX), plain, .gz or .xz, or a folder of images for each class, got one " +
                 "with none of them");
   }
-  return load_images(config, wanted);
+  return load_images(config, view);
 }
 
 }  // namespace aft

@@ -28,12 +28,14 @@ class ImageSet : public DataSet {
   [[nodiscard]] const ImageShape& shape() const { return shape_; }
   /// Labels are 0, 1, ... classes() - 1.
   [[nodiscard]] int64_t classes() const { return classes_; }
-  /// One a label; none where the set does not say.
-  [[nodiscard]] const std::vector<std::string>& class_names() const { return class_names_; }
+  [[nodiscard]] std::span<const std::string> class_names() const override { return class_names_; }
 
  protected:
   explicit ImageSet(const ImageShape& shape) : shape_(shape) {}
-  void set_classes(int64_t number) { classes_ = number; }
+  void set_classes(int64_t number, std::vector<std::string> names = {}) {
+    classes_ = number;
+    class_names_ = std::move(names);
+  }
   void set_classes(std::vector<std::string> names) {
     classes_ = std::ssize(names);
     class_names_ = std::move(names);
@@ -74,13 +76,16 @@ class Images : public ImageSet {
   Augmentation augmentation_;
 };
 
-/// The images that a configuration of format "cifar10", "idx" or "folder" names. Those of a folder are given in the
-/// shape `wanted`, the others in that which they have. Throws aft::Error, naming the key or the file, if the
+/// The images that a configuration of format "cifar10", "idx" or "folder" names. Those of a folder are given as `view`
+/// has them, the others in the shape that they have. Throws aft::Error, naming the key or the file, if the
 /// configuration is wrong, or a file is missing, cannot be read or is not what it should be.
-std::unique_ptr<ImageSet> load_images(const DataConfig& config, const ImageShape& wanted);
+std::unique_ptr<ImageSet> load_images(const DataConfig& config, const ImageView& view);
+
+/// Whether the folder holds a data set in one of the forms of CIFAR-10 and MNIST.
+bool is_data_set(const std::filesystem::path& folder);
 
 /// The images of a folder, of whichever format its files or folders are named as, nothing held out. Throws aft::Error
 /// if it has none of them, or as load_images().
-std::unique_ptr<ImageSet> load_any_images(const std::filesystem::path& folder, const ImageShape& wanted);
+std::unique_ptr<ImageSet> load_any_images(const std::filesystem::path& folder, const ImageView& view);
 
 }  // namespace aft

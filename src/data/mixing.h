@@ -42,6 +42,7 @@ class MixedImages : public DataSet {
   [[nodiscard]] int64_t bytes(Split split, int64_t index) const override { return images_->bytes(split, index); }
   Label read(Split split, int64_t index, std::optional<uint64_t> draw, std::span<uint8_t> out) const override;
   [[nodiscard]] std::vector<std::string> skipped() const override { return images_->skipped(); }
+  [[nodiscard]] std::span<const std::string> class_names() const override { return images_->class_names(); }
   [[nodiscard]] uint64_t checksum(Split split) const override { return images_->checksum(split); }
 
  private:

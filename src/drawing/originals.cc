@@ -25,7 +25,7 @@ std::vector<Picture> read_originals(const std::filesystem::path& path, const Ima
   std::error_code error;
   std::vector<Picture> pictures;
   if (std::filesystem::is_directory(path, error)) {
-    pictures = first_pictures(*load_any_images(path, shape), count);
+    pictures = first_pictures(*load_any_images(path, {shape}), count);
   } else {
     pictures = {read_picture(path)};
   }

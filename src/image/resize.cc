@@ -168,6 +168,13 @@ void require_size(int64_t height, int64_t width) {
 
 }  // namespace
 
+Resampling resampling_named(std::string_view name) {
+  if (name == "nearest") return Resampling::kNearest;
+  if (name == "bilinear") return Resampling::kBilinear;
+  if (name == "bicubic") return Resampling::kBicubic;
+  throw Error("resampling: expected nearest, bilinear or bicubic, got " + std::string(name));
+}
+
 FilterWeights filter_weights(int64_t size, float begin, float end, int64_t results, Resampling resampling) {
   return weights_along({size, begin, end, results, 0, results}, resampling);
 }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "image/picture.h"
@@ -14,6 +15,9 @@ namespace aft {
 /// kNearest: the source at the position of the result's centre. kBilinear: a triangle. kBicubic: the cubic convolution
 /// of Keys (1981) with a = -1/2.
 enum class Resampling { kNearest, kBilinear, kBicubic };
+
+/// Of "nearest", "bilinear" or "bicubic". Throws aft::Error for another name.
+Resampling resampling_named(std::string_view name);
 
 /// Along one axis: result i is the sum of weights[i * taps + j] * source[first[i] + j] over j < count[i] <= taps. The
 /// sources lie inside; the weights of a result sum to 1.

@@ -13,11 +13,18 @@
 #include "models/model.h"
 
 // What the models have in common: pre-LayerNorm blocks of a mixer and a two-layer GELU MLP, dropout on both residual
-// branches (Zhai et al. 2021, section 4.2; Vaswani et al. 2017).
+// branches (Zhai et al. 2021, section 4.2; Vaswani et al. 2017), and of classifiers LayerScale (Touvron et al. 2021)
+// and stochastic depth (Huang et al. 2016).
 
 namespace aft {
 
-torch::nn::LayerNorm layer_norm(int64_t channels);
+/// The layer norm of the model's channels and eps.
+torch::nn::LayerNorm layer_norm(const ModelConfig& config);
+
+/// What training leaves of a branch of layer `layer`: of each example, x [B, ...], all or nothing. The branch is left
+/// out with a probability that rises linearly from 0 in the first layer to stochastic_depth in the last, and what stays
+/// is divided by the probability to stay. Else x itself.
+torch::Tensor keep_or_drop(const torch::Tensor& x, const ModelConfig& config, int64_t layer, bool training);
 
 /// Dropout as the config says while training; else x itself.
 torch::Tensor drop(const torch::Tensor& x, const ModelConfig& config, bool training);
@@ -37,8 +44,10 @@ struct Block : torch::nn::Cloneable<Block> {
   ModelConfig config;
   torch::nn::LayerNorm mixer_norm{nullptr};
   Mixer mixer;
+  torch::Tensor mixer_scale;  // [d], LayerScale's; undefined where the model has none
   torch::nn::LayerNorm mlp_norm{nullptr};
   std::shared_ptr<MLPImpl> mlp;
+  torch::Tensor mlp_scale;
 };
 
 torch::nn::ModuleList make_blocks(const ModelConfig& config);

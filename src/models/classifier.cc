@@ -18,10 +18,14 @@ struct ClassifierImpl::Embedding : torch::nn::Cloneable<Embedding> {
   void reset() override {
     const int64_t numbers = config.patch * config.patch * config.colors;
     patch = register_module("patch", torch::nn::Linear(numbers, config.channels));
-    position = register_module("position", torch::nn::Embedding(positions(config), config.channels));
+    if (config.class_token) class_token = register_parameter("class", torch::zeros({config.channels}));
+    if (config.position_embedding) {
+      position = register_module("position", torch::nn::Embedding(positions(config), config.channels));
+    }
   }
   ModelConfig config;
   torch::nn::Linear patch{nullptr};
+  torch::Tensor class_token;  // [d]
   torch::nn::Embedding position{nullptr};
 };
 
@@ -35,8 +39,8 @@ void ClassifierImpl::reset() {
   observe({});
   embedding_ = register_module("embedding", std::make_shared<Embedding>(config));
   blocks_ = register_module("blocks", make_blocks(config));
-  norm_ = register_module("norm", layer_norm(config.channels));
-  head_ = register_module("head", torch::nn::Linear(config.channels, config.classes));
+  norm_ = register_module("norm", layer_norm(config));
+  if (config.classes > 0) head_ = register_module("head", torch::nn::Linear(config.channels, config.classes));
   initialise(0);
 }
 
@@ -54,12 +58,19 @@ torch::Tensor ClassifierImpl::forward(const torch::Tensor& images) {
                            .permute({0, 1, 3, 2, 4, 5})
                            .reshape({images.size(0), rows * columns, side * side * config.colors});
   const auto hear = [this](const std::string& name, const torch::Tensor& value) { saw(name, value); };
-  auto x = drop(embedding_->patch(patches) + embedding_->position->weight, config, is_training());  // [B, T, d]
+  auto x = embedding_->patch(patches);  // [B, T, d]
+  if (config.class_token) {
+    x = torch::cat({embedding_->class_token.to(x.scalar_type()).expand({x.size(0), 1, -1}), x}, 1);
+  }
+  if (config.position_embedding) x = x + embedding_->position->weight;
+  x = drop(x, config, is_training());
   saw("embedding", x);
   x = run_blocks(blocks_, x, nullptr, is_training(), hear);
-  auto logits = head_(norm_(x).mean(1));
-  saw("head", logits);
-  return logits;
+  const auto normal = norm_(x);
+  auto y = config.class_token ? normal.select(1, 0) : normal.mean(1);
+  if (config.classes > 0) y = head_(y);
+  saw("head", y);
+  return y;
 }
 
 std::tuple<torch::Tensor, ModelState> ClassifierImpl::forward_with_state(const torch::Tensor& /*images*/,

@@ -10,8 +10,9 @@
 
 namespace aft {
 
-/// The plainest image classifier: patches of patch x patch pixels through one linear layer and learned positions (as
-/// Dosovitskiy et al. 2021), blocks whose mixer sees all positions, norm, mean over the positions, linear head.
+/// Image classifier: patches of patch x patch pixels through one linear layer (as Dosovitskiy et al. 2021), a class
+/// token before them and learned positions where the config has these, blocks whose mixer sees all positions, norm, the
+/// class token or the mean over all positions, and a linear head, without which it gives features [B, d].
 class ClassifierImpl : public torch::nn::Cloneable<ClassifierImpl>, public Model {
  public:
   /// Throws aft::Error for an impossible configuration. Values are those of initialise(0).

@@ -27,7 +27,7 @@ void LanguageModelImpl::reset() {
   observe({});
   embedding_ = register_module("embedding", std::make_shared<Embedding>(config));
   blocks_ = register_module("blocks", make_blocks(config));
-  norm_ = register_module("norm", layer_norm(config.channels));
+  norm_ = register_module("norm", layer_norm(config));
   head_ = register_module("head",
                           torch::nn::Linear(torch::nn::LinearOptions(config.channels, config.vocabulary).bias(false)));
   initialise(0);

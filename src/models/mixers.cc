@@ -42,10 +42,28 @@ Mixer wrap(Holder layer) {
       [layer](int64_t batch) { return layer->initial_state(batch); }};
 }
 
+/// For layers that see all positions at once and have no state.
+template <typename Holder>
+Mixer wrap_stateless(Holder layer, const char* name) {
+  const auto refuse = [name]() -> Error {
+    return Error(std::string("state: ") + name + " is not causal and has none");
+  };
+  return {
+      layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
+      [refuse](const torch::Tensor&, const MixerState&) -> std::tuple<torch::Tensor, MixerState> { throw refuse(); },
+      [refuse](int64_t) -> MixerState { throw refuse(); }};
+}
+
+Gate gate_of(const ModelConfig& config) {
+  const std::string& name = config.mixer.gate;
+  return name == "none" ? Gate::kNone : name == "relu" ? Gate::kRelu : Gate::kSigmoid;
+}
+
 Mixer make_aft_simple(const ModelConfig& config) {
   nn::AFTSimpleOptions options;
   options.channels = config.channels;
   options.causal = is_causal(config);
+  options.gate = gate_of(config);
   return wrap_aft(nn::AFTSimple(options));
 }
 
@@ -56,6 +74,7 @@ Mixer make_aft_local(const ModelConfig& config) {
   options.window = config.mixer.window;
   options.factor_channels = config.mixer.factor_channels;
   options.causal = is_causal(config);
+  options.gate = gate_of(config);
   return wrap_aft(nn::AFTLocal(options));
 }
 
@@ -65,6 +84,7 @@ Mixer make_aft_full(const ModelConfig& config) {
   options.context = positions(config);
   options.factor_channels = config.mixer.factor_channels;
   options.causal = is_causal(config);
+  options.gate = gate_of(config);
   return wrap_aft(nn::AFTFull(options));
 }
 
@@ -74,7 +94,20 @@ Mixer make_aft_conv1d(const ModelConfig& config) {
   options.heads = config.mixer.heads;
   options.kernel = config.mixer.window;
   options.causal = is_causal(config);
+  options.gate = gate_of(config);
   return wrap_aft(nn::AFTConv1d(options));
+}
+
+Mixer make_aft_conv2d(const ModelConfig& config) {
+  nn::AFTConv2dOptions options;
+  options.channels = config.channels;
+  options.heads = config.mixer.heads;
+  options.kernel = config.mixer.window;
+  options.gate = gate_of(config);
+  options.grid = patch_grid(config);
+  options.reparameterised = config.mixer.reparameterised;
+  options.global = config.mixer.global;
+  return wrap_stateless(nn::AFTConv2d(options), "aft_conv2d");
 }
 
 Mixer make_attention(const ModelConfig& config) {
@@ -94,18 +127,6 @@ Mixer make_synthesizer(const ModelConfig& config) {
       Synthesizer(config.channels, config.mixer.heads, positions(config), config.mixer.weights, is_causal(config)));
 }
 
-/// For layers that see all positions at once and have no state.
-template <typename Holder>
-Mixer wrap_stateless(Holder layer, const char* name) {
-  const auto refuse = [name]() -> Error {
-    return Error(std::string("state: ") + name + " is not causal and has none");
-  };
-  return {
-      layer.ptr(), [layer](const torch::Tensor& x) mutable { return layer->forward(x); },
-      [refuse](const torch::Tensor&, const MixerState&) -> std::tuple<torch::Tensor, MixerState> { throw refuse(); },
-      [refuse](int64_t) -> MixerState { throw refuse(); }};
-}
-
 Mixer make_linformer(const ModelConfig& config) {
   return wrap_stateless(Linformer(config.channels, config.mixer.heads, positions(config), config.mixer.rank),
                         "linformer");
@@ -122,11 +143,17 @@ struct Entry {
 
 // A new mixer is one line here, and an entry of src/config/mixers.cc.
 constexpr Entry kMixers[] = {
-    {"aft_simple", make_aft_simple},         {"aft_local", make_aft_local},
-    {"aft_conv1d", make_aft_conv1d},         {"aft_full", make_aft_full},
-    {"attention", make_attention},           {"linear_attention", make_linear_attention},
-    {"sliding_window", make_sliding_window}, {"linformer", make_linformer},
-    {"synthesizer", make_synthesizer},       {"mlp_mixer", make_mlp_mixer},
+    {"aft_simple", make_aft_simple},
+    {"aft_local", make_aft_local},
+    {"aft_conv1d", make_aft_conv1d},
+    {"aft_conv2d", make_aft_conv2d},
+    {"aft_full", make_aft_full},
+    {"attention", make_attention},
+    {"linear_attention", make_linear_attention},
+    {"sliding_window", make_sliding_window},
+    {"linformer", make_linformer},
+    {"synthesizer", make_synthesizer},
+    {"mlp_mixer", make_mlp_mixer},
 };
 
 }  // namespace

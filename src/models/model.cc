@@ -35,7 +35,7 @@ void Model::initialise(uint64_t seed) {
       // On whatever device the model is, it begins with the same weights.
       value.copy_(torch::empty(value.sizes(), value.options().device(torch::kCPU)).normal_(0, spec.spread, generator));
     } else {
-      value.fill_(spec.init == Init::kOnes ? 1 : 0);
+      value.fill_(spec.init == Init::kConstant ? spec.spread : spec.init == Init::kOnes ? 1 : 0);
     }
   }
 }

@@ -72,8 +72,9 @@ ModelPtr make_model(const ModelConfig& config);
 /// Writes the model file (f32, config in the metadata) from any device, whole or not at all. Throws aft::Error.
 void save_model(const Model& model, const std::filesystem::path& path);
 
-/// The model of a model file, a trainer's checkpoint or a run folder, on the CPU. Throws aft::Error.
-ModelPtr load_model(const std::filesystem::path& path);
+/// The model of a model file, a trainer's checkpoint or a run folder, on the CPU; a classifier for images of side x
+/// side pixels unless that is 0. Throws aft::Error.
+ModelPtr load_model(const std::filesystem::path& path, int64_t side = 0);
 
 /// Gives the model the weights of a model file, a checkpoint or a run folder. Throws aft::Error, changing nothing, for
 /// what does not fit: runtime::ModelFile::check_fits(). Tensors whose names match a pattern of `skip` ("head.*") stay

@@ -60,7 +60,7 @@ void matvec(const float* w, int64_t rows, int64_t columns, int64_t stride, const
   }
 }
 
-void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float* y) {
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* y) {
   const D d;
   V sum = hn::Zero(d);
   for (int64_t i = 0; i < n; i += kLanes) sum = hn::Add(sum, simd::LoadSome(d, x + i, n - i));
@@ -73,7 +73,7 @@ void layer_norm(const float* x, const float* weight, const float* bias, int64_t 
     squares = hn::MulAdd(centred, centred, squares);
   }
   const float variance = hn::GetLane(hn::SumOfLanes(d, squares)) / static_cast<float>(n);
-  const V scale = hn::Set(d, 1.0F / std::sqrt(variance + 1e-5F));
+  const V scale = hn::Set(d, 1.0F / std::sqrt(variance + eps));
   for (int64_t i = 0; i < n; i += kLanes) {
     const V normal = hn::Mul(hn::Sub(simd::LoadSome(d, x + i, n - i), vmean), scale);
     simd::StoreSome(hn::MulAdd(normal, simd::LoadSome(d, weight + i, n - i), simd::LoadSome(d, bias + i, n - i)), d,
@@ -184,8 +184,8 @@ void matvec(const float* w, int64_t rows, int64_t columns, int64_t stride, const
             bool add_to_y, float* y) {
   HWY_DYNAMIC_DISPATCH(matvec)(w, rows, columns, stride, x, bias, add_to_y, y);
 }
-void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float* y) {
-  HWY_DYNAMIC_DISPATCH(layer_norm)(x, weight, bias, n, y);
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* y) {
+  HWY_DYNAMIC_DISPATCH(layer_norm)(x, weight, bias, eps, n, y);
 }
 void add(const float* bias, int64_t n, float* x) { HWY_DYNAMIC_DISPATCH(add)(bias, n, x); }
 void gelu(const float* bias, int64_t n, float* x) { HWY_DYNAMIC_DISPATCH(gelu)(bias, n, x); }

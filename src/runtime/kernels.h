@@ -12,8 +12,8 @@ namespace aft::runtime::kernels {
 void matvec(const float* w, int64_t rows, int64_t columns, int64_t stride, const float* x, const float* bias,
             bool add_to_y, float* y);
 
-/// y = (x - mean) / sqrt(variance + 1e-5) * weight + bias, biased variance over the n elements.
-void layer_norm(const float* x, const float* weight, const float* bias, int64_t n, float* y);
+/// y = (x - mean) / sqrt(variance + eps) * weight + bias, biased variance over the n elements.
+void layer_norm(const float* x, const float* weight, const float* bias, float eps, int64_t n, float* y);
 
 /// x += bias.
 void add(const float* bias, int64_t n, float* x);

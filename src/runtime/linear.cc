@@ -73,7 +73,7 @@ void apply(const Linear& linear, const float* in, int64_t rows, Rows how, After 
 void apply(const Norm& norm, const float* in, int64_t rows, int64_t channels, float* out, ThreadPool& pool) {
   pool.run((rows + kNormRows - 1) / kNormRows, [&](int64_t i) {
     for (int64_t row = i * kNormRows; row < std::min(rows, (i + 1) * kNormRows); ++row) {
-      kernels::layer_norm(in + row * channels, norm.weight, norm.bias, channels, out + row * channels);
+      kernels::layer_norm(in + row * channels, norm.weight, norm.bias, norm.eps, channels, out + row * channels);
     }
   });
 }

@@ -11,7 +11,7 @@ Model Model::load(const std::filesystem::path& path, ThreadPool& pool) {
   const ModelFile file(path);
   if (!is_causal(file.config())) {
     throw Error(file.path().string() + ": expected a model that predicts the next token, got a " + file.config().model +
-                ", which aft-train eval runs");
+                ", which aft classify runs");
   }
   require_mixer(file.config(), file.path().string());
   Model model;
@@ -46,7 +46,7 @@ int64_t Model::weight_bytes_per_token() const {
   const int64_t d = c.channels;
   // Per block: matrices apart, two norms, biases, a row of the band for each head. Once: a row of each embedding, the
   // norm, the head.
-  const int64_t block = 4 * d + 2 * d + key_channels(c) + d + c.mlp_channels + d +
+  const int64_t block = 4 * d + qkv_channels(c) + d + c.mlp_channels + d +
                         (weights_->has_band ? weights_->heads * (weights_->left + 1) : 0);
   const int64_t floats = matrix_parameters() + c.layers * block + 2 * d + 2 * d + c.vocabulary * d;
   return floats * static_cast<int64_t>(sizeof(float));

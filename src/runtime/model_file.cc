@@ -8,6 +8,7 @@
 
 #include "aft/error.h"
 #include "config/architecture.h"
+#include "image/resize.h"
 
 namespace aft::runtime {
 namespace {
@@ -33,11 +34,31 @@ std::string_view checkpoint_prefix(const SafetensorsFile& file) {
   return first != file.tensors().end() && first->first.starts_with("average.") ? "average." : "weights.";
 }
 
-/// Lists of names in errors stop here: a foreign file may hold thousands of tensors.
-constexpr int kMostNamed = 8;
+/// What is wrong with the tensors of a file, as one error.
+class Problems {
+ public:
+  void add(const std::string& problem) {
+    if (++count_ <= kMostNamed) list_ += (list_.empty() ? "" : "; ") + problem;
+  }
+  void throw_if_any(const std::string& where) {
+    if (count_ == 0) return;
+    if (count_ > kMostNamed) list_ += "; and " + std::to_string(count_ - kMostNamed) + " more";
+    throw Error(where + ": its tensors do not fit the model: " + list_);
+  }
 
-void add_problem(std::string* list, int64_t* count, const std::string& problem) {
-  if (++*count <= kMostNamed) *list += (list->empty() ? "" : "; ") + problem;
+ private:
+  static constexpr int kMostNamed = 8;  // a foreign file may hold thousands of tensors
+  std::string list_;
+  int64_t count_ = 0;
+};
+
+/// What the file must have where the model has `piece`: the shape, or any number of places. `own` is the file's config.
+std::vector<int64_t> wanted_shape(const TensorPiece& piece, const ModelConfig& config, const ModelConfig& own) {
+  std::vector<int64_t> shape = piece.shape;
+  if (piece.rows_of == RowsOf::kPositions) shape[0] = std::min(shape[0], positions(own));
+  const bool images = own.model == config.model && own.class_token == config.class_token;
+  if (piece.rows_of == RowsOf::kPlaces && images) shape[0] = positions(own);
+  return shape;
 }
 
 }  // namespace
@@ -80,47 +101,91 @@ ModelFile::ModelFile(const std::filesystem::path& path) : path_(find_model(path)
   }
 
   for (const auto& [name, tensor] : tensors_) parameters_ += static_cast<int64_t>(tensor.bytes / sizeof(float));
-  check_fits(config_);
+  check_tensors();
+}
+
+/// Whether they are those of the config in the file.
+void ModelFile::check_tensors() const {
+  const std::string where = path_.string();
+  // A config that asks for more layers than the file has tensors is wrong whatever their names: no endless list.
+  if (config_.layers > static_cast<int64_t>(tensors_.size())) {
+    throw Error(where + ": expected a model of " + std::to_string(config_.layers) +
+                " layers, but the file holds only " + std::to_string(tensors_.size()) + " tensors");
+  }
+  Problems problems;
+  std::map<std::string, TensorSpec> expected;
+  for (const TensorSpec& spec : model_tensors(config_)) expected.emplace(spec.name, spec);
+  for (const auto& [name, spec] : expected) {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) {
+      problems.add(name + " is missing");
+    } else if (found->second.dtype != "F32") {
+      problems.add(name + " has type " + found->second.dtype + ", expected F32");
+    } else if (found->second.shape != spec.shape) {
+      problems.add(name + " has shape " + text(found->second.shape) + ", expected " + text(spec.shape));
+    }
+  }
+  for (const auto& [name, tensor] : tensors_) {
+    if (!expected.contains(name)) problems.add(name + " does not belong to the model");
+  }
+  problems.throw_if_any(where);
 }
 
 void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::string>& skip) const {
   const std::string where = path_.string();
-  // A config that asks for more layers than the file has tensors is wrong whatever their names: no endless list.
   if (config.layers > static_cast<int64_t>(tensors_.size())) {
     throw Error(where + ": expected a model of " + std::to_string(config.layers) + " layers, but the file holds only " +
                 std::to_string(tensors_.size()) + " tensors");
   }
-  std::map<std::string, TensorSpec> expected;
-  for (const TensorSpec& spec : model_tensors(config)) expected[spec.name] = spec;
+  std::map<std::string, TensorPiece> expected;
+  std::map<std::string, TensorPiece> own;
+  for (const TensorPiece& piece : model_pieces(config)) expected.emplace(piece.name, piece);
+  for (const TensorPiece& piece : model_pieces(config_)) own.emplace(piece.name, piece);
+  const auto skipped = [](const TensorPiece& piece, const std::vector<std::string>& patterns) {
+    return matches_any(piece.name, patterns) || matches_any(piece.tensor, patterns);
+  };
   for (const std::string& pattern : skip) {
-    const auto matches = [&](const auto& tensor) { return matches_any(tensor.first, {pattern}); };
-    if (std::none_of(expected.begin(), expected.end(), matches) &&
-        std::none_of(tensors_.begin(), tensors_.end(), matches)) {
+    const auto matches = [&](const auto& item) { return skipped(item.second, {pattern}); };
+    if (std::none_of(expected.begin(), expected.end(), matches) && std::none_of(own.begin(), own.end(), matches)) {
       throw Error("\"" + pattern + "\" matches no tensor of the model and none of " + where);
     }
   }
-  std::string problems;
-  int64_t count = 0;
-  for (const auto& [name, spec] : expected) {
-    if (matches_any(name, skip)) continue;
-    std::vector<int64_t> shape = spec.shape;
-    if (spec.rows_are_positions) shape[0] = std::min(shape[0], positions(config_));
-    const auto found = tensors_.find(name);
-    if (found == tensors_.end()) {
-      add_problem(&problems, &count, name + " is missing");
-    } else if (found->second.dtype != "F32") {
-      add_problem(&problems, &count, name + " has type " + found->second.dtype + ", expected F32");
+  Problems problems;
+  for (const auto& [name, piece] : expected) {
+    if (skipped(piece, skip)) continue;
+    const std::vector<int64_t> shape = wanted_shape(piece, config, config_);
+    const auto found = own.find(name);
+    if (found == own.end()) {
+      problems.add(name + " is missing");
     } else if (found->second.shape != shape) {
-      add_problem(&problems, &count, name + " has shape " + text(found->second.shape) + ", expected " + text(shape));
+      problems.add(name + " has shape " + text(found->second.shape) + ", expected " + text(shape));
     }
   }
-  for (const auto& [name, tensor] : tensors_) {
-    if (!expected.contains(name) && !matches_any(name, skip)) {
-      add_problem(&problems, &count, name + " does not belong to the model");
-    }
+  for (const auto& [name, piece] : own) {
+    if (!expected.contains(name) && !skipped(piece, skip)) problems.add(name + " does not belong to the model");
   }
-  if (count > kMostNamed) problems += "; and " + std::to_string(count - kMostNamed) + " more";
-  if (count > 0) throw Error(where + ": its tensors do not fit the model: " + problems);
+  problems.throw_if_any(where);
+}
+
+std::vector<float> ModelFile::values(const ModelConfig& config, const TensorPiece& piece) const {
+  for (const TensorPiece& own : model_pieces(config_)) {
+    if (own.name != piece.name) continue;
+    int64_t columns = 1;
+    for (size_t i = 1; i < own.shape.size(); ++i) columns *= own.shape[i];
+    std::vector<float> values(static_cast<size_t>(own.shape[0] * columns));
+    read(own.tensor, own.row * columns, static_cast<int64_t>(values.size()), values.data());
+    if (piece.rows_of != RowsOf::kPlaces || patch_grid(config_) == patch_grid(config)) return values;
+    // The class token's row stands before the grid and stays.
+    const auto [rows, width] = patch_grid(config_);
+    const auto [new_rows, new_width] = patch_grid(config);
+    const auto first = values.begin() + (config_.class_token ? columns : 0);
+    std::vector<float> fitted(values.begin(), first);
+    const auto resized = resize_floats(std::span<const float>(first, values.end()), rows, width, columns, new_rows,
+                                       new_width, Resampling::kBicubic);
+    fitted.insert(fitted.end(), resized.begin(), resized.end());
+    return fitted;
+  }
+  throw Error(path_.string() + ": the tensor " + piece.name + " is missing");
 }
 
 void ModelFile::read(const std::string& name, int64_t begin, int64_t count, float* to) const {

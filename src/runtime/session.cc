@@ -51,7 +51,7 @@ struct Session::Parts {
     grow(x, c.channels);
     grow(normal, c.channels);
     grow(mixed, c.channels);
-    grow(qkv, 2 * c.channels + key_channels(c));
+    grow(qkv, qkv_channels(c));
     grow(hidden, c.mlp_channels);
   }
 
@@ -98,7 +98,7 @@ struct Session::Parts {
   std::vector<std::unique_ptr<Mixer>> mixers;
   std::vector<float> x;       // [rows, d], the residual stream
   std::vector<float> normal;  // [rows, d]
-  std::vector<float> qkv;     // [rows, 2 d + key channels]
+  std::vector<float> qkv;     // [rows, qkv channels]
   std::vector<float> mixed;   // [rows, d]
   std::vector<float> hidden;  // [rows, mlp_channels]
   std::vector<float> logits;  // [B, vocabulary]

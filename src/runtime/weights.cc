@@ -3,13 +3,13 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cmath>
 #include <new>
 #include <string>
 #include <vector>
 
 #include "aft/ops/local_bias.h"
 #include "config/architecture.h"
+#include "runtime/conv_kernels.h"
 
 namespace aft::runtime {
 namespace {
@@ -56,22 +56,12 @@ std::vector<float> read(const ModelFile& file, const std::string& name, int64_t 
   return values;
 }
 
-/// The kernels of aft_conv1d: gamma (w - mean) / sqrt(var + 1e-5) + beta over the head's s weights, var biased; of each
-/// the last left + 1, which is all that a sequence of the context can see.
-void make_kernels(const ModelFile& file, const std::string& name, int64_t left, float* band) {
-  const ModelConfig& config = file.config();
-  const int64_t s = config.mixer.window;
-  const std::vector<float> weights = read(file, name + "mixer.weight", config.mixer.heads * s);
-  const std::vector<float> gamma = read(file, name + "mixer.gamma", config.mixer.heads);
-  const std::vector<float> beta = read(file, name + "mixer.beta", config.mixer.heads);
-  const float* weight = weights.data();
-  for (int64_t h = 0; h < config.mixer.heads; ++h, weight += s) {
-    double mean = 0;
-    for (int64_t j = 0; j < s; ++j) mean += static_cast<double>(weight[j]) / static_cast<double>(s);
-    double variance = 0;
-    for (int64_t j = 0; j < s; ++j) variance += (weight[j] - mean) * (weight[j] - mean) / static_cast<double>(s);
-    const double scale = gamma[h] / std::sqrt(variance + 1e-5);
-    for (int64_t j = s - 1 - left; j < s; ++j) *band++ = static_cast<float>(scale * (weight[j] - mean) + beta[h]);
+/// Of each kernel of aft_conv1d the last left + 1 weights, which is all that a sequence of the context can see.
+void make_kernels(const ModelFile& file, const std::string& mixer, int64_t left, float* band) {
+  const int64_t s = file.config().mixer.window;
+  const std::vector<float> kernels = conv_kernels(file, mixer);
+  for (int64_t h = 0; h < file.config().mixer.heads; ++h, band += left + 1) {
+    std::copy_n(kernels.begin() + (h + 1) * s - 1 - left, left + 1, band);
   }
 }
 
@@ -140,12 +130,12 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
     const std::string name = "blocks." + std::to_string(i) + ".";
     Block block;
     block.mixer_norm = from.norm(name + "mixer_norm", d);
-    block.qkv = from.linear(name + "mixer.qkv", 2 * d + key_channels(config), d);
+    block.qkv = from.linear(name + "mixer.qkv", qkv_channels(config), d);
     if (has_band) {
       float* band = memory_.take(band_floats(config));
       block.band = band;
       if (config.mixer.name == "aft_conv1d") {
-        make_kernels(file, name, left, band);
+        make_kernels(file, name + "mixer.", left, band);
       } else {
         const ops::LocalBiasShape shape = {
             .heads = 1, .rows = positions(config), .width = config.mixer.factor_channels, .left = left, .right = 0};

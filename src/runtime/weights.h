@@ -40,6 +40,7 @@ struct Linear {
 struct Norm {
   const float* weight = nullptr;  // [d]
   const float* bias = nullptr;    // [d]
+  float eps = 1e-5F;
 };
 
 struct Block {

@@ -1,6 +1,7 @@
 // AFTSimple, AFTLocal, AFTConv1d, AFTConv2d and AFTFull: the operators between their projections.
 
 #include <algorithm>
+#include <cmath>
 
 #include "aft/torch.h"
 #include "gradients.h"
@@ -347,14 +348,26 @@ AFTConv2dImpl::AFTConv2dImpl(const AFTConv2dOptions& options_) : options(options
 
 void AFTConv2dImpl::reset() {
   register_projections(*this, options.key_per_head ? options.heads : options.channels);
-  register_kernel(*this, {options.heads, options.kernel, options.kernel});
+  const std::array<int64_t, 3> shape = {options.heads, options.kernel, options.kernel};
+  if (options.reparameterised) {
+    register_kernel(*this, shape);
+  } else {
+    weight = register_parameter("weight", torch::zeros(shape));
+  }
 }
 
-Tensor AFTConv2dImpl::kernel() const { return normalised(*this); }
+Tensor AFTConv2dImpl::kernel() const { return options.reparameterised ? normalised(*this) : wide(weight); }
 
 Tensor AFTConv2dImpl::forward(const Tensor& x, std::array<int64_t, 2> grid, const OptionalTensor& key_mask) {
   check_input("AFTConv2d", x, options.channels);
   if (grid == std::array<int64_t, 2>{0, 0}) grid = options.grid;
+  if (!options.global) {
+    const Projected in(qkv(x), options);
+    const Tensor w = kernel();
+    const Tensor inside = conv2d_weights(torch::ones_like(w), grid) > 0;
+    const FullWeights weights = {.bias = conv2d_weights(w, grid).masked_fill(~inside, -INFINITY), .u = {}, .w = {}};
+    return output(full(in.q, in.k, in.v, weights, /*causal=*/false, options.gate, options.heads, key_mask));
+  }
   dispatch::Conv2dCall call;
   call.kernel = kernel();
   call.grid = {grid[0], grid[1]};

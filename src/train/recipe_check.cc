@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 #include <sstream>
 
@@ -35,11 +36,14 @@ void require_momentum(double value, const char* key) {
 /// Names go into JSON and TOML, which are UTF-8.
 void check_names(const Recipe& recipe) {
   visit_fields(recipe, [](const char* key, const auto& value) {
-    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
-      if (is_utf8(value)) return;
-      throw Error(std::string(key) + ": expected UTF-8, got other bytes: \"" + value + "\"; give another name" +
+    const auto check = [&](const std::string& name) {
+      if (is_utf8(name)) return;
+      throw Error(std::string(key) + ": expected UTF-8, got other bytes: \"" + name + "\"; give another name" +
                   (std::string(key) == "run.folder" ? " by --set run.folder=" : ""));
-    }
+    };
+    using Value = std::decay_t<decltype(value)>;
+    if constexpr (std::is_same_v<Value, std::string>) check(value);
+    if constexpr (std::is_same_v<Value, std::vector<std::string>>) std::for_each(value.begin(), value.end(), check);
   });
 }
 

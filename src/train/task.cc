@@ -8,6 +8,7 @@
 #include "config/architecture.h"
 #include "data/images.h"
 #include "data/mixing.h"
+#include "data/resized_images.h"
 #include "data/text.h"
 
 namespace aft {
@@ -45,12 +46,15 @@ int64_t text_tokens(const ModelConfig& model) { return model.context; }
 // Images.
 
 std::unique_ptr<DataSet> load_pictures(const DataConfig& data, const ModelConfig& model) {
-  const ImageShape expected = {model.height, model.width, model.colors};
-  auto images = load_images(data, expected);
-  const ImageShape& shape = images->shape();
-  if (shape != expected) {
-    throw Error("data.path: expected images of " + text_of(expected) +
-                ", as model.height, model.width and model.colors " + "say, got " + text_of(shape) + " in " + data.path);
+  const ImageView view = {{model.height, model.width, model.colors}, resampling_named(model.resampling), model.crop};
+  auto images = load_images(data, view);
+  if (images->shape() != view.shape) {
+    if (model.model != "classifier") {
+      throw Error("data.path: expected images of " + text_of(view.shape) +
+                  ", as model.height, model.width and model.colors " + "say, got " + text_of(images->shape()) + " in " +
+                  data.path);
+    }
+    images = std::make_unique<ResizedImages>(std::move(images), view);
   }
   if (model.model == "classifier" && images->classes() > model.classes) {
     throw Error("model.classes: expected at least the " + std::to_string(images->classes()) + " classes of " +
@@ -67,10 +71,18 @@ Sample pixel_sample(const ModelConfig& model, const Batch& batch) {
   return {torch::cat({start, values.narrow(1, 0, values.size(1) - 1)}, 1), values, {}};
 }
 
-/// Values in [-1, 1].
+/// Values in [0, 1], freed of the model's mean and divided by its deviation.
 Sample picture_sample(const ModelConfig& model, const Batch& batch) {
   const auto images = batch.bytes.view({batch.bytes.size(0), model.height, model.width, model.colors});
-  return {images.to(torch::kFloat32) / 127.5 - 1, batch.labels, batch.mixed};
+  auto values = images.to(torch::kFloat32);
+  for (int64_t c = 0; c < model.colors; ++c) {
+    const auto of = [&](const std::vector<double>& list) {
+      return list[list.size() == 1 ? 0 : static_cast<size_t>(c)];
+    };
+    const double deviation = of(model.deviation);
+    values.select(3, c).mul_(1 / (255 * deviation)).sub_(of(model.mean) / deviation);
+  }
+  return {values, batch.labels, batch.mixed};
 }
 
 int64_t one(const ModelConfig& /*model*/) { return 1; }

@@ -23,8 +23,8 @@ Picture motley(ImageShape shape) {
 TEST(Augmentation, NothingIsTheDefault) {
   const Picture picture = motley({5, 4, 3});
   for (uint64_t draw = 0; draw < 20; ++draw) {
-    EXPECT_EQ(augmented(picture, picture.shape, {}, draw).values, picture.values);
-    EXPECT_EQ(augmented(picture, picture.shape, augmentation_of(DataConfig{}), draw).values, picture.values);
+    EXPECT_EQ(augmented(picture, {picture.shape}, {}, draw).values, picture.values);
+    EXPECT_EQ(augmented(picture, {picture.shape}, augmentation_of(DataConfig{}), draw).values, picture.values);
   }
 }
 
@@ -35,14 +35,14 @@ TEST(Augmentation, EachHasANumberOfItsOwnAndTheyFollowInOrder) {
   for (uint64_t draw = 0; draw < 40; ++draw) {
     const auto number = [&](uint64_t n) { return mix(draw + n * kMixStep); };
     Picture expected = random_resized_crop(picture, 12, 10, scale, Resampling::kBicubic, number(2));
-    EXPECT_EQ(augmented(picture, shape, {.crop = scale}, draw).values, expected.values);
-    expected = augmented(expected, shape, {true, 10}, draw);
+    EXPECT_EQ(augmented(picture, {shape}, {.crop = scale}, draw).values, expected.values);
+    expected = augmented(expected, {shape}, {true, 10}, draw);
     rand_augment(expected, {2, 9, 0.5}, number(3));
     erase(expected, 0.5, number(4));
-    EXPECT_EQ(augmented(picture, shape, {true, 10, scale, {2, 9, 0.5}, 0.5}, draw).values, expected.values);
+    EXPECT_EQ(augmented(picture, {shape}, {true, 10, scale, {2, 9, 0.5}, 0.5}, draw).values, expected.values);
     Picture erased = motley(shape);
     erase(erased, 0.5, number(4));
-    EXPECT_EQ(augmented(motley(shape), shape, {.erase = 0.5}, draw).values, erased.values);
+    EXPECT_EQ(augmented(motley(shape), {shape}, {.erase = 0.5}, draw).values, erased.values);
   }
 }
 
@@ -98,9 +98,9 @@ TEST(Augmentation, BadValuesAreErrorsThatNameTheKey) {
   };
   EXPECT_EQ(bytes([](DataConfig& c) { c.crop_scale = {0.5, 1}; }), none("crop_scale", "[0.5, 1]"));
   EXPECT_EQ(bytes([](DataConfig& c) { c.rand_augment = 2; }), none("rand_augment", "2"));
-  EXPECT_EQ(bytes([](DataConfig& c) { c.magnitude = 8; }), none("magnitude", "8.000000"));
-  EXPECT_EQ(bytes([](DataConfig& c) { c.magnitude_deviation = 0; }), none("magnitude_deviation", "0.000000"));
-  EXPECT_EQ(bytes([](DataConfig& c) { c.erase = 0.5; }), none("erase", "0.500000"));
+  EXPECT_EQ(bytes([](DataConfig& c) { c.magnitude = 8; }), none("magnitude", "8"));
+  EXPECT_EQ(bytes([](DataConfig& c) { c.magnitude_deviation = 0; }), none("magnitude_deviation", "0"));
+  EXPECT_EQ(bytes([](DataConfig& c) { c.erase = 0.5; }), none("erase", "0.5"));
 }
 
 }  // namespace

@@ -39,7 +39,7 @@ class ImageFolderTest : public testing::Test {
   }
   [[nodiscard]] std::filesystem::path path() const { return scratch_.path() / "set"; }
   [[nodiscard]] ImageFolder load(int64_t holdout = -1, Broken broken = Broken::kStop, ImageShape shape = kGrey) const {
-    return {path(), shape, holdout, {}, broken};
+    return {path(), {shape}, holdout, {}, broken};
   }
   [[nodiscard]] std::string refusal(int64_t holdout = -1) const {
     return message([&] { static_cast<void>(load(holdout)); });
@@ -73,7 +73,8 @@ TEST_F(ImageFolderTest, ClassesAndFilesInOrderOfTheirNames) {
   scratch_.write("set/train/a/deep/er/1.PNG", flat(21));
   scratch_.write("set/others/x.png", "neither");
   const ImageFolder set = load();
-  EXPECT_EQ(set.class_names(), (std::vector<std::string>{"a", "b"}));
+  const auto names = set.class_names();
+  EXPECT_EQ(std::vector<std::string>(names.begin(), names.end()), (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(set.classes(), 2);
   EXPECT_EQ(set.shape(), kGrey);
   EXPECT_EQ(set.bytes(Split::kTrain, 3), 4);
@@ -263,14 +264,15 @@ TEST_F(ImageFolderTest, IsLoadedByItsFormat) {
   config.format = "folder";
   config.path = path().string();
   config.broken = "skip";
-  const auto set = load_images(config, kGrey);
+  const auto set = load_images(config, {kGrey});
   EXPECT_EQ(set->classes(), 2);
   EXPECT_EQ(set->size(Split::kValid), 1);
-  EXPECT_EQ(load_any_images(path(), kGrey)->size(Split::kTrain), 4);
+  EXPECT_EQ(load_any_images(path(), {kGrey})->size(Split::kTrain), 4);
   config.broken = "maybe";
-  EXPECT_EQ(message([&] { load_images(config, kGrey); }), "data.broken: expected \"stop\" or \"skip\", got \"maybe\"");
+  EXPECT_EQ(message([&] { load_images(config, {kGrey}); }),
+            "data.broken: expected \"stop\" or \"skip\", got \"maybe\"");
   config.format = "idx";
-  EXPECT_EQ(message([&] { load_images(config, kGrey); }),
+  EXPECT_EQ(message([&] { load_images(config, {kGrey}); }),
             "data.broken: expected nothing with data.format = \"idx\", which is read before the run begins, got maybe; "
             "remove it");
 }

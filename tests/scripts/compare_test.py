@@ -82,7 +82,8 @@ class Compare(unittest.TestCase):
             self.assertEqual(row["bits_per_byte"], min(bits.values()))
             self.assertEqual(bits[row["best_rate"]], min(bits.values()))
         self.assertEqual(self.recipe("aft_local-lr1e-2")["model"]["mlp_channels"], 96)
-        self.assertEqual(self.recipe(f"{mixers[1]}-lr1e-2")["mixer"], {"name": "aft_conv1d", "heads": 2, "window": 5})
+        self.assertEqual(self.recipe(f"{mixers[1]}-lr1e-2")["mixer"],
+                         {"name": "aft_conv1d", "heads": 2, "window": 5, "gate": "sigmoid"})
         self.assertEqual(self.recipe(f"{mixers[2]}-lr1e-2")["mixer"],
                          {"name": "synthesizer", "heads": 4, "weights": "random"})
 

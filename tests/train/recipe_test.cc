@@ -70,7 +70,9 @@ TEST(Recipe, AMixerHasItsOwnOptions) {
   EXPECT_EQ(recipe.model.mixer.heads, 2);
   EXPECT_EQ(recipe.model.mixer.window, 9);
   const std::string toml = to_toml(recipe);
-  EXPECT_NE(toml.find("[mixer]\nname = \"aft_conv1d\"\nheads = 2\nwindow = 9\n\n"), std::string::npos) << toml;
+  EXPECT_NE(toml.find("[mixer]\nname = \"aft_conv1d\"\nheads = 2\nwindow = 9\ngate = \"sigmoid\"\n\n"),
+            std::string::npos)
+      << toml;
   EXPECT_EQ(toml.find("factor_channels"), std::string::npos);
   const auto refusal = [](const std::string& text, const std::vector<std::string>& overrides = {}) {
     return error_of([&] { parse(text, overrides); });

@@ -9,6 +9,10 @@
 #include "aft/config/model_config.h"
 #include "aft/io/safetensors.h"
 
+namespace aft {
+struct TensorPiece;
+}
+
 namespace aft::runtime {
 
 /// `path` if it is a file; in a run folder its model.safetensors or, before the first validation wrote one, its
@@ -37,14 +41,21 @@ class ModelFile {
   /// By their names in a model file: f32, dense.
   [[nodiscard]] const std::map<std::string, TensorEntry>& tensors() const { return tensors_; }
   /// Throws aft::Error unless a model of `config` can take these weights: every tensor is there with its shape, and no
-  /// other; all that is missing, extra or mis-shaped is reported together. Names that match a pattern of `skip` may be
-  /// anything; a pattern that matches no name is an error. A longer context than that of the file is allowed: its
-  /// tables of positions have the first rows.
+  /// other; all that is missing, extra or mis-shaped is reported together. A projection to queries, keys and values
+  /// counts as three ("blocks.0.mixer.key.weight"), so that another mixer's may be taken in part. Names that match a
+  /// pattern of `skip`, or whose tensor does, may be anything; a pattern that matches no name is an error. A longer
+  /// context than that of the file is allowed: its tables of positions have the first rows. So is another grid of
+  /// patches, whose tables are interpolated.
   void check_fits(const ModelConfig& config, const std::vector<std::string>& skip = {}) const;
+  /// What a model of `config`, which fits, has in this piece: the file's values, of a table of places those for the
+  /// grid of `config` (bicubic, with antialiasing), of a table of positions the rows that the file has.
+  [[nodiscard]] std::vector<float> values(const ModelConfig& config, const TensorPiece& piece) const;
   /// Reads `count` numbers of a tensor of the model, from its `begin`-th on. Several threads may read at once.
   void read(const std::string& name, int64_t begin, int64_t count, float* to) const;
 
  private:
+  void check_tensors() const;
+
   std::filesystem::path path_;
   SafetensorsFile file_;
   std::map<std::string, TensorEntry> tensors_;

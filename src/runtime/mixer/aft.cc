@@ -17,6 +17,7 @@ ops::WindowShape window_shape(const Weights& weights, int64_t batch) {
   shape.key_channels = key_channels(weights.config);
   shape.has_band = weights.has_band;
   shape.left = weights.left;
+  shape.gate = gate_of(weights.config);
   return shape;
 }
 
@@ -45,14 +46,15 @@ class Aft final : public Mixer {
   void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {
     const int64_t d = shape_.channels;
     const int64_t keys = shape_.key_channels;
-    const int64_t width = 2 * d + keys;
+    const int64_t query = shape_.gate == ops::Gate::kNone ? 0 : d;
+    const int64_t width = query + keys + d;
     const auto part = [&](int64_t offset) { return ops::Rows<const float>{qkv + offset, time * width, width}; };
     shape_.time = time;
     ops::WindowInputs<float> in;
     in.shape = shape_;
-    in.q = part(0);
-    in.k = part(d);
-    in.v = part(d + keys);
+    if (query > 0) in.q = part(0);
+    in.k = part(query);
+    in.v = part(query + keys);
     in.band = band_;
     const ops::Rows<float> out = {y, time * d, d};
     const ops::Cpu cpu = {pool.parallel()};

@@ -21,6 +21,7 @@ class AftFull final : public Mixer {
     shape_.channels = weights.config.channels;
     shape_.key_channels = shape_.channels;
     shape_.capacity = positions(weights.config);
+    shape_.gate = gate_of(weights.config);
     const int64_t d = shape_.channels;
     state_.position = position_.data();
     state_.max = sums_.data();
@@ -36,13 +37,15 @@ class AftFull final : public Mixer {
 
   void forward(const float* qkv, int64_t time, float* y, ThreadPool& pool) override {
     const int64_t d = shape_.channels;
-    const auto part = [&](int64_t offset) { return ops::Rows<const float>{qkv + offset, time * 3 * d, 3 * d}; };
+    const int64_t query = shape_.gate == ops::Gate::kNone ? 0 : d;
+    const int64_t width = query + 2 * d;
+    const auto part = [&](int64_t offset) { return ops::Rows<const float>{qkv + offset, time * width, width}; };
     ops::FullInputs<float> in;
     in.shape = shape_;
     in.shape.targets = in.shape.sources = time;
-    in.q = part(0);
-    in.k = part(d);
-    in.v = part(2 * d);
+    if (query > 0) in.q = part(0);
+    in.k = part(query);
+    in.v = part(query + d);
     in.weights = weights_;
     const ops::Rows<float> out = {y, time * d, d};
     const ops::Cpu cpu = {pool.parallel()};

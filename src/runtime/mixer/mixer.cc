@@ -1,7 +1,5 @@
 #include "runtime/mixer/mixer.h"
 
-#include "aft/error.h"
-
 namespace aft::runtime {
 namespace {
 
@@ -16,26 +14,17 @@ constexpr Entry kMixers[] = {
     {"aft_full", make_aft_full}, {"attention", make_attention},
 };
 
-const Entry* find(const ModelConfig& config) {
-  for (const Entry& entry : kMixers) {
-    if (config.mixer.name == entry.name) return &entry;
-  }
-  return nullptr;
-}
-
 }  // namespace
 
-void require_mixer(const ModelConfig& config, const std::string& where) {
-  if (find(config) != nullptr) return;
-  std::string known;
-  for (const Entry& entry : kMixers) known += (known.empty() ? "" : ", ") + std::string(entry.name);
-  throw Error(where + ": its mixer is " + config.mixer.name +
-              ", which is for comparison and runs in aft-train alone; " + "aft runs " + known);
+ops::Gate gate_of(const ModelConfig& config) {
+  const std::string& name = config.mixer.gate;
+  return name == "none" ? ops::Gate::kNone : name == "relu" ? ops::Gate::kRelu : ops::Gate::kSigmoid;
 }
 
+void require_mixer(const ModelConfig& config, const std::string& where) { find_mixer(kMixers, config, where); }
+
 std::unique_ptr<Mixer> make_mixer(const Weights& weights, const Block& block, int64_t batch) {
-  require_mixer(weights.config, "mixer");
-  return find(weights.config)->make(weights, block, batch);
+  return find_mixer(kMixers, weights.config, "mixer").make(weights, block, batch);
 }
 
 }  // namespace aft::runtime
