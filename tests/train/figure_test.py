@@ -83,8 +83,8 @@ class Figure(ProgramTest):
             (["samples", "one", "--out", "a.png", "--cuont", 3], "did you mean --count?"),
             (["samples", "one", "--out", "a.png", "--images", 3], "unknown option --images"),
             (["completions", "one", "--out", "a.png", "--columns", 3], "unknown option --columns"),
-            (["completions", "one/model.safetensors", "--out", "a.png"], "--data: expected a PNG file"),
-            (["completions", "one", "--data", "mine.png", "--out", "a.png"], "mine.png: expected a PNG file"),
+            (["completions", "one/model.safetensors", "--out", "a.png"], "--data: expected a JPEG or PNG file"),
+            (["completions", "one", "--data", "mine.png", "--out", "a.png"], "mine.png: expected a JPEG or PNG file"),
             (["samples", "none", "--out", "a.png"], "none"),
         ):
             with self.subTest(words=words):
