@@ -6,10 +6,10 @@
 #include <vector>
 
 #include "aft/error.h"
+#include "commands.h"
 #include "common/options.h"
 #include "common/output.h"
 #include "drawing/originals.h"
-#include "figure.h"
 #include "train/train.h"
 
 namespace aft::app {
@@ -60,7 +60,7 @@ std::vector<Picture> originals_of(const DrawArguments& arguments, const ImageSha
     throw Error("--data: expected a JPEG or PNG file or the folder of a data set, as " + arguments.runs.front() +
                 " is not a run folder");
   }
-  return first_pictures(*load_images(load_data_config(recipe), shape), figure.originals);
+  return first_pictures(*load_images(load_data_config(recipe), {shape}), figure.originals);
 }
 
 void add_curves(CLI::App& figure) {
@@ -118,11 +118,12 @@ void add_plot(CLI::App& app) {
 }
 
 void add_figure(CLI::App& app) {
-  CLI::App* command = app.add_subcommand("figure", "draw curves, samples or completions of runs into a PNG file");
+  CLI::App* command = app.add_subcommand("figure", "draw what runs and models did and learned into a PNG file");
   command->require_subcommand(1);
   add_curves(*command);
   add_samples(*command);
   add_completions(*command);
+  add_grid_figures(*command);
   command->footer("Example: aft-train figure completions runs/a runs/b --images 8 --out halves.png");
 }
 

@@ -11,12 +11,12 @@
 
 #include "aft/error.h"
 #include "aft/ops/device.h"
+#include "commands.h"
 #include "common/exit_codes.h"
 #include "common/options.h"
 #include "common/output.h"
 #include "common/program.h"
 #include "config/architecture.h"
-#include "figure.h"
 #include "progress.h"
 #include "train/train.h"
 
@@ -204,6 +204,8 @@ CLI::App* add_eval(CLI::App& app, Arguments& arguments) {
                        "which part, but of a text in --data, which is taken whole");
   aft::app::add_choice(*command, "--format", arguments.evaluate.format, {"cifar10", "idx", "folder"},
                        "of images in --data; default: as the run has them");
+  aft::app::add_integer(*command, "--size", arguments.evaluate.size, 0, 4096,
+                        "of a classifier: pixels on a side that images are brought to; 0: as it was trained");
   aft::app::add_text(*command, "--device", arguments.evaluate.device,
                      "cpu, cuda or cuda:N, whatever trained the model");
   aft::app::add_threads(*command, arguments.evaluate.threads);
@@ -263,6 +265,7 @@ int main(int argc, char** argv) {
   CLI::App* init_command = add_init(app, arguments);
   aft::app::add_plot(app);
   aft::app::add_figure(app);
+  aft::app::add_import(app);
   return aft::app::run_program(app, argc, argv, [&] {
     if (train_command->parsed() || eval_command->parsed()) spin_briefly(argv);
     if (train_command->parsed()) return train(arguments);

@@ -8,6 +8,7 @@ namespace aft::app {
 void add_info(CLI::App& app);
 void add_generate(CLI::App& app);
 void add_sample(CLI::App& app);
+void add_classify(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_bench(CLI::App& app);
 

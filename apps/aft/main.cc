@@ -22,6 +22,7 @@ int main(int argc, char** argv) {
   aft::app::add_info(app);
   aft::app::add_generate(app);
   aft::app::add_sample(app);
+  aft::app::add_classify(app);
   aft::app::add_eval(app);
   aft::app::add_bench(app);
   return aft::app::run_program(app, argc, argv, [] { return aft::app::kOk; });  // each command is a callback

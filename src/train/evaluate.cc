@@ -142,7 +142,7 @@ Evaluation evaluate_checkpoint(const std::filesystem::path& checkpoint, const Ev
   use_threads(options.threads);
   return with_plain_errors(
       [&] {
-        const ModelPtr model = load_model(checkpoint);
+        const ModelPtr model = load_model(checkpoint, options.size);
         const auto [data, split] = data_of(checkpoint, model->config, options);
         model->module().to(device);
         Evaluation result = *evaluate(*model, *data, split);

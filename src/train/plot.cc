@@ -1,21 +1,11 @@
-#include <fcntl.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cstdlib>
-#include <cstring>
-#include <fstream>
 #include <set>
 #include <sstream>
 
 #include "aft/error.h"
-#include "io/write_file.h"
+#include "figures/gnuplot.h"
 #include "train/metrics.h"
 #include "train/train.h"
-
-extern char** environ;
 
 namespace aft {
 namespace {
@@ -30,61 +20,6 @@ double x_of(const Metric& metric, const std::string& x) {
 std::string axis_label(const std::string& x) {
   if (x == "seconds") return "seconds of training";
   return x == "tokens" ? "tokens trained on" : "step";
-}
-
-/// Inside double quotes of gnuplot; control characters would end the command.
-std::string quoted(const std::string& text) {
-  std::string out = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') out += '\\';
-    out += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
-  }
-  return out + "\"";
-}
-
-/// Removes what it names when it goes out of scope.
-struct ScratchFolder {
-  fs::path path;
-  ScratchFolder() {
-    std::string name = (fs::temp_directory_path() / "aft-plot-XXXXXX").string();
-    if (!mkdtemp(name.data())) {
-      throw SystemError("plot: cannot make a folder in " + fs::temp_directory_path().string());
-    }
-    path = name;
-  }
-  ~ScratchFolder() {
-    std::error_code error;
-    fs::remove_all(path, error);
-  }
-  ScratchFolder(const ScratchFolder&) = delete;
-  ScratchFolder& operator=(const ScratchFolder&) = delete;
-};
-
-/// Exit status of a program found on PATH; -1 if it cannot be started. Its output goes to `log`.
-int run_program(const std::vector<std::string>& words, const fs::path& log) {
-  std::vector<char*> arguments;
-  for (const auto& word : words) arguments.push_back(const_cast<char*>(word.c_str()));
-  arguments.push_back(nullptr);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
-  pid_t child = -1;
-  const int failed = posix_spawnp(&child, arguments[0], &actions, nullptr, arguments.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (failed != 0) return -1;
-  int status = 0;
-  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
-  }
-  return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
-}
-
-std::string file_text(const fs::path& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream text;
-  text << file.rdbuf();
-  return text.str();
 }
 
 struct Curve {
@@ -155,27 +90,14 @@ std::vector<Curve> curves_of(const std::vector<fs::path>& folders, const std::st
 
 }  // namespace
 
-bool gnuplot_exists() {
-  const char* path = std::getenv("PATH");
-  std::stringstream folders(path ? path : "");
-  for (std::string folder; std::getline(folders, folder, ':');) {
-    if (access((fs::path(folder) / "gnuplot").c_str(), X_OK) == 0) return true;
-  }
-  return false;
-}
-
 void plot_runs(const std::vector<fs::path>& folders, const fs::path& png, const std::string& x) {
   if (x != "step" && x != "seconds" && x != "tokens") {
     throw Error("plot: x: expected step, seconds or tokens, got " + x);
   }
   std::string what;
   const auto curves = curves_of(folders, x, what);
-  if (!gnuplot_exists()) throw Error("plot: gnuplot is not on PATH; install the package gnuplot-nox");
-  const ScratchFolder scratch;
-  const fs::path image = scratch.path / "loss.png";
   std::ostringstream script;
-  script << "set terminal pngcairo size 960,600 noenhanced font 'sans,11'\nset output " << quoted(image.string())
-         << "\nset xlabel " << quoted(axis_label(x)) << "\nset ylabel " << quoted(in_words(what))
+  script << "set xlabel " << gnuplot_text(axis_label(x)) << "\nset ylabel " << gnuplot_text(in_words(what))
          << "\nset grid\nset key top right\n";
   for (size_t i = 0; i < curves.size(); ++i) script << "$c" << i << " << EOD\n" << curves[i].data << "EOD\n";
   script << "plot ";
@@ -183,22 +105,10 @@ void plot_runs(const std::vector<fs::path>& folders, const fs::path& png, const 
     const Curve& curve = curves[i];
     script << (i ? ", " : "") << "$c" << i << " using 1:2 with " << (curve.valid ? "linespoints pt 7 ps 0.6" : "lines")
            << " lw " << (curve.valid ? "2" : "1") << (curve.valid ? "" : " dt 2") << " lc " << curve.color << " title "
-           << quoted(curve.title);
+           << gnuplot_text(curve.title);
   }
   script << "\n";
-  const std::string commands = script.str();
-  const fs::path script_file = scratch.path / "loss.gp";
-  const fs::path log = scratch.path / "log";
-  write_file_atomically(script_file, commands.data(), commands.size());
-  const int status = run_program({"gnuplot", script_file.string()}, log);
-  const std::string picture = file_text(image);
-  if (status != 0) throw SystemError("plot: gnuplot failed: " + file_text(log));
-  // On a full disk gnuplot stops writing, and reports nothing.
-  if (!picture.ends_with(std::string_view("IEND\xae\x42\x60\x82", 8))) {
-    throw SystemError("plot: gnuplot wrote no whole picture in " + scratch.path.string() + "; is there space left? " +
-                      file_text(log));
-  }
-  write_file_atomically(png, picture.data(), picture.size());
+  draw_by_gnuplot(script.str(), {960, 600}, png);
 }
 
 }  // namespace aft

@@ -158,6 +158,7 @@ struct EvaluateOptions {
   std::string split = "valid";  // train, valid, test
   std::string data;             // a file or folder instead of the run's own data; a text is evaluated whole
   std::string format;           // of images in `data`: cifar10, idx, folder; empty: as the run has it
+  int64_t size = 0;             // of a classifier: pixels on a side; 0: those it was trained on
   std::string device = "cpu";   // as train.device
   int64_t threads = 0;          // as train.threads
 };
@@ -175,6 +176,5 @@ void write_untrained_model(const Recipe& recipe, const std::filesystem::path& pa
 /// Throws aft::Error if a run has no metrics, gnuplot is missing or fails.
 void plot_runs(const std::vector<std::filesystem::path>& folders, const std::filesystem::path& png,
                const std::string& x = "step");
-bool gnuplot_exists();
 
 }  // namespace aft

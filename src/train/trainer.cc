@@ -8,6 +8,7 @@
 
 #include "aft/error.h"
 #include "aft/runtime/model_file.h"
+#include "figures/gnuplot.h"
 #include "io/write_file.h"
 #include "models/model.h"
 #include "train/checkpoint.h"
@@ -116,6 +117,11 @@ Trainer::Run::Run(Recipe recipe_, TrainOptions options_)
       folder(recipe.run.folder),
       data((folder.check(options.resume, options.force), task.load(recipe.data, recipe.model))),
       device(find_device("train.device", recipe.train.device)) {
+  if (const auto names = data->class_names();
+      recipe.model.class_names.empty() && std::ssize(names) == recipe.model.classes) {
+    recipe.model.class_names.assign(names.begin(), names.end());
+    validate(recipe, true);  // folders may have any bytes as names
+  }
   if (options.resume && options.force) throw Error("--resume and --force: expected one of them, got both");
   state.data_checksum = data->checksum(Split::kTrain);
   state.valid_checksum = data->checksum(Split::kValid);
