@@ -5,10 +5,10 @@ export PIP_ARGS ?=
 JOBS ?= $(shell nproc)
 
 .NOTPARALLEL:
-.PHONY: help setup build test quickstart bench compare format lint
+.PHONY: help setup build test quickstart quickstart-images figures bench compare format lint
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 setup:  ## Install what is missing: Debian packages, LibTorch
 	@scripts/setup
@@ -28,6 +28,16 @@ quickstart: setup  ## Train a small language model on tiny Shakespeare and let i
 	@$(MAKE) --no-print-directory build/build.ninja
 	cmake --build --preset release -j $(JOBS) --target aft aft-train
 	@scripts/quickstart
+
+quickstart-images: setup  ## Train AFT-conv and a vision transformer on Fashion-MNIST, classify, draw: runs/fashion-*
+	@$(MAKE) --no-print-directory build/build.ninja
+	cmake --build --preset release -j $(JOBS) --target aft aft-train
+	@scripts/quickstart images
+
+figures: setup  ## Draw what those two learned about distance: runs/fashion-*/*.png
+	@$(MAKE) --no-print-directory build/build.ninja
+	cmake --build --preset release -j $(JOBS) --target aft aft-train
+	@scripts/quickstart figures
 
 compare: setup  ## Train AFT-local and attention at three learning rates each, in the same time: runs/compare
 	@$(MAKE) --no-print-directory build/build.ninja
