@@ -13,6 +13,7 @@ import unittest
 from program import ProgramTest, program
 
 MIXERS = "aft_simple", "aft_local", "aft_conv1d", "aft_full", "attention"
+WINDOWED = "aft_local", "aft_conv1d"
 
 
 def floats(data):
@@ -133,11 +134,13 @@ class Cuda(DeviceTest):
 
     def test_resume_of_larger_batches(self):
         # Above the sizes at which LibTorch's kernels work in one block.
-        sets = ["train.batch=64", "model.channels=64", "model.context=128", "mixer.window=32"]
-        self.check_resume([*self.CUDA, *sets])
-        for run in self.folder.glob("*-*"):
-            shutil.rmtree(run)
-        self.check_resume([*self.CUDA, *sets, "train.precision=bf16"])
+        sets = [*self.CUDA, "train.batch=64", "model.channels=64", "model.context=128"]
+        for mixer in MIXERS:
+            window = ["mixer.window=32"] if mixer in WINDOWED else []
+            for precision in "f32", "bf16":
+                self.check_resume([*sets, *window, f"train.precision={precision}"], [mixer])
+                for run in self.folder.glob("*-*"):
+                    shutil.rmtree(run)
 
     def test_it_trains_as_the_cpu_does(self):
         for mixer in MIXERS:
