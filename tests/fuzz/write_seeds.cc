@@ -31,10 +31,10 @@ void write_text(const fs::path& path, const std::string& text) {
 void write_model(const fs::path& path, const aft::ModelConfig& config) {
   const std::vector<float> weights(static_cast<size_t>(config.vocabulary), 0.5F);
   std::map<std::string, aft::TensorView> tensors;
-  for (const auto& [name, shape, init, spread, decays, rows] : aft::model_tensors(config)) {
+  for (const aft::TensorSpec& spec : aft::model_tensors(config)) {
     size_t count = 1;
-    for (const int64_t extent : shape) count *= static_cast<size_t>(extent);
-    tensors[name] = {"F32", shape, reinterpret_cast<const std::byte*>(weights.data()), count * sizeof(float)};
+    for (const int64_t extent : spec.shape) count *= static_cast<size_t>(extent);
+    tensors[spec.name] = {"F32", spec.shape, reinterpret_cast<const std::byte*>(weights.data()), count * sizeof(float)};
   }
   aft::write_safetensors(
       path, tensors,
@@ -134,6 +134,16 @@ int main(int argc, char** argv) {
     recipe.model = config;
     write_text(recipes / mixer, aft::to_toml(recipe));
   }
+  aft::ModelConfig classifier;
+  classifier.model = "classifier";
+  classifier.layers = classifier.channels = classifier.mlp_channels = classifier.colors = classifier.patch = 1;
+  classifier.height = classifier.width = classifier.classes = 2;
+  classifier.class_token = true;
+  classifier.layer_scale = 1;
+  classifier.class_names = {"a", "b"};
+  classifier.mixer.name = "aft_full";
+  classifier.mixer.factor_channels = 1;
+  write_model(models / "classifier", classifier);
   write_text(models / "header", R"({"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]},"__metadata__":{"x":"y"}})" +
                                     std::string(9, '\0'));
   write_text(recipes / "override", "train.lr=1e-3");
