@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <cctype>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
@@ -73,9 +72,7 @@ std::vector<fs::path> pictures_in(const fs::path& folder) {
   std::error_code error;
   for (auto it = fs::recursive_directory_iterator(folder, error); !error && it != fs::recursive_directory_iterator();
        it.increment(error)) {
-    std::string end = it->path().extension().string();
-    std::transform(end.begin(), end.end(), end.begin(), [](unsigned char c) { return std::tolower(c); });
-    if ((end == ".jpg" || end == ".jpeg" || end == ".png") && it->is_regular_file()) files.push_back(it->path());
+    if (is_named_as_picture(it->path()) && it->is_regular_file()) files.push_back(it->path());
   }
   if (error) throw Error("--images: " + folder.string() + ": " + error.message() + "; expected a folder of images");
   std::sort(files.begin(), files.end());

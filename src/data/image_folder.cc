@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 #include <optional>
 #include <system_error>
 #include <utility>
@@ -40,12 +39,6 @@ std::vector<std::string> folders_in(const fs::path& folder) {
   if (error) fail(folder, error);
   std::sort(names.begin(), names.end());
   return names;
-}
-
-bool is_named_as_image(const fs::path& path) {
-  std::string ending = path.extension().string();
-  std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
-  return ending == ".jpg" || ending == ".jpeg" || ending == ".png";
 }
 
 uint64_t hash_of(const std::string& text) {
@@ -131,7 +124,7 @@ ImageFolder::Files ImageFolder::files_of(const fs::path& root) const {
       std::error_code ignored;
       if (is_hidden(path)) {
         it.disable_recursion_pending();
-      } else if (is_named_as_image(path) && !is_folder(path)) {
+      } else if (is_named_as_picture(path) && !is_folder(path)) {
         const auto bytes = static_cast<int64_t>(fs::file_size(path, ignored));  // -1 of a link to nothing
         files.push_back({path.lexically_relative(folder_).generic_string(), bytes, found - class_names().begin()});
       }

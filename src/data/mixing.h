@@ -22,7 +22,7 @@ struct Mixing {
 };
 
 /// The images of another set, those of train mixed where they are read with a draw. Everything is drawn for each image
-/// alone, by numbers that hang on its draw only: whether it is mixed and how, the partner (any image of train, itself
+/// alone, by numbers that depend on its draw only: whether it is mixed and how, the partner (any image of train, itself
 /// too), the draw of the partner's augmentation, lambda, and the place of CutMix's box.
 ///
 /// Mixup: lambda is rounded to a multiple of 2^-16, and every value is lambda times the image's and 1 - lambda times

@@ -12,12 +12,6 @@
 namespace aft {
 namespace {
 
-std::vector<float> read(const runtime::ModelFile& file, const std::string& name) {
-  std::vector<float> values(file.tensors().at(name).bytes / sizeof(float));
-  file.read(name, 0, static_cast<int64_t>(values.size()), values.data());
-  return values;
-}
-
 /// Kernels [H, ...], a head each.
 void add_kernels(const runtime::ModelFile& file, int64_t layer, const std::string& mixer,
                  std::vector<PositionWeights>& list) {
@@ -37,8 +31,8 @@ void add_matrix(const runtime::ModelFile& file, int64_t layer, const std::string
   const ModelConfig& config = file.config();
   const int64_t time = positions(config);
   const int64_t width = config.mixer.factor_channels;
-  const std::vector<float> u = read(file, mixer + "u");
-  const std::vector<float> v = read(file, mixer + "v");
+  const std::vector<float> u = file.read(mixer + "u");
+  const std::vector<float> v = file.read(mixer + "v");
   PositionWeights matrix = {layer, 0, time, time, false, std::vector<double>(static_cast<size_t>(time * time))};
   for (int64_t t = 0; t < time; ++t) {
     for (int64_t s = 0; s < time; ++s) {

@@ -33,6 +33,12 @@ std::string beginning(std::span<const uint8_t> bytes) {
 
 }  // namespace
 
+bool is_named_as_picture(const std::filesystem::path& path) {
+  std::string ending = path.extension().string();
+  std::transform(ending.begin(), ending.end(), ending.begin(), [](unsigned char c) { return std::tolower(c); });
+  return ending == ".jpg" || ending == ".jpeg" || ending == ".png";
+}
+
 Picture decode_picture(std::span<const uint8_t> bytes, const std::string& name) {
   if (begins_like_png(bytes)) return decode_png(bytes, name);
   if (begins_like_jpeg(bytes)) return decode_jpeg(bytes, name);

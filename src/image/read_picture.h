@@ -11,6 +11,9 @@
 
 namespace aft {
 
+/// Whether the file is named .jpg, .jpeg or .png, in either case.
+bool is_named_as_picture(const std::filesystem::path& path);
+
 /// The picture that `bytes`, those of the file `name`, hold. Throws aft::Error, naming the file, if they begin as
 /// neither format does, saying how they begin, or as the decoder of the format.
 Picture decode_picture(std::span<const uint8_t> bytes, const std::string& name);

@@ -9,6 +9,7 @@
 #include "models/mlp_mixer.h"
 #include "models/sliding_window.h"
 #include "models/synthesizer.h"
+#include "runtime/mixer/mixer.h"
 
 namespace aft {
 namespace {
@@ -54,16 +55,11 @@ Mixer wrap_stateless(Holder layer, const char* name) {
       [refuse](int64_t) -> MixerState { throw refuse(); }};
 }
 
-Gate gate_of(const ModelConfig& config) {
-  const std::string& name = config.mixer.gate;
-  return name == "none" ? Gate::kNone : name == "relu" ? Gate::kRelu : Gate::kSigmoid;
-}
-
 Mixer make_aft_simple(const ModelConfig& config) {
   nn::AFTSimpleOptions options;
   options.channels = config.channels;
   options.causal = is_causal(config);
-  options.gate = gate_of(config);
+  options.gate = runtime::gate_of(config);
   return wrap_aft(nn::AFTSimple(options));
 }
 
@@ -74,7 +70,7 @@ Mixer make_aft_local(const ModelConfig& config) {
   options.window = config.mixer.window;
   options.factor_channels = config.mixer.factor_channels;
   options.causal = is_causal(config);
-  options.gate = gate_of(config);
+  options.gate = runtime::gate_of(config);
   return wrap_aft(nn::AFTLocal(options));
 }
 
@@ -84,7 +80,7 @@ Mixer make_aft_full(const ModelConfig& config) {
   options.context = positions(config);
   options.factor_channels = config.mixer.factor_channels;
   options.causal = is_causal(config);
-  options.gate = gate_of(config);
+  options.gate = runtime::gate_of(config);
   return wrap_aft(nn::AFTFull(options));
 }
 
@@ -94,7 +90,7 @@ Mixer make_aft_conv1d(const ModelConfig& config) {
   options.heads = config.mixer.heads;
   options.kernel = config.mixer.window;
   options.causal = is_causal(config);
-  options.gate = gate_of(config);
+  options.gate = runtime::gate_of(config);
   return wrap_aft(nn::AFTConv1d(options));
 }
 
@@ -103,7 +99,7 @@ Mixer make_aft_conv2d(const ModelConfig& config) {
   options.channels = config.channels;
   options.heads = config.mixer.heads;
   options.kernel = config.mixer.window;
-  options.gate = gate_of(config);
+  options.gate = runtime::gate_of(config);
   options.grid = patch_grid(config);
   options.reparameterised = config.mixer.reparameterised;
   options.global = config.mixer.global;

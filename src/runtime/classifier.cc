@@ -33,7 +33,7 @@ struct Classifier::Parts {
       if (piece.name == "embedding.position.weight") position = keep(file.values(config, piece));
     }
     patch = linear(file, "embedding.patch", d, config.patch * config.patch * config.colors);
-    if (config.class_token) class_token = read(file, "embedding.class", d);
+    if (config.class_token) class_token = keep(file.read("embedding.class"));
     for (int64_t i = 0; i < config.layers; ++i) {
       const std::string name = "blocks." + std::to_string(i) + ".";
       Layer layer;
@@ -102,20 +102,14 @@ struct Classifier::Parts {
  private:
   const float* keep(std::vector<float> values) { return tensors_.emplace_back(std::move(values)).data(); }
 
-  const float* read(const ModelFile& file, const std::string& name, int64_t floats) {
-    std::vector<float> values(static_cast<size_t>(floats));
-    file.read(name, 0, floats, values.data());
-    return keep(std::move(values));
-  }
-
   Norm norm(const ModelFile& file, const std::string& name) {
-    const float* const weight = read(file, name + ".weight", config.channels);
-    return {weight, read(file, name + ".bias", config.channels), static_cast<float>(config.norm_eps)};
+    const float* const weight = keep(file.read(name + ".weight"));
+    return {weight, keep(file.read(name + ".bias")), static_cast<float>(config.norm_eps)};
   }
 
   Linear linear(const ModelFile& file, const std::string& name, int64_t outputs, int64_t inputs) {
-    const float* const weight = read(file, name + ".weight", outputs * inputs);
-    return {outputs, inputs, weight, read(file, name + ".bias", outputs)};
+    const float* const weight = keep(file.read(name + ".weight"));
+    return {outputs, inputs, weight, keep(file.read(name + ".bias"))};
   }
 
   /// The linear layer that ends a branch, times LayerScale's factors if there are any.
@@ -124,8 +118,7 @@ struct Classifier::Parts {
     if (config.layer_scale == 0) return layer;
     std::vector<float>& bias = tensors_.back();
     std::vector<float>& weight = tensors_[tensors_.size() - 2];
-    std::vector<float> factors(static_cast<size_t>(config.channels));
-    file.read(scale, 0, config.channels, factors.data());
+    const std::vector<float> factors = file.read(scale);
     for (size_t row = 0; row < factors.size(); ++row) {
       bias[row] *= factors[row];
       const auto begin = weight.begin() + static_cast<int64_t>(row) * inputs;

@@ -3,21 +3,11 @@
 #include <cmath>
 
 namespace aft::runtime {
-namespace {
-
-std::vector<float> read(const ModelFile& file, const std::string& name) {
-  std::vector<float> values(file.tensors().at(name).bytes / sizeof(float));
-  file.read(name, 0, static_cast<int64_t>(values.size()), values.data());
-  return values;
-}
-
-}  // namespace
-
 std::vector<float> conv_kernels(const ModelFile& file, const std::string& mixer) {
-  std::vector<float> kernels = read(file, mixer + "weight");
+  std::vector<float> kernels = file.read(mixer + "weight");
   if (!file.config().mixer.reparameterised) return kernels;
-  const std::vector<float> gamma = read(file, mixer + "gamma");
-  const std::vector<float> beta = read(file, mixer + "beta");
+  const std::vector<float> gamma = file.read(mixer + "gamma");
+  const std::vector<float> beta = file.read(mixer + "beta");
   const size_t size = kernels.size() / gamma.size();
   for (size_t h = 0; h < gamma.size(); ++h) {
     float* const weight = kernels.data() + h * size;

@@ -52,6 +52,13 @@ class Problems {
   int64_t count_ = 0;
 };
 
+/// A config that asks for more layers than the file has tensors is wrong whatever their names: no endless list.
+void require_tensors_for(int64_t layers, size_t tensors, const std::string& where) {
+  if (layers <= static_cast<int64_t>(tensors)) return;
+  throw Error(where + ": expected a model of " + std::to_string(layers) + " layers, but the file holds only " +
+              std::to_string(tensors) + " tensors");
+}
+
 /// What the file must have where the model has `piece`: the shape, or any number of places. `own` is the file's config.
 std::vector<int64_t> wanted_shape(const TensorPiece& piece, const ModelConfig& config, const ModelConfig& own) {
   std::vector<int64_t> shape = piece.shape;
@@ -107,11 +114,7 @@ ModelFile::ModelFile(const std::filesystem::path& path) : path_(find_model(path)
 /// Whether they are those of the config in the file.
 void ModelFile::check_tensors() const {
   const std::string where = path_.string();
-  // A config that asks for more layers than the file has tensors is wrong whatever their names: no endless list.
-  if (config_.layers > static_cast<int64_t>(tensors_.size())) {
-    throw Error(where + ": expected a model of " + std::to_string(config_.layers) +
-                " layers, but the file holds only " + std::to_string(tensors_.size()) + " tensors");
-  }
+  require_tensors_for(config_.layers, tensors_.size(), where);
   Problems problems;
   std::map<std::string, TensorSpec> expected;
   for (const TensorSpec& spec : model_tensors(config_)) expected.emplace(spec.name, spec);
@@ -133,10 +136,7 @@ void ModelFile::check_tensors() const {
 
 void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::string>& skip) const {
   const std::string where = path_.string();
-  if (config.layers > static_cast<int64_t>(tensors_.size())) {
-    throw Error(where + ": expected a model of " + std::to_string(config.layers) + " layers, but the file holds only " +
-                std::to_string(tensors_.size()) + " tensors");
-  }
+  require_tensors_for(config.layers, tensors_.size(), where);
   std::map<std::string, TensorPiece> expected;
   std::map<std::string, TensorPiece> own;
   for (const TensorPiece& piece : model_pieces(config)) expected.emplace(piece.name, piece);
@@ -192,6 +192,14 @@ void ModelFile::read(const std::string& name, int64_t begin, int64_t count, floa
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) throw Error(path_.string() + ": the tensor " + name + " is missing");
   file_.read(found->second, static_cast<size_t>(begin) * sizeof(float), static_cast<size_t>(count) * sizeof(float), to);
+}
+
+std::vector<float> ModelFile::read(const std::string& name) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) throw Error(path_.string() + ": the tensor " + name + " is missing");
+  std::vector<float> values(found->second.bytes / sizeof(float));
+  file_.read(found->second, values.data());
+  return values;
 }
 
 }  // namespace aft::runtime

@@ -50,12 +50,6 @@ int64_t memory_floats(const ModelFile& file) {
   return floats;
 }
 
-std::vector<float> read(const ModelFile& file, const std::string& name, int64_t floats) {
-  std::vector<float> values(static_cast<size_t>(floats));
-  file.read(name, 0, floats, values.data());
-  return values;
-}
-
 /// Of each kernel of aft_conv1d the last left + 1 weights, which is all that a sequence of the context can see.
 void make_kernels(const ModelFile& file, const std::string& mixer, int64_t left, float* band) {
   const int64_t s = file.config().mixer.window;
@@ -139,8 +133,8 @@ Weights::Weights(const ModelFile& file, ThreadPool& pool)
       } else {
         const ops::LocalBiasShape shape = {
             .heads = 1, .rows = positions(config), .width = config.mixer.factor_channels, .left = left, .right = 0};
-        const std::vector<float> u = read(file, name + "mixer.u", positions(config) * config.mixer.factor_channels);
-        const std::vector<float> v = read(file, name + "mixer.v", positions(config) * config.mixer.factor_channels);
+        const std::vector<float> u = file.read(name + "mixer.u");
+        const std::vector<float> v = file.read(name + "mixer.v");
         ops::local_bias_forward(ops::LocalBiasForward<float>{.in = {shape, u.data(), v.data()}, .band = band},
                                 {pool.parallel()});
       }

@@ -52,6 +52,8 @@ class ModelFile {
   [[nodiscard]] std::vector<float> values(const ModelConfig& config, const TensorPiece& piece) const;
   /// Reads `count` numbers of a tensor of the model, from its `begin`-th on. Several threads may read at once.
   void read(const std::string& name, int64_t begin, int64_t count, float* to) const;
+  /// All of it.
+  [[nodiscard]] std::vector<float> read(const std::string& name) const;
 
  private:
   void check_tensors() const;
