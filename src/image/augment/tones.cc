@@ -24,7 +24,7 @@ Table table_of(const Function& function) {
 }
 
 /// The same for all channels.
-void apply(Picture& picture, const Table& table) {
+void apply_table(Picture& picture, const Table& table) {
   require_picture(picture);
   for (uint8_t& value : picture.values) value = table[value];
 }
@@ -98,22 +98,22 @@ void auto_contrast(Picture& picture) { apply_by_histogram(picture, stretched); }
 void equalize(Picture& picture) { apply_by_histogram(picture, equalized); }
 
 void invert(Picture& picture) {
-  apply(picture, table_of([](int value) { return 255 - value; }));
+  apply_table(picture, table_of([](int value) { return 255 - value; }));
 }
 
 void posterize(Picture& picture, int64_t bits) {
   if (bits < 0 || bits > 8) throw Error("bits: expected 0 to 8, got " + std::to_string(bits));
-  apply(picture, table_of([&](int value) { return value >> (8 - bits) << (8 - bits); }));
+  apply_table(picture, table_of([&](int value) { return value >> (8 - bits) << (8 - bits); }));
 }
 
 void solarize(Picture& picture, int64_t threshold) {
-  apply(picture, table_of([&](int value) { return value < threshold ? value : 255 - value; }));
+  apply_table(picture, table_of([&](int value) { return value < threshold ? value : 255 - value; }));
 }
 
 void solarize_add(Picture& picture, int64_t amount) {
   if (amount < 0) throw Error("amount: expected at least 0, got " + std::to_string(amount));
   amount = std::min<int64_t>(amount, 255);
-  apply(picture, table_of([&](int value) { return value < 128 ? value + amount : value; }));
+  apply_table(picture, table_of([&](int value) { return value < 128 ? value + amount : value; }));
 }
 
 void adjust_color(Picture& picture, double factor) {
@@ -136,12 +136,12 @@ void adjust_contrast(Picture& picture, double factor) {
   int64_t sum = 0;
   for (int64_t pixel = 0; pixel < pixels; ++pixel) sum += grey_at(picture, pixel);
   const int mean = static_cast<int>(static_cast<double>(sum) / static_cast<double>(pixels) + 0.5);
-  apply(picture, blended_with(mean, factor));
+  apply_table(picture, blended_with(mean, factor));
 }
 
 void adjust_brightness(Picture& picture, double factor) {
   require_factor(factor);
-  apply(picture, blended_with(0, factor));
+  apply_table(picture, blended_with(0, factor));
 }
 
 void adjust_sharpness(Picture& picture, double factor) {
