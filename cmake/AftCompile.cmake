@@ -44,3 +44,14 @@ target_compile_options(aft_compile INTERFACE
   $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wshadow;-fno-math-errno>>)
 target_include_directories(aft_compile INTERFACE $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>
                                                  $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/src>)
+
+# aft_compile_together(<target> [<files>]): compiles its sources, `files` at a time, as one unit, where the headers of
+# each cost more than its own lines. -DCMAKE_UNITY_BUILD=OFF, which clang-tidy needs, compiles them one by one.
+function(aft_compile_together target)
+  if(NOT DEFINED CMAKE_UNITY_BUILD)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD ON)
+    if(ARGC GREATER 1)
+      set_target_properties(${target} PROPERTIES UNITY_BUILD_BATCH_SIZE ${ARGV1})
+    endif()
+  endif()
+endfunction()

@@ -14,14 +14,14 @@ constexpr const char* kFormat = "aft-checkpoint";
 constexpr const char* kFormatVersion = "2";
 
 /// Where a flat tensor of the optimizer stands in a checkpoint, if there is one.
-struct Part {
+struct FlatTensor {
   const char* prefix;
   const torch::Tensor& (Optimizer::*flat)() const;
 };
-constexpr Part kParts[] = {{"weights.", &Optimizer::weight},
-                           {"first_moment.", &Optimizer::first_moment},
-                           {"second_moment.", &Optimizer::second_moment},
-                           {"average.", &Optimizer::average}};
+constexpr FlatTensor kFlatTensors[] = {{"weights.", &Optimizer::weight},
+                                       {"first_moment.", &Optimizer::first_moment},
+                                       {"second_moment.", &Optimizer::second_moment},
+                                       {"average.", &Optimizer::average}};
 
 TensorView view_of(const torch::Tensor& tensor, const char* dtype) {
   return {dtype, tensor.sizes().vec(), static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()};
@@ -74,7 +74,7 @@ void save_checkpoint(const std::filesystem::path& path, const ModelConfig& confi
                      const RunState& state, const Optimizer& optimizer, const torch::Generator& generator) {
   std::map<std::string, TensorView> views;
   std::vector<torch::Tensor> owners;
-  for (const Part& part : kParts) {
+  for (const FlatTensor& part : kFlatTensors) {
     if (!(optimizer.*part.flat)().defined()) continue;
     const torch::Tensor& flat = owners.emplace_back((optimizer.*part.flat)().cpu());
     for (const FlatEntry& entry : optimizer.entries()) {
@@ -123,7 +123,7 @@ void restore_checkpoint(const std::filesystem::path& path, Optimizer& optimizer,
     generator_state = generator->get_state();
     file.read(find(file, path, "generator", generator_state, "U8"), generator_state.mutable_data_ptr());
   }
-  for (const Part& part : kParts) {
+  for (const FlatTensor& part : kFlatTensors) {
     const torch::Tensor& flat = (optimizer.*part.flat)();
     if (!flat.defined()) continue;
     const torch::Tensor host = flat.cpu();  // the same tensor if it is there already
