@@ -13,6 +13,7 @@
 #include "aft/error.h"
 #include "aft/io/safetensors.h"
 #include "config/architecture.h"
+#include "io/tensor_problems.h"
 
 namespace aft {
 namespace {
@@ -172,32 +173,27 @@ Shape timm_shape(const TensorSpec& spec, const ModelConfig& config) {
 }
 
 void check(const Source& source, const ModelConfig& config) {
-  constexpr size_t kMostNamed = 8;
-  std::vector<std::string> problems;
+  TensorProblems problems;
   std::set<std::string> known;
   for (const TensorSpec& spec : model_tensors(config)) {
     const std::string name = timm_name(spec.name);
     known.insert(name);
     const auto found = source.tensors().find(name);
     if (found == source.tensors().end()) {
-      problems.push_back(name + " is missing");
+      problems.add(name + " is missing");
       continue;
     }
     const auto& [dtype, shape, offset, bytes] = found->second;
     const Shape expected = timm_shape(spec, config);
-    if (shape != expected) problems.push_back(name + " has shape " + text(shape) + ", expected " + text(expected));
+    if (shape != expected) problems.add(name + " has shape " + text(shape) + ", expected " + text(expected));
     if (dtype != "F32" && dtype != "F64" && dtype != "F16" && dtype != "BF16") {
-      problems.push_back(name + " has type " + dtype + ", expected F32, F64, F16 or BF16");
+      problems.add(name + " has type " + dtype + ", expected F32, F64, F16 or BF16");
     }
   }
   for (const auto& [name, entry] : source.tensors()) {
-    if (!known.contains(name)) problems.push_back(name + " is not of a model that can be imported");
+    if (!known.contains(name)) problems.add(name + " is not of a model that can be imported");
   }
-  if (problems.empty()) return;
-  std::string list;
-  for (size_t i = 0; i < std::min(problems.size(), kMostNamed); ++i) list += (i > 0 ? "; " : "") + problems[i];
-  if (problems.size() > kMostNamed) list += "; and " + std::to_string(problems.size() - kMostNamed) + " more";
-  source.fail(list);
+  if (problems.any()) source.fail(problems.list());
 }
 
 /// [d, colours, rows, columns] -> [d, rows, columns, colours].

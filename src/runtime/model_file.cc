@@ -9,6 +9,7 @@
 #include "aft/error.h"
 #include "config/architecture.h"
 #include "image/resize.h"
+#include "io/tensor_problems.h"
 
 namespace aft::runtime {
 namespace {
@@ -34,23 +35,9 @@ std::string_view checkpoint_prefix(const SafetensorsFile& file) {
   return first != file.tensors().end() && first->first.starts_with("average.") ? "average." : "weights.";
 }
 
-/// What is wrong with the tensors of a file, as one error.
-class Problems {
- public:
-  void add(const std::string& problem) {
-    if (++count_ <= kMostNamed) list_ += (list_.empty() ? "" : "; ") + problem;
-  }
-  void throw_if_any(const std::string& where) {
-    if (count_ == 0) return;
-    if (count_ > kMostNamed) list_ += "; and " + std::to_string(count_ - kMostNamed) + " more";
-    throw Error(where + ": its tensors do not fit the model: " + list_);
-  }
-
- private:
-  static constexpr int kMostNamed = 8;  // a foreign file may hold thousands of tensors
-  std::string list_;
-  int64_t count_ = 0;
-};
+void require_none(const TensorProblems& problems, const std::string& where) {
+  if (problems.any()) throw Error(where + ": its tensors do not fit the model: " + problems.list());
+}
 
 /// A config that asks for more layers than the file has tensors is wrong whatever their names: no endless list.
 void require_tensors_for(int64_t layers, size_t tensors, const std::string& where) {
@@ -115,7 +102,7 @@ ModelFile::ModelFile(const std::filesystem::path& path) : path_(find_model(path)
 void ModelFile::check_tensors() const {
   const std::string where = path_.string();
   require_tensors_for(config_.layers, tensors_.size(), where);
-  Problems problems;
+  TensorProblems problems;
   std::map<std::string, TensorSpec> expected;
   for (const TensorSpec& spec : model_tensors(config_)) expected.emplace(spec.name, spec);
   for (const auto& [name, spec] : expected) {
@@ -131,7 +118,7 @@ void ModelFile::check_tensors() const {
   for (const auto& [name, tensor] : tensors_) {
     if (!expected.contains(name)) problems.add(name + " does not belong to the model");
   }
-  problems.throw_if_any(where);
+  require_none(problems, where);
 }
 
 void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::string>& skip) const {
@@ -150,7 +137,7 @@ void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::str
       throw Error("\"" + pattern + "\" matches no tensor of the model and none of " + where);
     }
   }
-  Problems problems;
+  TensorProblems problems;
   for (const auto& [name, piece] : expected) {
     if (skipped(piece, skip)) continue;
     const std::vector<int64_t> shape = wanted_shape(piece, config, config_);
@@ -164,7 +151,7 @@ void ModelFile::check_fits(const ModelConfig& config, const std::vector<std::str
   for (const auto& [name, piece] : own) {
     if (!expected.contains(name) && !skipped(piece, skip)) problems.add(name + " does not belong to the model");
   }
-  problems.throw_if_any(where);
+  require_none(problems, where);
 }
 
 std::vector<float> ModelFile::values(const ModelConfig& config, const TensorPiece& piece) const {
