@@ -92,7 +92,7 @@ struct Conv2dFamily {
   };
 };
 
-TORCH_LIBRARY_FRAGMENT(aft, m) {
+AFT_REGISTER(m) {
   define_family<Conv2dFamily, Conv2d, Conv2dOut, Conv2dBackwardOut>(m);
   cast_by_autocast(m, "conv2d");
 }

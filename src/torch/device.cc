@@ -7,13 +7,13 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/Stream.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <torch/library.h>
 
 #include <atomic>
 #include <map>
 #include <mutex>
 
 #include "aft/error.h"
+#include "one_copy.h"
 
 #ifndef _OPENMP
 #error "device.cc needs -fopenmp: without it at::parallel_for runs on one thread"
@@ -84,7 +84,7 @@ ops::RedoCount redo_count() {
 
 namespace {
 
-TORCH_LIBRARY_FRAGMENT(aft, m) {
+AFT_REGISTER(m) {
   // These take no tensor, so no device decides.
   m.def("redo_count() -> (int redone, int total)", [] {
     const ops::RedoCount count = redo_count();
@@ -92,6 +92,10 @@ TORCH_LIBRARY_FRAGMENT(aft, m) {
   });
   m.def("cuda_architectures() -> str", [] { return ops::cuda_architectures(); });
   m.def("cuda_devices() -> str[]", [] { return ops::cuda_devices(); });
+  m.def("simd_targets() -> (str chosen, str[] compiled)", [] {
+    const ops::SimdTargets targets = ops::simd_targets();
+    return std::tuple(targets.chosen, targets.compiled);
+  });
 }
 
 }  // namespace

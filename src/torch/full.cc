@@ -232,7 +232,7 @@ struct FullFamily {
   };
 };
 
-TORCH_LIBRARY_FRAGMENT(aft, m) {
+AFT_REGISTER(m) {
   define_family<FullFamily, Full, FullOut, FullBackwardOut>(m);
   define_stateful<FullFamily, FullWithState, FullStep>(m);
   for (const char* name : {"full", "full_with_state", "full_step_"}) cast_by_autocast(m, name);

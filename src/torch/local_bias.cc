@@ -116,7 +116,7 @@ LocalBiasBackward::Result local_bias_backward(std::string_view op, LocalBiasBack
   return {*c.grad_u, *c.grad_v};
 }
 
-TORCH_LIBRARY_FRAGMENT(aft, m) {
+AFT_REGISTER(m) {
   define<LocalBias, local_bias>(m);
   define<LocalBiasOut, local_bias>(m);
   define<LocalBiasBackward, local_bias_backward>(m);

@@ -211,7 +211,7 @@ Tensor conv2d_weights(std::string_view op, const Conv2dWeightsCall& c) {
   return at::where(inside, weights, 0);
 }
 
-TORCH_LIBRARY_FRAGMENT(aft, m) {
+AFT_REGISTER(m) {
   define_composite<Reference, reference>(m);
   define_composite<LocalWeights, local_weights>(m);
   define_composite<Conv2dWeights, conv2d_weights>(m);

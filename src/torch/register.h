@@ -3,6 +3,7 @@
 #include <torch/library.h>
 
 #include "gradients.h"
+#include "one_copy.h"
 #include "operator.h"
 
 // What is registered of an operator beside its gradient.

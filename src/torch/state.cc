@@ -57,7 +57,7 @@ InitialState::Result neutral(std::string_view op, const InitialStateCall& c) {
   return {s[0], s[1], s[2], s[3], s[4], s[5]};
 }
 
-TORCH_LIBRARY_FRAGMENT(aft, m) {
+AFT_REGISTER(m) {
   define<InitialState, neutral>(m);
   // Constants, whatever k and v are.
   m.impl("initial_state", torch::dispatch(c10::DispatchKey::Autograd, torch::CppFunction::makeFallthrough()));

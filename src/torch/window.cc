@@ -248,7 +248,7 @@ void define_front(torch::Library& m) {
   for (const auto name : {Whole::name, WithState::name, Step::name}) cast_by_autocast(m, name.data());
 }
 
-TORCH_LIBRARY_FRAGMENT(aft, m) {
+AFT_REGISTER(m) {
   define_family<WindowFamily, Window, WindowOut, WindowBackwardOut>(m);
   define_stateful<WindowFamily, WindowWithState, WindowStep>(m);
   define_front<Front::kSimple, Simple, SimpleWithState, SimpleStep>(m);

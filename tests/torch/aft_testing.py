@@ -46,7 +46,7 @@ DEVICE = torch.empty(0).device  # with its index, as in messages
 torch.set_num_threads(1)
 
 # Operators that take no tensor: not for a device, a gradient or vmap to care about.
-WITHOUT_TENSORS = {"redo_count", "cuda_architectures", "cuda_devices"}
+WITHOUT_TENSORS = {"redo_count", "cuda_architectures", "cuda_devices", "simd_targets", "library_path"}
 
 STATE_NAMES = ("position", "max", "den", "num", "ring_key", "ring_value")
 

@@ -47,6 +47,13 @@ std::string cuda_architectures();
 /// The CUDA devices here, in their order, with their compute capability: "NVIDIA H200 (90)". Empty without CUDA.
 std::vector<std::string> cuda_devices();
 
+/// The SIMD targets of the CPU kernels by Highway's names: all compiled ones, best first, and the one used here.
+struct SimdTargets {
+  std::string chosen;
+  std::vector<std::string> compiled;
+};
+SimdTargets simd_targets();
+
 /// The passes of an operator, for the size of their workspaces.
 enum class Pass : int32_t { kForward, kBackward, kStep };
 
