@@ -13,28 +13,37 @@ function(aft_install_component component target)
   install(
     TARGETS ${target} ${ARGN}
     EXPORT AFT_${component}
-    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}
-    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR}
+    LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT ${component}
+    ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT ${component}
     INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-  install(EXPORT AFT_${component} FILE AFT_${component}.cmake NAMESPACE AFT:: DESTINATION ${AFT_CMAKE_DIR})
+  install(EXPORT AFT_${component} FILE AFT_${component}.cmake NAMESPACE AFT:: DESTINATION ${AFT_CMAKE_DIR}
+          COMPONENT ${component})
 endfunction()
 
+# The Python package installs the components torch and common alone.
+set(excluded "")
 aft_install_component(ops aft_ops aft_compile)
-aft_install_component(runtime aft_runtime aft_config aft_image aft_io)
-install(FILES cmake/FindAftOpenBLAS.cmake DESTINATION ${AFT_CMAKE_DIR})
-install(TARGETS aft RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+if(AFT_PROGRAMS)
+  aft_install_component(runtime aft_runtime aft_config aft_image aft_io)
+  install(FILES cmake/FindAftOpenBLAS.cmake DESTINATION ${AFT_CMAKE_DIR})
+  install(TARGETS aft RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+else()
+  list(APPEND excluded REGEX "/(config|io|runtime|runtime\\.h)$" EXCLUDE)
+endif()
 if(AFT_TORCH)
   aft_install_component(torch aft_torch)
-  install(TARGETS aft-train RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-  install(FILES cmake/FindAftTorch.cmake DESTINATION ${AFT_CMAKE_DIR})
-  set(torch_headers "")
+  install(FILES ${AFT_TORCH_STAMP} DESTINATION ${CMAKE_INSTALL_LIBDIR} COMPONENT torch)
+  install(FILES cmake/FindAftTorch.cmake DESTINATION ${AFT_CMAKE_DIR} COMPONENT torch)
+  if(AFT_PROGRAMS)
+    install(TARGETS aft-train RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+  endif()
 else()
-  set(torch_headers PATTERN torch.h EXCLUDE)
+  list(APPEND excluded PATTERN torch.h EXCLUDE)
 endif()
-install(DIRECTORY include/aft DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} ${torch_headers})
+install(DIRECTORY include/aft DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} COMPONENT common ${excluded})
 
 configure_package_config_file(cmake/AFTConfig.cmake.in ${PROJECT_BINARY_DIR}/cmake/AFTConfig.cmake
                               INSTALL_DESTINATION ${AFT_CMAKE_DIR})
 write_basic_package_version_file(${PROJECT_BINARY_DIR}/cmake/AFTConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 install(FILES ${PROJECT_BINARY_DIR}/cmake/AFTConfig.cmake ${PROJECT_BINARY_DIR}/cmake/AFTConfigVersion.cmake
-        DESTINATION ${AFT_CMAKE_DIR})
+        DESTINATION ${AFT_CMAKE_DIR} COMPONENT common)

@@ -4,7 +4,7 @@
 # project's torch layer needs the CPU libraries alone. Those are in every build, so one way serves both.
 #
 # Looked at, in this order: AFT_TORCH_ROOT (the folder holding include/ and lib/; alone, if given), the torch of
-# AFT_PYTHON, Torch_DIR, CMAKE_PREFIX_PATH (torch.utils.cmake_prefix_path), the torch of python3.
+# AFT_PYTHON, Torch_DIR, CMAKE_PREFIX_PATH (torch.utils.cmake_prefix_path), without AFT_PYTHON the torch of python3.
 # Gives:
 #   AftTorch_VERSION     such as 2.13.0        AftTorch_BUILD   cpu, or the CUDA version such as 13.0
 #   AftTorch_ROOT        the folder found      AftTorch_LIBRARY_DIR
@@ -12,11 +12,18 @@
 
 include(FindPackageHandleStandardArgs)
 
-# The folder of a Python interpreter's torch, without importing it; empty if it has none.
+# The folder of a Python interpreter's torch, without importing it; empty if it has none. While pip builds, PYTHONPATH
+# hides what is installed there, so it is asked once more without the environment's variables.
 function(_aft_torch_of_python python result)
-  execute_process(
-    COMMAND "${python}" -c "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
-    OUTPUT_VARIABLE folder OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+  set(folder "")
+  foreach(flag -B -E)
+    if(NOT folder)
+      execute_process(
+        COMMAND "${python}" ${flag} -c
+                "import importlib.util as u; print(u.find_spec('torch').submodule_search_locations[0])"
+        OUTPUT_VARIABLE folder OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
+    endif()
+  endforeach()
   set(${result} "${folder}" PARENT_SCOPE)
 endfunction()
 
@@ -37,7 +44,7 @@ else()
     list(APPEND _aft_candidates "${_aft_prefix}/../.." "${_aft_prefix}")
   endforeach()
   find_program(_aft_python3 python3 NO_CACHE)
-  if(_aft_python3)
+  if(_aft_python3 AND NOT AFT_PYTHON)
     _aft_torch_of_python("${_aft_python3}" _aft_python_torch)
     list(APPEND _aft_candidates ${_aft_python_torch})
   endif()
@@ -109,7 +116,7 @@ find_package_handle_standard_args(
   REQUIRED_VARS AftTorch_ROOT AftTorch_VERSION
   VERSION_VAR AftTorch_VERSION
   REASON_FAILURE_MESSAGE
-    "LibTorch was not found: install the wheel torch==2.13.0 and pass -DAFT_PYTHON=<its Python>, or -DAFT_TORCH_ROOT=<the folder with include/ and lib/>")
+    "LibTorch was not found: install the wheel torch and pass -DAFT_PYTHON=<its Python>, or -DAFT_TORCH_ROOT=<the folder with include/ and lib/>")
 
 if(AftTorch_FOUND AND NOT TARGET AftTorch::torch)
   add_library(AftTorch::c10 SHARED IMPORTED)

@@ -1,15 +1,6 @@
 # FindAftTorch.cmake against made-up LibTorch folders: cmake -DMODULE_DIR=... -DREAL_ROOT=... -DWORK=... -P this file.
-# The headers and libraries are links to the real ones; what tells the builds apart is made up.
 
-function(make_torch folder version cuda)
-  file(MAKE_DIRECTORY ${folder}/include/torch/csrc/api ${folder}/include/torch/headeronly ${folder}/share/cmake/Torch)
-  file(CREATE_LINK ${REAL_ROOT}/lib ${folder}/lib SYMBOLIC)
-  file(CREATE_LINK ${REAL_ROOT}/include/torch/csrc/api/include ${folder}/include/torch/csrc/api/include SYMBOLIC)
-  file(WRITE ${folder}/include/torch/headeronly/version.h "#define TORCH_VERSION \\\n  \"${version}\"\n")
-  file(WRITE ${folder}/version.py "__version__ = '${version}'\ncuda: Optional[str] = ${cuda}\nhip = None\n")
-  # What a CUDA build does on a machine without the toolkit.
-  file(WRITE ${folder}/share/cmake/Torch/TorchConfig.cmake "message(FATAL_ERROR \"no CUDA toolkit\")\n")
-endfunction()
+include(${CMAKE_CURRENT_LIST_DIR}/made_up_torch.cmake)
 
 # expect(<what the output must match> <0: succeeds, 1: fails> <cmake arguments>...)
 function(expect pattern fails)
@@ -44,4 +35,4 @@ expect("found=2.11.0 build=13.0" 0 -DCMAKE_PREFIX_PATH=${WORK}/cuda/share/cmake 
 expect("found=2.11.0 build=13.0" 0 -DTorch_DIR=${WORK}/cuda/share/cmake/Torch -DAFT_PYTHON=${WORK}/none)
 expect("found unsuitable version \"2.7.1\", but required is at least \"2.11\"|Found unsuitable version \"2.7.1\"" 1
        -DAFT_TORCH_ROOT=${WORK}/old)
-expect("LibTorch was not found: install the wheel torch==" 1 -DAFT_TORCH_ROOT=${WORK}/nowhere)
+expect("LibTorch was not found: install the wheel torch and pass" 1 -DAFT_TORCH_ROOT=${WORK}/nowhere)
