@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tempfile
 import zipfile
 
 import pytest
@@ -68,8 +69,10 @@ class Installed:
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    return Installed(tmp_path_factory.mktemp("package"))
+def installed():
+    # Not pytest's folder, of which three stay: the precompiled header alone is half a gigabyte.
+    with tempfile.TemporaryDirectory() as folder:
+        yield Installed(pathlib.Path(folder).resolve())
 
 
 def test_sdist(installed):
@@ -106,8 +109,6 @@ def test_wheel(installed):
 def test_says_which_kernels_it_builds(installed):
     if '"torch_build": "cpu"' in (installed.site / "aft/lib/libaft_torch.json").read_text():
         assert "AFT_CUDA=AUTO: no CUDA kernels, since LibTorch is a CPU build" in installed.log
-    else:
-        assert re.search("AFT_CUDA=AUTO: (no )?CUDA kernels", installed.log)
 
 
 def test_example_of_the_readme(installed):
@@ -128,7 +129,7 @@ def test_find_package(installed):
     build = installed.folder / "consumer"
     launcher = shutil.which("ccache")
     call("cmake", "-G", "Ninja", "-S", installed.sources / "tests/consumer/torch", "-B", build,
-         f"-DCMAKE_PREFIX_PATH={prefix}", "-DCMAKE_BUILD_TYPE=Debug",
+         f"-DCMAKE_PREFIX_PATH={prefix}",
          *([f"-DCMAKE_CXX_COMPILER_LAUNCHER={launcher}"] if launcher else []))
     call("cmake", "--build", build, env={**ENVIRONMENT, "CCACHE_BASEDIR": str(installed.folder)})
     call(build / "consumer")
