@@ -16,8 +16,8 @@ if(AFT_CUDA STREQUAL "AUTO")
     message(STATUS "AFT_CUDA=AUTO: no CUDA kernels, since nvcc was not found (the bin folder of a toolkit on the PATH)")
   else()
     set(AFT_CUDA ON)
-    message(STATUS "AFT_CUDA=AUTO: CUDA kernels for ${AFT_CUDA_ARCHITECTURES} by ${CMAKE_CUDA_COMPILER}, since LibTorch "
-                   "is a build for CUDA ${AftTorch_BUILD}")
+    message(STATUS "AFT_CUDA=AUTO: CUDA kernels for ${AFT_CUDA_ARCHITECTURES} by ${CMAKE_CUDA_COMPILER}, since "
+                   "LibTorch is a build for CUDA ${AftTorch_BUILD}")
   endif()
   if(NOT AFT_CUDA)
     return()

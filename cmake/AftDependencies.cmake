@@ -21,7 +21,8 @@ if(AFT_PROGRAMS)
   aft_need(Threads_FOUND libc6-dev)
   find_package(AftOpenBLAS QUIET)
   if(AftOpenBLAS_SHARED_FOUND)
-    message(STATUS "OpenBLAS: no openblas-pthread/libopenblas.a here; the shared one starts its threads with the program")
+    message(STATUS "OpenBLAS: no openblas-pthread/libopenblas.a here; the shared one starts its threads with the "
+                   "program")
   endif()
   aft_need(AftOpenBLAS_FOUND libopenblas-pthread-dev)
   find_package(nlohmann_json QUIET)
@@ -103,8 +104,8 @@ if(missing)
 endif()
 if(AFT_TORCH AND NOT AftTorch_FOUND)
   if(SKBUILD)
-    message(FATAL_ERROR "${no_torch}: run `pip install torch` first (${AFT_TORCH_OLDEST} or later), or name a Python that "
-                        "has one by --config-settings=cmake.define.AFT_PYTHON=<that Python>.")
+    message(FATAL_ERROR "${no_torch}: run `pip install torch` first (${AFT_TORCH_OLDEST} or later), or name a Python "
+                        "that has one by --config-settings=cmake.define.AFT_PYTHON=<that Python>.")
   endif()
   message(FATAL_ERROR "${no_torch}: run scripts/setup, which gets it, or `pip install torch==2.13.0` and pass "
                       "-DAFT_PYTHON=<that Python>, or build without it by -DAFT_TORCH=OFF.")

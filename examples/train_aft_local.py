@@ -66,4 +66,5 @@ if rank == 0:
     if options.save:
         model.save(options.save)
 if distributed.is_initialized():
+    distributed.barrier()
     distributed.destroy_process_group()
