@@ -66,5 +66,5 @@ if rank == 0:
     if options.save:
         model.save(options.save)
 if distributed.is_initialized():
-    distributed.barrier()
+    distributed.barrier()  # Gloo's threads would keep the last gradients into the end of the interpreter, and abort
     distributed.destroy_process_group()

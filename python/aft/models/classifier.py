@@ -59,8 +59,11 @@ class Classifier(Model):
 
     @classmethod
     def from_file(cls, path: str | os.PathLike, *, size: int | None = None) -> "Classifier":
-        """As that of every model; `size`, pixels on a side, a multiple of the patch: the same classifier for images of
-        size x size, its tables of positions interpolated as `aft classify --size` does."""
+        """The model in a run folder of aft-train, a model file or a checkpoint, as ByteLM.from_file reads it.
+
+        `size`, pixels on a side, a multiple of the patch: the same classifier for images of size x size, its tables of
+        positions interpolated as `aft classify --size` does.
+        """
         model = super().from_file(path)
         if size is None:
             return model
