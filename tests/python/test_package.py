@@ -25,7 +25,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
 def call(*command, code=0, **more):
     """stdout and stderr of a command together."""
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          check=False, timeout=550, **{"env": ENVIRONMENT, **more})
+                          check=False, timeout=1500, **{"env": ENVIRONMENT, **more})
     assert done.returncode == code, f"{command}: exit code {done.returncode}\n{done.stdout}"
     return done.stdout
 
