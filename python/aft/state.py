@@ -8,6 +8,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
 
+from ._files import write_whole
+
 FORMAT, FORMAT_VERSION = "aft-state", "1"
 
 
@@ -162,18 +164,3 @@ class State(NamedTuple):
                     f"{name}: {field} was expected as {dtype} of shape {shape}, got {tensor.dtype} of shape"
                     f" {list(tensor.shape)}: write it again with State.save"
                 )
-
-
-def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file so that whoever opens `path` sees what was there before or all of `data`."""
-    path = os.fspath(path)
-    with open(path + ".tmp", "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(path + ".tmp", path)
-    folder = os.open(os.path.dirname(path) or ".", os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -206,6 +206,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space left"):
         aft.initial_state(torch.zeros(2, 0, 4), torch.zeros(2, 0, 4)).save(path)
+    assert [file.name for file in tmp_path.iterdir()] == ["state"]
     monkeypatch.undo()
     assert_same(aft.State.load(path), state)
 

@@ -1,14 +1,13 @@
 """Model files: a safetensors file whose metadata hold the config (docs/model-file.md)."""
 
-import os
 import pathlib
-import shutil
 
 import safetensors
 import safetensors.torch
 import torch
 
 from .. import __version__
+from .._files import write_whole
 from .config import ModelConfig
 
 _MOST_NAMED = 8  # a foreign file may hold thousands of tensors
@@ -84,25 +83,9 @@ def check_tensors(path, tensors, expected) -> None:
 
 def write_model(path, config, tensors) -> None:
     """Writes a model file that `aft` reads: whoever reads `path` sees the old file or the whole new one."""
-    path = pathlib.Path(os.path.realpath(path))  # a symbolic link is followed
+    path = pathlib.Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"path: expected the name of a file, got the folder {path}; add model.safetensors")
     metadata = {"format": "aft", "format_version": "2", "library_version": __version__, "config": config.to_json()}
     values = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in tensors.items()}
-    unfinished = path.with_name(path.name + ".tmp")
-    try:
-        with open(unfinished, "wb") as file:
-            file.write(safetensors.torch.save(values, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, unfinished)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_whole(path, safetensors.torch.save(values, metadata))
