@@ -43,7 +43,8 @@ TEST(FileDescriptor, IsClosedOnceAndByItsLastOwner) {
 
 TEST(ReadFile, ReadsAllUpToTheMost) {
   const test::TemporaryFolder folder;
-  const std::string text = std::string(100000, 'a') + "b";  // more than is read at a time
+  std::string text(100000, 'a');  // more than is read at a time
+  text += 'b';
   test::write_all(folder / "a", text);
   const std::vector<uint8_t> bytes = read_file(folder / "a", text.size());
   EXPECT_EQ(std::string(bytes.begin(), bytes.end()), text);
