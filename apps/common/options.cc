@@ -171,11 +171,11 @@ CLI::Option* add_number(CLI::App& command, const std::string& name, float& value
 
 void add_sampler(CLI::App& command, runtime::SamplerOptions& sampler, const std::string& token,
                  const std::string& seed_help) {
-  constexpr int64_t kMany = std::numeric_limits<int64_t>::max();
+  constexpr int64_t kAny = std::numeric_limits<int64_t>::max();
   add_number(command, "--temperature", sampler.temperature, {}, "0: always the most likely " + token);
   add_number(command, "--top-p", sampler.top_p, {.least = 0, .most = 1, .open = true},
              "Draw from the fewest most likely " + token + "s that reach this share");
-  add_integer(command, "--top-k", sampler.top_k, 0, kMany, "Draw from the K most likely " + token + "s; 0: from all");
+  add_integer(command, "--top-k", sampler.top_k, 0, kAny, "Draw from the K most likely " + token + "s; 0: from all");
   add_integer(command, "--seed", sampler.seed, seed_help);
 }
 
