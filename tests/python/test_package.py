@@ -107,8 +107,9 @@ def test_wheel(installed):
 
 
 def test_says_which_kernels_it_builds(installed):
-    if '"torch_build": "cpu"' in (installed.site / "aft/lib/libaft_torch.json").read_text():
-        assert "AFT_CUDA=AUTO: no CUDA kernels, since LibTorch is a CPU build" in installed.log
+    if '"torch_build": "cpu"' not in (installed.site / "aft/lib/libaft_torch.json").read_text():
+        pytest.skip("this torch is a build for CUDA, for which the package is built here with AFT_CUDA=OFF")
+    assert "AFT_CUDA=AUTO: no CUDA kernels, since LibTorch is a CPU build" in installed.log
 
 
 def test_example_of_the_readme(installed):
