@@ -20,6 +20,7 @@ void ErrorRule<E>::add(const std::string& key, const std::string& output, const 
   ASSERT_EQ(plain.size(), reference.size()) << key << ' ' << output << ": " << what;
   ASSERT_EQ(scale.size(), reference.size()) << key << ' ' << output << ": " << what;
   Pool& pool = pools_[key + ", " + output];
+  const Square before = pool.absolute.scale.squares;
   for (size_t i = 0; i < reference.size(); ++i) {
     const auto location = [&] {
       std::ostringstream text;
@@ -40,16 +41,18 @@ void ErrorRule<E>::add(const std::string& key, const std::string& output, const 
     pool.absolute.plain.add(plain_error);
     pool.absolute.scale.add(scale[i]);
   }
+  const Square of_case = pool.absolute.scale.squares - before;
+  pool.squares_of_cases += of_case * of_case;
 }
 
 template <typename E>
-void ErrorRule<E>::check(int64_t smallest) const {
+void ErrorRule<E>::check(int64_t smallest, double cases) const {
   EXPECT_FALSE(pools_.empty());
   report();
   for (const auto& [key, pool] : pools_) {
     if (pool.absolute.kernel.count < smallest) continue;
     pool.absolute.judge_maximum(key, "absolute");
-    pool.absolute.judge_root_mean_square(key, "absolute");
+    if (pool.cases_in_mean() >= cases) pool.absolute.judge_root_mean_square(key, "absolute");
   }
 }
 

@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <map>
 #include <string>
-#include <type_traits>
 #include <vector>
 
 #include "aft/ops/operands.h"
@@ -23,6 +22,10 @@ namespace aft::ops::test {
 /// maximum, and of 0.42 scales in root mean square: a rounding lies anywhere within half an ulp, which is between u/2
 /// and u of the number, 0.42 u in root mean square.
 ///
+/// Errors of one case are alike: its elements share sums and weights. Where cases are drawn by chance, a large one may
+/// make up a mean, which then says no more than a maximum. check() can ask for several: there are (sum s)^2 / sum s^2,
+/// where s is what a case adds to the squares of the scales (degrees of freedom by Welch and Satterthwaite).
+///
 /// Pools are judged on absolute errors: that is the rule. check_each_element judges errors in scales of their own
 /// elements as well, so that neither large nor small elements hide the others.
 template <typename E>
@@ -37,16 +40,17 @@ class ErrorRule {
            const std::vector<T>& plain, const std::vector<double>& scale, const std::vector<R>& reference,
            double floor = 0);
 
-  /// Judges every pool of at least `smallest` elements on absolute errors.
-  void check(int64_t smallest = 0) const;
+  /// Judges every pool of at least `smallest` elements on absolute errors; in root mean square those alone whose mean
+  /// at least `cases` of them make up.
+  void check(int64_t smallest = 0, double cases = 0) const;
   /// Judges every pool on either measure; without `maxima` the second on root mean squares alone.
   void check_each_element(bool maxima = true) const;
   /// Largest kernel error of all pools, in scales; infinite if an element was not finite.
   double largest() const;
 
  private:
-  // Of the errors of numbers near 1e-300, too.
-  using Square = std::conditional_t<std::is_same_v<T, double>, long double, double>;
+  // Has the range for fourth powers of scales of numbers near 1e-300, too.
+  using Square = long double;
 
   struct Errors {
     double max = 0;
@@ -79,6 +83,12 @@ class ErrorRule {
   struct Pool {
     Measure scaled, absolute;
     int64_t failures = 0;
+    Square squares_of_cases = 0;  // sum s^2
+
+    double cases_in_mean() const {
+      const Square all = absolute.scale.squares;
+      return squares_of_cases == 0 ? 0 : double(all / squares_of_cases * all);
+    }
   };
 
   // AFT_ERROR_REPORT=FILE: a line a pool and measure is added to it, errors as parts of what is allowed: below 1.

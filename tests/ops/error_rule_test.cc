@@ -87,6 +87,32 @@ TYPED_TEST(ErrorRuleTest, AllowsRoundingsWhereThePlainComputationIsExact) {
   EXPECT_EQ(failures_of(2 * unit), 2);  // maximum and root mean square
 }
 
+// Errors of one scale, which a maximum may have, are too large for a mean: unless fewer cases make it up than it asks
+// for, however many small ones there are.
+TYPED_TEST(ErrorRuleTest, AMeanIsOfTheCasesThatMakeItUp) {
+  using T = TypeParam;
+  const double unit = 1024 * std::numeric_limits<T>::epsilon();
+  const auto failures_of = [&](int large, double error, double cases) {
+    ErrorRule<T> rule;
+    for (int i = 0; i < 100; ++i) {
+      const double scale = i < large ? unit : unit / 1024;
+      rule.add("numbers", "x", "", std::vector<T>(30, T(1.5 + (i < large ? error * scale : 0))),
+               std::vector<T>(30, T(1.5)), std::vector<double>(30, scale), std::vector<Truth<T>>(30, 1.5));
+    }
+    ::testing::TestPartResultArray failures;
+    const ::testing::ScopedFakeTestPartResultReporter reporter(&failures);
+    rule.check(/*smallest=*/1000, cases);
+    return failures.size();
+  };
+  EXPECT_EQ(failures_of(1, 1, /*cases=*/0), 1);
+  EXPECT_EQ(failures_of(1, 1, 2), 0);
+  EXPECT_EQ(failures_of(1, 2.5, 2), 1);
+  EXPECT_EQ(failures_of(11, 1, 12), 0);
+  EXPECT_EQ(failures_of(13, 1, 12), 1);
+  EXPECT_EQ(failures_of(13, 0.8, 12), 0);
+  EXPECT_EQ(failures_of(13, 2.5, 12), 2);
+}
+
 // By hand: in the orders of 3, 4 and -5 the squares of the partial sums 3 7 2, 3 -2 2, 4 7 2, 4 -1 2, -5 -2 2, -5 -1 2
 // come to 62, 17, 69, 21, 33 and 30, on average 232 / 6.
 TYPED_TEST(ErrorRuleTest, ASumIsChargedTheMeanOverItsOrders) {

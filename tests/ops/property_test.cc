@@ -246,7 +246,7 @@ TYPED_TEST(Properties, Hold) {
     SCOPED_TRACE("AFT_PROPERTY_CASE='" + describe(c) + "'");
     check_case(rule, c);
   }
-  if (!this->HasFailure()) rule.check(/*smallest=*/1000);
+  if (!this->HasFailure()) rule.check(/*smallest=*/1000, /*cases=*/12);
 }
 
 TEST(CaseLines, AreReadBack) {
