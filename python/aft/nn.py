@@ -133,7 +133,7 @@ class _SequenceLayer(_Layer):
         """
         self._check_causal()
         q, k, v = self._project(x)
-        return self.output(self._operator_step(q, k, v, state=state, **self._weights(), gate=self.gate))
+        return self.output(self._operator_step(q, k, v, state=state, **self._step_weights(state), gate=self.gate))
 
     def initial_state(self, batch: int) -> State:
         """The neutral state of `batch` rows before position 0, on the layer's device; causal only."""
@@ -146,6 +146,10 @@ class _SequenceLayer(_Layer):
     def _weights(self, rows: int | None = None) -> dict[str, Tensor]:
         """The arguments of the operator that stand for w: of the first `rows` positions, or of all that there are."""
         return {}
+
+    def _step_weights(self, state: State) -> dict[str, Tensor]:
+        """The same for one position, that of `state`."""
+        return self._weights()
 
     def _check_causal(self) -> None:
         if not self.causal:
@@ -249,6 +253,15 @@ class AFTLocal(_FactorLayer):
         if self.window == 0:
             return {"bias": u.new_empty(u.shape[0], 0)}
         return {"bias": functional.local_bias(u, v, self._left, 0 if self.causal else self._left)}
+
+    def _step_weights(self, state: State) -> dict[str, Tensor]:
+        # The rows of the table that the step reads, O(B window): all rows would cost more than the step itself.
+        if self.window == 0 or state.position.shape[0] >= self.u.shape[0]:
+            return self._weights()
+        rows = state.position.clamp(0, self.u.shape[0] - 1)  # past the table: the operator says so
+        sources = (rows.unsqueeze(1) + torch.arange(-self._left, 1, device=rows.device)).clamp(min=0)
+        weights = (_wide(self.u[rows]).unsqueeze(1) * _wide(self.v[sources])).sum(2)
+        return {"bias": weights.new_empty(self.u.shape[0], self.window).index_copy_(0, rows, weights)}
 
 
 class AFTFull(_FactorLayer):

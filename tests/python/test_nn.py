@@ -143,6 +143,28 @@ def test_chunks_and_steps_are_the_whole(name, gate):
     same(torch.cat([first, second, *steps], 1), layer(x), **TOLERANCE)
 
 
+@pytest.mark.parametrize("rows", [3, CONTEXT])
+@pytest.mark.parametrize("name", LAYERS)
+def test_steps_of_rows_at_different_places(name, rows):
+    """Fewer of them than the positions of a layer, the last of which is among them, and as many."""
+    layer = layer_of(name, dtype=torch.float64)
+    x = double(rows, CONTEXT, D)
+    seen = [0, CONTEXT - 1, 4] * (rows // 3)
+    states = [layer(x[b : b + 1, :n], state=layer.initial_state(1))[1] for b, n in enumerate(seen)]
+    state = aft.State(*(torch.cat(parts) for parts in zip(*states, strict=True)))
+    places = torch.arange(rows), torch.tensor(seen)
+    with torch.no_grad():
+        y = layer.step(x[places].unsqueeze(1), state)
+    same(y.squeeze(1), layer(x)[places], **TOLERANCE)
+    assert state.position.tolist() == [n + 1 for n in seen]
+    full_up = {"local": "(position 9 + time 1, sequence 1), got 9 rows", "full": "a ring of 9, got 9 (batch row 1)"}
+    if name in full_up:
+        before = state.clone()
+        with torch.no_grad():
+            refused(RuntimeError, lambda: layer.step(x[:, :1], state), full_up[name])
+        assert_equal(state, before)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_of_chunks_are_those_of_the_whole(name):
     layer = layer_of(name, dtype=torch.float64)
