@@ -255,7 +255,8 @@ class AFTLocal(_FactorLayer):
         return {"bias": functional.local_bias(u, v, self._left, 0 if self.causal else self._left)}
 
     def _step_weights(self, state: State) -> dict[str, Tensor]:
-        # The rows of the table that the step reads, O(B window): all rows would cost more than the step itself.
+        # The rows of the table that the step reads, O(B window): all rows would cost more than the step itself. The
+        # others hold anything.
         if self.window == 0 or state.position.shape[0] >= self.u.shape[0]:
             return self._weights()
         rows = state.position.clamp(0, self.u.shape[0] - 1)  # past the table: the operator says so

@@ -165,6 +165,19 @@ def test_steps_of_rows_at_different_places(name, rows):
         assert_equal(state, before)
 
 
+def test_a_local_step_reads_the_rows_of_its_positions_alone():
+    """Those are what AFTLocal.step makes."""
+    seen = torch.tensor([0, 4, 6])
+    q, k, v = torch.randn(3, 3, 1, D)
+    bias = torch.randn(7, 3)
+    state = aft.initial_state(k, v, left=2)
+    state = aft.State(seen, *map(torch.ones_like, state[1:3]), *map(torch.randn_like, state[3:]))
+    want = state.clone()
+    holes = torch.full_like(bias, torch.nan).index_copy(0, seen, bias[seen])
+    assert torch.equal(aft.local_step(q, k, v, holes, state), aft.local_step(q, k, v, bias, want))
+    assert_equal(state, want)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_gradients_of_chunks_are_those_of_the_whole(name):
     layer = layer_of(name, dtype=torch.float64)

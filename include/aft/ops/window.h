@@ -77,8 +77,9 @@ struct WindowBackward {
   StateGrad<Accumulate<E>> grad_initial_state;  // overwritten; ring slots that held no source get 0
 };
 
-/// One position per batch row, the state edited in place. in.shape.time is ignored; rows are read at t = 0. The initial
-/// state, mask and packing of the inputs are not used: a position to be left out has k = -inf.
+/// One position per batch row, the state edited in place. in.shape.time is ignored; rows are read at t = 0, and of the
+/// band the rows of these positions alone. The initial state, mask and packing of the inputs are not used: a position
+/// to be left out has k = -inf.
 template <typename E>
 struct WindowStep {
   WindowInputs<E> in;
