@@ -9,6 +9,8 @@
 
 namespace aft::ops::window {
 
+constexpr const char* kBackwardName = "window_backward";
+
 /// The running sums before a chunk of a causal sequence: what the forward saved, or the initial state's.
 template <int N, typename E>
 __device__ void restore_sums(cuda::RunningSum<Accumulate<E>> (&sum)[N], const WindowBackward<E>& p, const Slot& slot,

@@ -2,8 +2,7 @@
 //
 // Causal and not packed, wave by wave, some sequences each, or a part of one, the last part first:
 // 1. run_band_targets does the forward of the wave's chunks again: the gradients of the queries, a and b of each
-// target,
-//    their sums, and what each row adds to the gradient of the band.
+//    target, their sums, and what each row adds to the gradient of the band.
 // 2. fold_wave makes of the sums what all targets after a chunk ask of a source.
 // 3. run_band_sources writes dk and dv; run_band_pairs adds to the gradient of the band.
 // Not causal, sources ask for the targets before a chunk too, and packed it is not known where a wave is to end: 1 is

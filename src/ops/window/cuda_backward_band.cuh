@@ -40,8 +40,6 @@ struct BandBackward {
 template <typename T>
 constexpr T kMostScaled = sizeof(T) == 4 ? T(0x1p60) : T(0x1p900);
 
-constexpr const char* kBackwardName = "window_backward";
-
 /// The exponent of D of a target that saw nothing, and asks nothing: above any other.
 template <typename T>
 constexpr T kNoTarget = T(1 << 22);
