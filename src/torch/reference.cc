@@ -182,6 +182,20 @@ Tensor local_weights(std::string_view op, const LocalWeightsCall& c) {
   return at::where(inside, rows.gather(2, index), 0);
 }
 
+// [..., 2n] to [..., n, n]: row i has the n entries from n - 1 - i on. By rows of 2n read as rows of 2n - 1, each of
+// which begins one earlier; the gradient of an index would be added up on a GPU in an order of its own.
+Tensor shifted_rows(const Tensor& line, const SymInt& n) {
+  const int64_t dim = line.dim();
+  auto sizes = line.sym_sizes().vec();
+  sizes.insert(sizes.end() - 1, n);
+  return line.unsqueeze(-2)
+      .expand_symint(sizes)
+      .flatten(-2)
+      .slice_symint(-1, n - 1, n - 1 + n * (2 * n - 1))
+      .unflatten_symint(-1, {n, 2 * n - 1})
+      .slice_symint(dim, 0, n);
+}
+
 // w[h, (y, x), (y', x')] = kernel[h, y' - y + reach_y, x' - x + reach_x] inside the kernel, else 0.
 Tensor conv2d_weights(std::string_view op, const Conv2dWeightsCall& c) {
   const Tensor& kernel = c.kernel;
@@ -193,22 +207,17 @@ Tensor conv2d_weights(std::string_view op, const Conv2dWeightsCall& c) {
   if (grid.size() != 2 || grid[0] < 0 || grid[1] < 0) {
     refuse(op, "grid must be the two sizes [rows, columns], got ", grid, ": pass both");
   }
-  const SymInt time = grid[0] * grid[1];
-  const SymInt height = kernel.sym_size(1);
-  const SymInt width = kernel.sym_size(2);
-  // The row or column of each position: [target, source], from 0 inside the kernel.
-  const auto offset = [&](int64_t dim, const SymInt& size) {
-    const Tensor places = at::arange(grid[dim], kernel.options().dtype(at::kLong)).unsqueeze(1 - dim);
-    const Tensor place = places.expand_symint(grid).reshape_symint({time});
-    return place.unsqueeze(0) - place.unsqueeze(1) + at::Scalar(size / 2);
-  };
-  const Tensor y = offset(0, height);
-  const Tensor x = offset(1, width);
-  const Tensor inside =
-      (y >= 0).logical_and(y < at::Scalar(height)).logical_and(x >= 0).logical_and(x < at::Scalar(width));
-  const Tensor index = at::where(inside, y * at::Scalar(width) + x, 0).flatten();
-  const Tensor weights = kernel.flatten(1).index_select(1, index).unflatten_symint(1, {time, time});
-  return at::where(inside, weights, 0);
+  const SymInt heads = kernel.sym_size(0);
+  const SymInt height = grid[0];
+  const SymInt width = grid[1];
+  if (height * width == 0) return kernel.slice_symint(1, 0, 0).slice_symint(2, 0, 0);
+  // All offsets from a target to a source, 0 beside the kernel: from 1 - height and 1 - width on.
+  const Tensor offsets = at::constant_pad_nd_symint(kernel, {width, width, height, height}, 0)
+                             .slice_symint(1, kernel.sym_size(1) / 2 + 1, kernel.sym_size(1) / 2 + 1 + 2 * height)
+                             .slice_symint(2, kernel.sym_size(2) / 2 + 1, kernel.sym_size(2) / 2 + 1 + 2 * width);
+  const Tensor columns = shifted_rows(offsets, width);                       // [h, offset of rows, x, x']
+  const Tensor pairs = shifted_rows(columns.permute({0, 2, 3, 1}), height);  // [h, x, x', y, y']
+  return pairs.permute({0, 3, 1, 4, 2}).reshape_symint({heads, height * width, height * width});
 }
 
 AFT_REGISTER(m) {

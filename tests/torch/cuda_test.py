@@ -208,6 +208,17 @@ class Determinism(Case):
                     with memory_filled():
                         self.same_bits(one.results(), want)
 
+    def test_weights_spelled_out(self):
+        # An entry of the kernel or the band is in many of the weights, whose gradients are added up.
+        for name, spell, shape in (("local", lambda w: aft.local_weights(w, 96, 3, 2), (4, 1, 6)),
+                                   ("conv2d", lambda w: aft.conv2d_weights(w, (8, 12)), (4, 5, 5))):
+            with self.subTest(name):
+                leaf = torch.randn(shape, dtype=torch.float32, device=DEVICE, requires_grad=True)
+                grad = torch.randn(4, 96, 96, dtype=torch.float32, device=DEVICE)
+                want = torch.autograd.grad(spell(leaf), leaf, grad)
+                for _ in range(20):
+                    self.same_bits(torch.autograd.grad(spell(leaf), leaf, grad), want)
+
     def test_states(self):
         for case in stateful():
             with self.subTest(case.op):
