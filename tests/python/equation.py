@@ -5,6 +5,8 @@ import itertools
 import pytest
 import torch
 
+DEVICE = torch.get_default_device().type  # where tensors are made that name none: conftest.py
+
 
 def dense(q, k, v, w, causal, gate):
     """The equation: w [B or 1, H or 1, Tq, Tk], -inf where a pair is forbidden; k [B, Tk, d or H]."""

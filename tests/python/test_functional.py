@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from equation import dense, double, grid_weights, refused, window_weights
+from equation import DEVICE, dense, double, grid_weights, refused, window_weights
 
 B, T, D, H = 2, 7, 6, 3
 GATES = ("sigmoid", "relu", "none")
@@ -238,7 +238,7 @@ def test_autocast(name):
     case = case_of(name)
     q, k, v = (t.float() for t in inputs())
     weights = {name: t.float() for name, t in case.weights.items()}
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         y = case.call(q, k, v, **weights)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, case.call(q.bfloat16(), k.bfloat16(), v.bfloat16(), **weights))

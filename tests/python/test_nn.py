@@ -14,12 +14,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from equation import dense, double, grid_weights, refused, window_weights
+from equation import DEVICE, dense, double, grid_weights, refused, window_weights
 
 B, T, D, H, CONTEXT, GRID = 2, 6, 6, 3, 9, (2, 3)
 GATES = ("sigmoid", "relu", "none")
 TOLERANCE = dict(rtol=1e-12, atol=1e-13)
 same = torch.testing.assert_close
+on_the_cpu = pytest.mark.skipif(DEVICE != "cpu", reason="numbers of the CPU's own")
 
 # name: (class, what the constructor takes, causal or not as an argument).
 LAYERS = {
@@ -261,7 +262,7 @@ def test_autocast(name):
     """The projections and the operator run in its dtype, factors and kernels stay wide."""
     layer = layer_of(name)
     x = torch.randn(B, T, D)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(DEVICE, torch.bfloat16):
         y = layer(x)
         q, k, v = layer._project(x)
         assert k.dtype == torch.bfloat16
@@ -272,7 +273,7 @@ def test_autocast(name):
     assert y.dtype == torch.bfloat16
     same(y, want, rtol=2**-7, atol=2**-9)
     if causal:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16):
             chunk, state = layer(x, state=layer.initial_state(B))
         assert chunk.dtype == torch.bfloat16
         assert state.num.dtype == torch.float32
@@ -335,6 +336,7 @@ def test_initial_values(name):
     assert_equal(again.parameters(), layer.parameters())
 
 
+@on_the_cpu
 def test_the_numbers_of_the_cpp_modules():
     """The last value of each parameter as aft::nn draws it after torch::manual_seed(5)."""
     layers = {
@@ -359,7 +361,7 @@ def test_meta_device(name):
     layer = layer_of(name, device="meta", dtype=torch.float64)
     assert {p.device.type for p in layer.parameters()} == {"meta"}
     assert {p.dtype for p in layer.parameters()} == {torch.float64}
-    layer.to_empty(device="cpu")
+    layer.to_empty(device=DEVICE)
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.fill_(torch.nan)
@@ -511,6 +513,7 @@ def byte_model(tensors, config, mixers, text):
     return nats / predicted / torch.tensor(2.0).log().item()
 
 
+@on_the_cpu
 @pytest.mark.parametrize("mixer", ["aft_simple", "aft_local", "aft_conv1d", "aft_full"])
 def test_model_file_of_the_programs(mixer, tmp_path):
     """The tensors under blocks.i.mixer. of a model file are a state_dict: with them `aft eval` is repeated."""
