@@ -5,11 +5,16 @@ import os
 import pytest
 import torch
 
-if device := os.environ.get("AFT_TEST_DEVICE"):  # where tensors are made that name no device: CMakeLists.txt
+torch.set_num_threads(1)  # thousands of tiny calls: a second thread would only wait
+
+
+def pytest_sessionstart():
+    """AFT_TEST_DEVICE: where tensors are made that name no device (CMakeLists.txt)."""
+    device = os.environ.get("AFT_TEST_DEVICE", "cpu")
     if device == "cuda" and not torch.cuda.is_available():
         pytest.exit("skipped: no CUDA device here", returncode=77)
-    torch.set_default_device(device)
-torch.set_num_threads(1)  # thousands of tiny calls: a second thread would only wait
+    if device != "cpu":
+        torch.set_default_device(device)
 
 
 @pytest.fixture(autouse=True)
