@@ -185,7 +185,6 @@ Tensor local_weights(std::string_view op, const LocalWeightsCall& c) {
 // [..., 2n] to [..., n, n]: row i has the n entries from n - 1 - i on. By rows of 2n read as rows of 2n - 1, each of
 // which begins one earlier; the gradient of an index would be added up on a GPU in an order of its own.
 Tensor shifted_rows(const Tensor& line, const SymInt& n) {
-  const int64_t dim = line.dim();
   auto sizes = line.sym_sizes().vec();
   sizes.insert(sizes.end() - 1, n);
   return line.unsqueeze(-2)
@@ -193,7 +192,7 @@ Tensor shifted_rows(const Tensor& line, const SymInt& n) {
       .flatten(-2)
       .slice_symint(-1, n - 1, n - 1 + n * (2 * n - 1))
       .unflatten_symint(-1, {n, 2 * n - 1})
-      .slice_symint(dim, 0, n);
+      .slice_symint(-1, 0, n);
 }
 
 // w[h, (y, x), (y', x')] = kernel[h, y' - y + reach_y, x' - x + reach_x] inside the kernel, else 0.
@@ -213,8 +212,8 @@ Tensor conv2d_weights(std::string_view op, const Conv2dWeightsCall& c) {
   if (height * width == 0) return kernel.slice_symint(1, 0, 0).slice_symint(2, 0, 0);
   // All offsets from a target to a source, 0 beside the kernel: from 1 - height and 1 - width on.
   const Tensor offsets = at::constant_pad_nd_symint(kernel, {width, width, height, height}, 0)
-                             .slice_symint(1, kernel.sym_size(1) / 2 + 1, kernel.sym_size(1) / 2 + 1 + 2 * height)
-                             .slice_symint(2, kernel.sym_size(2) / 2 + 1, kernel.sym_size(2) / 2 + 1 + 2 * width);
+                             .narrow_symint(1, kernel.sym_size(1) / 2 + 1, 2 * height)
+                             .narrow_symint(2, kernel.sym_size(2) / 2 + 1, 2 * width);
   const Tensor columns = shifted_rows(offsets, width);                       // [h, offset of rows, x, x']
   const Tensor pairs = shifted_rows(columns.permute({0, 2, 3, 1}), height);  // [h, x, x', y, y']
   return pairs.permute({0, 3, 1, 4, 2}).reshape_symint({heads, height * width, height * width});

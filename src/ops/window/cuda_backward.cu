@@ -19,25 +19,19 @@ namespace window {
 namespace {
 
 template <typename E>
-bool moves_in_packs(const WindowBackward<E>& p) {
-  constexpr int kMost = kPack<E>;
-  const WindowShape& s = p.in.shape;
-  const auto fits = [&](const auto& rows) { return window::moves_in_packs<kMost>(s, rows); };
-  return fits(p.in.v) && fits(p.grad_y) && fits(p.grad_v) &&
-         (s.key_channels != s.channels || (fits(p.in.k) && fits(p.grad_k))) &&
-         (s.gate == Gate::kNone || (fits(p.in.q) && fits(p.grad_q)));
-}
-
-template <typename E>
 void backward_simple(const WindowBackward<E>& p, const Cuda& cuda) {
   const WindowShape& s = p.in.shape;
   if (s.channels == 0 || s.batch == 0) return;
   cuda::Workspace workspace(cuda.workspace);
   const BackwardMemory<E> memory(s, workspace);
   const Slots slots(s);
-  const SimpleBackward<E> call = {p, slots, memory, cuda, moves_in_packs(p)};
+  const auto fits = [&](const auto& rows) { return moves_in_packs<kPack<E>>(s, rows); };
+  const bool packs = fits(p.in.v) && fits(p.grad_y) && fits(p.grad_v) &&
+                     (s.key_channels != s.channels || (fits(p.in.k) && fits(p.grad_k))) &&
+                     (s.gate == Gate::kNone || (fits(p.in.q) && fits(p.grad_q)));
+  const SimpleBackward<E> call = {p, slots, memory, cuda, packs};
   if (!s.causal) {
-    with_pack<kPack<E>>(call.packs, [&]<int N>(std::integral_constant<int, N>) {
+    with_pack<kPack<E>>(packs, [&]<int N>(std::integral_constant<int, N>) {
       cuda::launch(cuda, kBackwardName, slots.count * (s.channels / N), sum_chunks<E, N>, p.in, slots, int64_t{0},
                    memory.before.chunks);
     });
