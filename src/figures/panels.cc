@@ -11,17 +11,19 @@ namespace aft {
 
 void draw_panels(const std::vector<Panel>& panels, int64_t across, const std::string& title, Colours colours,
                  const std::filesystem::path& png) {
-  constexpr int64_t kSide = 150;  // pixels of a panel
-  constexpr int64_t kAbove = 40;
+  constexpr int64_t kAbove = 40;  // pixels
+  constexpr int64_t kLetter = 8;  // of a title, about
   if (panels.empty() || across < 1) throw Error("figure: expected at least one panel, got none");
+  int64_t side = std::max<int64_t>(150, kLetter * std::ssize(title) / across);  // of a panel
+  for (const Panel& panel : panels) side = std::max(side, kLetter * std::ssize(panel.title));
   const auto count = static_cast<int64_t>(panels.size());
   const int64_t down = (count + across - 1) / across;
   std::ostringstream script;
   script.precision(7);
   script << "set multiplot layout " << down << "," << across << " title " << gnuplot_text(title)
          << " margins 0.01,0.99,0.01,"
-         << 1 - static_cast<double>(kAbove + 24) / static_cast<double>(kAbove + kSide * down) << " spacing "
-         << 8.0 / static_cast<double>(kSide * across) << "," << 24.0 / static_cast<double>(kSide * down)
+         << 1 - static_cast<double>(kAbove + 24) / static_cast<double>(kAbove + side * down) << " spacing "
+         << 8.0 / static_cast<double>(side * across) << "," << 24.0 / static_cast<double>(side * down)
          << "\nunset key\nunset tics\nunset colorbox\nset border lw 0.5\n";
   script << (colours == Colours::kFromZero
                  ? "set palette defined (0 '#440154', 1 '#3b528b', 2 '#21918c', 3 '#5ec962', 4 '#fde725')\n"
@@ -36,7 +38,7 @@ void draw_panels(const std::vector<Panel>& panels, int64_t across, const std::st
     for (const double value : panel.values) most = std::max(most, std::abs(value));
     if (most == 0) most = 1;  // an empty range is an error of gnuplot's
     // gnuplot smooths what it enlarges: a number is drawn as a square of them, so that it stays one.
-    const int64_t fold = std::max<int64_t>(2, kSide / std::max(panel.rows, panel.columns));
+    const int64_t fold = std::max<int64_t>(2, side / std::max(panel.rows, panel.columns));
     script << "$p" << i << " << EOD\n";
     for (int64_t row = 0; row < fold * panel.rows; ++row) {
       for (int64_t column = 0; column < fold * panel.columns; ++column) {
@@ -51,7 +53,7 @@ void draw_panels(const std::vector<Panel>& panels, int64_t across, const std::st
            << (colours == Colours::kFromZero ? 0 : -most) << ":" << most << "]\nplot $p" << i << " matrix with image\n";
   }
   script << "unset multiplot\n";
-  draw_by_gnuplot(script.str(), {kSide * across, kAbove + kSide * down}, png);
+  draw_by_gnuplot(script.str(), {side * across, kAbove + side * down}, png);
 }
 
 }  // namespace aft

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "../io/temporary_folder.h"
@@ -42,6 +43,24 @@ TEST_F(Gnuplot, RowZeroIsAbove) {
   const auto red = [&](int64_t y) { return picture.values[static_cast<size_t>((y * picture.shape.width + 75) * 3)]; };
   EXPECT_EQ(red(picture.shape.height - 10), 0x44);   // the smallest, dark
   EXPECT_EQ(red(picture.shape.height - 100), 0xfd);  // the largest
+}
+
+TEST_F(Gnuplot, TitlesAreNotCutOff) {
+  draw_panels({{"share of the weight within 12.5 patches", 2, 2, {1, 2, 3, 4}}}, 1,
+              "all layers down, all their heads across", Colours::kFromZero, png);
+  const Picture picture = read_picture(png);
+  const auto is_white = [&](int64_t y, int64_t x) {
+    const auto* value = picture.values.data() + (y * picture.shape.width + x) * 3;
+    return std::min({value[0], value[1], value[2]}) == 255;
+  };
+  bool written = false;
+  for (int64_t y = 0; y < 60; ++y) {  // above the panel
+    for (const int64_t edge : {int64_t{0}, int64_t{1}, picture.shape.width - 2, picture.shape.width - 1}) {
+      EXPECT_TRUE(is_white(y, edge)) << y << ", " << edge;
+    }
+    for (int64_t x = 2; x + 2 < picture.shape.width; ++x) written = written || !is_white(y, x);
+  }
+  EXPECT_TRUE(written);
 }
 
 TEST_F(Gnuplot, BadPanelsAndCommandsAreErrors) {
